@@ -1,0 +1,391 @@
+"""
+The one tree of errors.
+
+Every error meshkit raises on purpose is a L{MeshkitError}.  Its class says what
+happened, its C{code} is the stable name that the HTTP door, the command line and
+C{docs/troubleshooting.md} use, its C{status} is the HTTP status the door answers
+with, and its message is one sentence that names the thing and says what to do.
+
+The classes are grouped by the layer that raises them; catch a group by its base.
+"""
+
+from __future__ import annotations
+
+
+class MeshkitError(Exception):
+    """Something meshkit refuses or could not do.  The message says what to do."""
+
+    code = "INTERNAL_ERROR"
+    status = 500
+
+    def __str__(self) -> str:
+        if self.args:
+            return str(self.args[0])
+        # The docstring's first paragraph is written for the user.
+        return " ".join((self.__doc__ or type(self).__name__).split("\n\n")[0].split())
+
+
+# --- starting a daemon -----------------------------------------------------------
+
+
+class StartError(MeshkitError):
+    """The daemon cannot start.  Printed as one line on the shell, exit code 1."""
+
+    code = "START_FAILED"
+
+
+class ConfigError(StartError):
+    """A setting is unknown or has a value that cannot be used."""
+
+    code = "CONFIG_INVALID"
+    status = 400
+
+
+class DataFolderLocked(StartError):
+    """Another daemon is already running on this data folder."""
+
+    code = "DATA_FOLDER_LOCKED"
+
+
+class UnsafePermissions(StartError):
+    """A secret file or its folder can be read by other users."""
+
+    code = "UNSAFE_PERMISSIONS"
+
+
+class CannotListen(StartError):
+    """A listening port could not be opened."""
+
+    code = "CANNOT_LISTEN"
+
+
+class NewerSchema(StartError):
+    """The database was written by a newer version of meshkit."""
+
+    code = "NEWER_SCHEMA"
+
+
+class NotADatabase(StartError):
+    """The database file is damaged or is not one of ours.  It was left untouched."""
+
+    code = "NOT_A_DATABASE"
+
+
+# --- identity, keys, addresses, signed statements --------------------------------
+
+
+class IdentityError(MeshkitError):
+    """A key, an id, an address or a signed statement cannot be used."""
+
+    code = "INVALID_IDENTITY"
+    status = 400
+
+
+class InvalidPublicKey(IdentityError):
+    """This is not the text form of an Ed25519 public key (@<base64>.ed25519)."""
+
+    code = "INVALID_PUBLIC_KEY"
+
+
+class InvalidKeyFile(IdentityError, StartError):
+    """The key file cannot be read as a meshkit identity."""
+
+    code = "INVALID_KEY_FILE"
+
+
+class InvalidNetworkSecret(IdentityError, ConfigError):
+    """The network secret is misspelt or cut off."""
+
+    code = "INVALID_NETWORK_SECRET"
+
+
+class InvalidAddress(IdentityError, ConfigError):
+    """This is not a peer address (net:HOST:PORT~shs:KEY)."""
+
+    code = "INVALID_ADDRESS"
+
+
+class EnvelopeError(IdentityError):
+    """A signed statement is malformed, of another kind, or its signature is wrong."""
+
+    code = "INVALID_STATEMENT"
+
+
+# --- the secure channel ------------------------------------------------------------
+
+
+class ChannelError(MeshkitError):
+    """A secure channel could not be made, or was broken."""
+
+    code = "CHANNEL_FAILED"
+    status = 502
+
+
+class HandshakeError(ChannelError):
+    """The secret handshake failed: the peer was not authenticated."""
+
+    code = "HANDSHAKE_FAILED"
+
+
+class NetworkKeyRefused(HandshakeError):
+    """
+    The first message proves another network key, or a protocol not offered here.
+
+    Seen by the dialler as: the peer hung up after our hello.  Seen by the listener
+    as: a hello that no capability explains.
+    """
+
+    code = "NETWORK_KEY_REFUSED"
+
+
+class PeerKeyRefused(HandshakeError):
+    """
+    The proof of identity failed: the peer does not own the key it was dialled by,
+    or it refuses ours.
+    """
+
+    code = "PEER_KEY_REFUSED"
+
+
+class HandshakeTimeout(HandshakeError):
+    """The handshake did not finish within its deadline."""
+
+    code = "HANDSHAKE_TIMEOUT"
+
+
+class HandshakeTruncated(HandshakeError):
+    """The connection was lost in the middle of a handshake message."""
+
+    code = "HANDSHAKE_TRUNCATED"
+
+
+class ProtocolRefused(HandshakeError):
+    """The handshake succeeded, but the local factory declined to build a protocol."""
+
+    code = "PROTOCOL_REFUSED"
+
+
+class StreamError(ChannelError):
+    """The encrypted stream was broken after the handshake."""
+
+    code = "STREAM_BROKEN"
+
+
+class TruncatedStream(StreamError):
+    """The connection ended without the goodbye: the end of the stream is missing."""
+
+    code = "STREAM_TRUNCATED"
+
+
+class TamperedStream(StreamError):
+    """A box does not open: a byte was changed on the way, or boxes were reordered."""
+
+    code = "STREAM_TAMPERED"
+
+
+class FrameTooLarge(StreamError):
+    """A frame announces more bytes than its protocol allows."""
+
+    code = "FRAME_TOO_LARGE"
+
+
+class MalformedFrame(StreamError):
+    """A frame does not have the form its protocol prescribes."""
+
+    code = "FRAME_MALFORMED"
+
+
+class PeerTooSlow(StreamError):
+    """The peer stopped in the middle of an exchange and its deadline passed."""
+
+    code = "PEER_TOO_SLOW"
+
+
+# --- feeds -------------------------------------------------------------------------
+
+
+class FeedError(MeshkitError):
+    """A message cannot be part of a feed."""
+
+    code = "FEED_INTEGRITY"
+    status = 400
+
+
+class MalformedMessage(FeedError):
+    """The message is not JSON of the message form."""
+
+    code = "MALFORMED_MESSAGE"
+
+
+class NestedTooDeep(MalformedMessage):
+    """The JSON is nested deeper than every node of the mesh can read."""
+
+    code = "NESTED_TOO_DEEP"
+
+
+class NumberNotPortable(MalformedMessage):
+    """A number in the content would be read differently by other nodes."""
+
+    code = "NUMBER_NOT_PORTABLE"
+
+
+class ContentTooLarge(FeedError):
+    """The content is larger than a message may carry."""
+
+    code = "CONTENT_TOO_LARGE"
+    status = 413
+
+
+class InvalidSequence(FeedError):
+    """Sequence numbers start at 1 and a first message has no predecessor."""
+
+    code = "INVALID_SEQUENCE"
+
+
+class HashMismatch(FeedError):
+    """The message's hash is not the hash of its content: it was altered."""
+
+    code = "HASH_MISMATCH"
+
+
+class SignatureInvalid(FeedError):
+    """The signature was not made by the author's key: the message is forged."""
+
+    code = "SIGNATURE_INVALID"
+
+
+class DuplicateMessage(FeedError):
+    """This very message is already stored."""
+
+    code = "DUPLICATE_MESSAGE"
+    status = 409
+
+
+class ForkRefused(FeedError):
+    """The author's feed already has another message here: one of the two is a fork."""
+
+    code = "FORK_REFUSED"
+    status = 409
+
+
+# --- parts and operations ----------------------------------------------------------
+
+
+class PartError(StartError):
+    """The parts of a node do not fit together."""
+
+    code = "PART_ERROR"
+
+
+class BrokenPart(PartError):
+    """A part failed to import or to be made."""
+
+    code = "PART_BROKEN"
+
+
+class MissingProvider(PartError):
+    """A part requires something that no enabled part provides."""
+
+    code = "PART_MISSING_PROVIDER"
+
+
+class PartCycle(PartError):
+    """Parts require one another in a circle."""
+
+    code = "PART_CYCLE"
+
+
+class PartConflict(PartError):
+    """Two parts claim the same name, interface, operation or capability."""
+
+    code = "PART_CONFLICT"
+
+
+class OperationError(MeshkitError):
+    """A call at one of the doors cannot be answered."""
+
+    code = "BAD_REQUEST"
+    status = 400
+
+
+class InvalidRequest(OperationError):
+    """The request lacks a value, or has one of the wrong kind."""
+
+    code = "INVALID_REQUEST"
+
+
+class NotFound(OperationError):
+    """There is no such thing here."""
+
+    code = "NOT_FOUND"
+    status = 404
+
+
+class MethodNotAllowed(OperationError):
+    """This path exists, but not with this method."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+
+
+class Unauthorized(OperationError):
+    """The bearer token is missing or wrong: send the one in the data folder's door.token."""
+
+    code = "UNAUTHORIZED"
+    status = 401
+
+
+class ForbiddenOrigin(OperationError):
+    """The request comes from a web page or host name that is not this door."""
+
+    code = "FORBIDDEN_ORIGIN"
+    status = 403
+
+
+class UnsupportedMediaType(OperationError):
+    """The body has to be JSON: send Content-Type: application/json."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    status = 415
+
+
+class BodyTooLarge(OperationError):
+    """The body is larger than this door accepts."""
+
+    code = "BODY_TOO_LARGE"
+    status = 413
+
+
+class LengthRequired(OperationError):
+    """The body's length must be announced: send Content-Length."""
+
+    code = "LENGTH_REQUIRED"
+    status = 411
+
+
+class NotReady(OperationError):
+    """The node is still starting or already stopping: try again in a moment."""
+
+    code = "NOT_READY"
+    status = 503
+
+
+class Overloaded(OperationError):
+    """Too much is waiting already: try again in a moment."""
+
+    code = "OVERLOADED"
+    status = 503
+
+
+class StorageFailed(OperationError):
+    """The disk refused a write (full, read-only or failing).  Nothing was stored."""
+
+    code = "STORAGE_FAILED"
+    status = 507
+
+
+class DoorUnreachable(MeshkitError):
+    """No node answers at its local door."""
+
+    code = "DOOR_UNREACHABLE"
+    status = 502

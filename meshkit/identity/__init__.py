@@ -1,0 +1,1 @@
+"""Who is who: keys, ids, networks, addresses and signed statements.  No I/O but key files."""

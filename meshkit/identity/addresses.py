@@ -1,0 +1,120 @@
+"""
+Where a peer can be reached: C{net:HOST:PORT~shs:BASE64KEY}.
+
+The form is the multiserver address that Scuttlebutt programs use, so that an
+address says both where to dial and whom to expect there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from attrs import frozen
+from twisted.internet.interfaces import IAddress
+from zope.interface import implementer
+
+from meshkit.errors import InvalidAddress, InvalidPublicKey
+from meshkit.identity.keys import PublicKey
+
+_MAX_TEXT: Final = 512
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
+_BARE: Final = re.compile(r"(\[[^\]]+\]|[^:~\s]+):(\d+)")
+
+
+@frozen(order=True)
+class MeshAddress:
+    """
+    An address that can be dialled.
+
+    @ivar host: a host name, an IPv4 or an IPv6 address (without brackets).
+    @ivar port: 1 to 65535.
+    @ivar key: who answers there.
+    """
+
+    host: str
+    port: int
+    key: PublicKey
+
+    @classmethod
+    def parse(cls, text: str) -> MeshAddress:
+        """
+        Read C{net:HOST:PORT~shs:KEY}.  An IPv6 host stands in brackets, or bare as
+        Scuttlebutt writes it: the port follows the last colon.
+
+        @raise InvalidAddress: saying what is missing.
+        """
+        shown = text[:100]
+        if len(text) > _MAX_TEXT:
+            raise InvalidAddress(f"the address {shown}... is longer than {_MAX_TEXT} characters")
+        if _BARE.fullmatch(text.removeprefix("net:")):
+            raise InvalidAddress(
+                f"{shown!r} does not say whose key to expect there: write "
+                f"net:{text.removeprefix('net:')}~shs:KEY, as 'meshkit id' prints it on that node"
+            )
+        where, found, who = text.partition("~shs:")
+        if not found or not where.startswith("net:"):
+            raise InvalidAddress(
+                f"{shown!r} is not of the form net:HOST:PORT~shs:KEY, as 'meshkit id' prints it"
+            )
+        host, _, port_text = where.removeprefix("net:").rpartition(":")
+        try:
+            key = PublicKey.from_base64(who)
+        except InvalidPublicKey as e:
+            raise InvalidAddress(f"the key in the address {shown!r} is not usable: {e}") from None
+        if not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text) < 65536:
+            raise InvalidAddress(f"the port in {shown!r} is not a number from 1 to 65535")
+        return cls(
+            _check_host(host.removeprefix("[").removesuffix("]"), shown), int(port_text), key
+        )
+
+    @property
+    def text(self) -> str:
+        """The address as it is written in files and commands."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"net:{host}:{self.port}~shs:{self.key.base64}"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _check_host(host: str, shown: str) -> str:
+    try:
+        # One spelling per address, so that a peer is not listed twice.
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    if not _HOST_NAME.fullmatch(host) or ".." in host:
+        raise InvalidAddress(f"the host in {shown!r} is neither a name nor an IP address")
+    return host.lower()
+
+
+@implementer(IAddress)
+@frozen
+class PeerAddress:
+    """
+    The other end of a secure channel, as C{transport.getPeer()} gives it.
+
+    @ivar key: the peer's proven public key.
+    @ivar inner: address of the transport beneath, such as an C{IPv4Address}.
+    """
+
+    key: PublicKey
+    inner: IAddress
+
+
+@implementer(IAddress)
+@frozen
+class LocalAddress:
+    """
+    Our end of a secure channel, as C{transport.getHost()} gives it.
+
+    @ivar key: our own public key.
+    @ivar label: the capability label that the hello chose.
+    @ivar inner: address of the transport beneath.
+    """
+
+    key: PublicKey
+    label: str
+    inner: IAddress

@@ -1,0 +1,92 @@
+"""
+The signed envelope that all shared statements travel in.
+
+Bytes are signed, never objects: the payload is carried, stored and forwarded as it
+was received (after libp2p's RFC 0002).  On the wire an envelope is the MessagePack
+array C{[context: str, signer: bin 32, payload: bin, signature: bin 64]}.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from attrs import frozen
+
+from meshkit.errors import EnvelopeError
+from meshkit.identity.contexts import Context, signing_input
+from meshkit.identity.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicKey
+
+#: An envelope larger than this is refused before it is decoded.
+MAX_ENVELOPE: Final = 64 * 1024
+
+
+class _Wire(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    context: str
+    signer: bytes
+    payload: bytes
+    signature: bytes
+
+
+_decoder: Final = msgspec.msgpack.Decoder(_Wire)
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+@frozen
+class Envelope:
+    """
+    A statement somebody signed, already verified or made by us.
+
+    @ivar context: which kind of statement it is.
+    @ivar signer: who signed it.
+    @ivar payload: the signed bytes, for the kind's own decoder.
+    @ivar raw: the envelope as it travels.  Forward these bytes, never a re-encoding.
+    """
+
+    context: Context
+    signer: PublicKey
+    payload: bytes
+    raw: bytes
+
+    @classmethod
+    def seal(cls, identity: Identity, context: Context, payload: bytes) -> Envelope:
+        """
+        Sign a statement.
+
+        @raise EnvelopeError: if it would be larger than L{MAX_ENVELOPE}.
+        """
+        signature = identity.sign(context, payload)
+        raw = _encoder.encode(_Wire(context, identity.public.raw, payload, signature))
+        if len(raw) > MAX_ENVELOPE:
+            raise EnvelopeError(
+                f"a statement of {len(payload)} bytes does not fit an envelope of {MAX_ENVELOPE}"
+            )
+        return cls(context, identity.public, payload, raw)
+
+    @classmethod
+    def open(cls, raw: bytes, context: Context) -> Envelope:
+        """
+        Verify a statement of the kind that the caller expects.
+
+        @param context: chosen by the verifier, never read from the wire alone.
+        @raise EnvelopeError: if it is too large, malformed, of another kind, or not
+            signed by the key it names.
+        """
+        if len(raw) > MAX_ENVELOPE:
+            raise EnvelopeError(
+                f"a signed statement of {len(raw)} bytes is over the limit of {MAX_ENVELOPE}"
+            )
+        try:
+            wire = _decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise EnvelopeError("the signed statement is not a valid envelope") from None
+        if wire.context != context:
+            raise EnvelopeError(
+                f"a statement of kind {wire.context[:32]!r} was given where {context!r} is expected"
+            )
+        if len(wire.signer) != KEY_BYTES or len(wire.signature) != SIGNATURE_BYTES:
+            raise EnvelopeError("the signed statement has a key or signature of the wrong length")
+        signer = PublicKey(wire.signer)
+        if not signer.verifies(signing_input(context, wire.payload), wire.signature):
+            raise EnvelopeError(f"the statement was not signed by {signer.text}, whom it names")
+        return cls(context, signer, wire.payload, raw)

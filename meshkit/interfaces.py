@@ -1,0 +1,216 @@
+"""
+The interfaces that parts of a node implement, provide to each other and require.
+
+A third party who adds a protocol needs this module, C{meshkit.operations} and
+C{meshkit.parts}, and nothing else of a node's insides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+from twisted.application.service import IService
+from zope.interface import Attribute, Interface
+
+__all__ = [
+    "IConnections",
+    "IFeedStore",
+    "IFiles",
+    "IMeshPart",
+    "IMeshProtocol",
+    "IPeerBook",
+    "MessagesStored",
+]
+
+
+class IMeshProtocol(Interface):
+    """
+    A protocol that a node can speak: what a module in C{meshkit_plugins} offers.
+
+    L{meshkit.parts.PartMaker} implements it from a dotted module name, so that a
+    plugin module imports nothing heavy.
+    """
+
+    name: str = Attribute(
+        """
+        C{[a-z][a-z0-9_]*}, unique in a node: the config section, the status key
+        and the label in metrics.
+        """
+    )
+    provides: tuple[Any, ...] = Attribute("Interfaces that the part provides to others.")
+    requires: tuple[Any, ...] = Attribute("Interfaces without which it cannot be made.")
+    wants: tuple[Any, ...] = Attribute("Interfaces that it uses where some part provides them.")
+
+    def config_type() -> Any:
+        """
+        @return: the C{msgspec.Struct} type of the part's config section.  Every
+            field needs a default.
+        """
+
+    def migrations() -> Sequence[str]:
+        """
+        @return: SQL scripts, oldest first.  Script I{i} takes the part's tables from
+            version I{i} to I{i+1}; a script that was released is never changed.
+        """
+
+    def create(context: Any) -> Any:
+        """
+        Make the part.  Called once per node, before anything is started.
+
+        @param context: L{meshkit.parts.PartContext}.
+        @return: L{IMeshPart}.  It provides every interface in L{provides}.
+        """
+
+
+class IMeshPart(IService):
+    """
+    A part of a running node.
+
+    It is an L{IService}.  C{startService} may return a Deferred: parts that require
+    this one are started after it has fired.  C{stopService} runs in reverse order,
+    each with a deadline.
+    """
+
+    def capabilities() -> Any:
+        """
+        @return: mapping of label (C{[a-z][a-z0-9.-]{0,31}}) to the
+            L{twisted.internet.interfaces.IProtocolFactory} that serves it.  The
+            factory's C{buildProtocol} gets a L{meshkit.identity.addresses.PeerAddress}.
+        """
+
+    def authorize(peer: Any, label: str) -> Any:
+        """
+        May this peer use this protocol?  Asked after the peer has proved its key and
+        before it learns anything from us.
+
+        @param peer: the peer's L{meshkit.identity.keys.PublicKey}.
+        @return: C{bool}, or a Deferred of it.
+        """
+
+    def operations() -> Any:
+        """@return: sequence of L{meshkit.operations.BoundOperation}."""
+
+    def status() -> Any:
+        """@return: a C{msgspec.Struct} that C{GET /v1/status} shows under the part's name."""
+
+
+class IFeedStore(Interface):
+    """The signed feeds that this node keeps: provided by the part C{feed}."""
+
+    def publish(
+        content: Any,
+        *,
+        schema_id: str | None = None,
+        relates: str | None = None,
+        tags: Sequence[str] = (),
+        trace_id: str | None = None,
+        span_id: str | None = None,
+        expires_at: str | None = None,
+    ) -> Any:
+        """
+        Sign a message with this node's identity and append it to its own feed.
+
+        @param content: a JSON value.
+        @return: Deferred of the stored L{meshkit.feed.message.Message}, fired when
+            the message is on the disk; fails with L{meshkit.errors.FeedError} or
+            L{meshkit.errors.StorageFailed}.
+        """
+
+    def ingest(raw_messages: Sequence[bytes]) -> Any:
+        """
+        Check and store messages that others wrote.
+
+        @param raw_messages: the JSON texts, as received.
+        @return: Deferred of one L{meshkit.feed.chain.Verdict} per text, in order,
+            fired when what was accepted is on the disk.
+        """
+
+    def heads(authors: Sequence[bytes] | None = None, after: bytes = b"", limit: int = 1000) -> Any:
+        """
+        How far each feed is complete here.
+
+        @param authors: 32-byte keys to ask for, or L{None} for every author above
+            C{after} in byte order, at most C{limit}.
+        @return: Deferred of a list of (author key, highest sequence up to which
+            nothing is missing from 1 on), sorted by author.
+        """
+
+    def read(author: bytes, after: int, max_bytes: int, max_messages: int) -> Any:
+        """
+        The contiguous messages of one author that follow a sequence number.
+
+        @param max_bytes: stop before the answer is larger than this; the first
+            message is given even if it is.
+        @return: Deferred of a list of raw texts, ascending from C{after + 1}.
+        """
+
+
+class IPeerBook(Interface):
+    """The addresses this node may dial, and what it knows of them."""
+
+    def dialable() -> Any:
+        """@return: list of L{meshkit.identity.addresses.MeshAddress}, in a stable order."""
+
+    def note(address: Any, **facts: Any) -> None:
+        """Record what happened with an address (C{connected}, C{error}, C{synced})."""
+
+
+class IConnections(Interface):
+    """How a part reaches other nodes."""
+
+    def dial(address: Any, label: str, factory: Any) -> Any:
+        """
+        Open a secure channel to a peer for one protocol.
+
+        @param address: L{meshkit.identity.addresses.MeshAddress}.
+        @param label: the capability label to use.
+        @param factory: L{twisted.internet.interfaces.IProtocolFactory}.
+        @return: Deferred of the connected protocol, fired when the peer is
+            authenticated; fails with L{meshkit.errors.HandshakeError} or with what
+            the inner endpoint fails with.  Cancelling it aborts the connection.
+        """
+
+
+class IFiles(Interface):
+    """The file system, as meshkit uses it.  Handed in, so that it can be simulated."""
+
+    def read(path: str, limit: int) -> bytes:
+        """
+        @param limit: refuse a larger file with L{OSError}.
+        @return: the whole content.
+        """
+
+    def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
+        """
+        Replace a file so that a crash leaves either the old or the new content:
+        temporary file, fsync, rename, fsync of the folder.
+        """
+
+    def create(path: str, data: bytes, mode: int = 0o600) -> None:
+        """Like L{write_atomic}, but fail with L{FileExistsError} if the file is there."""
+
+    def make_folder(path: str, mode: int = 0o700) -> None:
+        """Make a folder and its parents, durably; nothing happens if it is there."""
+
+    def mode(path: str) -> int | None:
+        """@return: permission bits, or L{None} if there is no such file."""
+
+    def remove(path: str) -> None:
+        """Remove a file, durably; nothing happens if it is not there."""
+
+
+@frozen
+class MessagesStored:
+    """
+    Event: messages of one author were stored, durably.
+
+    @ivar author: the author's 32-byte key.
+    @ivar contiguous: highest sequence up to which nothing is missing now.
+    @ivar local: written by this node rather than received.
+    """
+
+    author: bytes
+    contiguous: int
+    local: bool

@@ -1,0 +1,128 @@
+"""
+How a part of a node is declared and what it is given.
+
+A plugin module in C{meshkit_plugins} holds one L{PartMaker} and imports nothing but
+this module and C{meshkit.interfaces}::
+
+    from meshkit.interfaces import IFeedStore
+    from meshkit.parts import PartMaker
+
+    feed = PartMaker("feed", "meshkit.feed.part", provides=(IFeedStore,))
+
+The module it names is imported when a node is made.  It offers C{Config}, a
+C{msgspec.Struct} whose fields all have defaults; C{MIGRATIONS}, a tuple of SQL
+scripts; and C{make_part(context)}, which returns an L{meshkit.interfaces.IMeshPart}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import field, frozen
+from twisted.application.service import Service
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from meshkit.interfaces import IConnections, IFiles, IMeshPart, IMeshProtocol, IPeerBook
+from meshkit.operations import BoundOperation
+
+if TYPE_CHECKING:
+    from meshkit.identity.keys import Identity, PublicKey
+    from meshkit.identity.network import NetworkKey
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+@implementer(IMeshProtocol, IPlugin)
+@frozen
+class PartMaker:
+    """
+    A part declared by the dotted name of its module.
+
+    @ivar name: see L{IMeshProtocol}.
+    @ivar module: dotted name of the module with C{Config}, C{MIGRATIONS} and
+        C{make_part}.
+    """
+
+    name: str = field()
+    module: str = field()
+    provides: tuple[Any, ...] = field(default=(), kw_only=True)
+    requires: tuple[Any, ...] = field(default=(), kw_only=True)
+    wants: tuple[Any, ...] = field(default=(), kw_only=True)
+
+    @name.validator
+    def _check_name(self, _attribute: object, value: str) -> None:
+        if not _NAME.fullmatch(value):
+            raise ValueError(f"part name {value!r} is not of the form {_NAME.pattern}")
+
+    def config_type(self) -> Any:
+        return import_module(self.module).Config
+
+    def migrations(self) -> Sequence[str]:
+        return tuple(import_module(self.module).MIGRATIONS)
+
+    def create(self, context: PartContext) -> Any:
+        return import_module(self.module).make_part(context)
+
+
+@frozen
+class PartContext:
+    """
+    What a part may use of its node.  Nothing else is handed out.
+
+    @ivar reactor: clock, sockets and threads, as Twisted's interfaces name them.
+    @ivar rng: all randomness; C{random.SystemRandom} in a daemon, seeded in a
+        simulation.
+    @ivar wall_clock: nanoseconds since 1970, for what is shown to people and signed.
+        Intervals and deadlines use C{reactor} instead.
+    @ivar config: this part's own section, of the type it declared.
+    @ivar identity: the node's key pair.
+    @ivar network: the network's key, for capabilities and derived keys.
+    @ivar database: L{meshkit.runtime.database.Database}.
+    @ivar workers: L{meshkit.runtime.workers.WorkerPool}, for CPU work that releases
+        the GIL.
+    @ivar files: L{IFiles}.
+    @ivar data_folder: where the part may keep files, in a folder of its name.
+    @ivar connections: how to dial other nodes.
+    @ivar peers: whom there is to dial.
+    @ivar events: L{meshkit.runtime.events.EventBus} of the node.
+    @ivar find: gives the part that provides an interface, or L{None} for one that is
+        only wanted and not there.
+    """
+
+    reactor: Any
+    rng: Random
+    wall_clock: Callable[[], int]
+    config: Any
+    identity: Identity
+    network: NetworkKey
+    database: Any
+    workers: Any
+    files: IFiles
+    data_folder: str
+    connections: IConnections
+    peers: IPeerBook
+    events: Any
+    find: Callable[[Any], Any]
+
+
+@implementer(IMeshPart)
+class Part(Service):
+    """A part that offers nothing: inherit and override what yours does offer."""
+
+    def capabilities(self) -> dict[str, IProtocolFactory]:
+        return {}
+
+    def authorize(self, peer: PublicKey, label: str) -> Any:
+        return True
+
+    def operations(self) -> Sequence[BoundOperation]:
+        return ()
+
+    def status(self) -> Any:
+        return None
