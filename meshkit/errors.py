@@ -11,12 +11,16 @@ The classes are grouped by the layer that raises them; catch a group by its base
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class MeshkitError(Exception):
     """Something meshkit refuses or could not do.  The message says what to do."""
 
     code = "INTERNAL_ERROR"
     status = 500
+    # Further facts for programs, of JSON types.  The doors show them beside the message.
+    details: Mapping[str, object] | None = None
 
     def __str__(self) -> str:
         if self.args:
@@ -63,6 +67,12 @@ class NewerSchema(StartError):
     """The database was written by a newer version of meshkit."""
 
     code = "NEWER_SCHEMA"
+
+
+class MigrationFailed(StartError):
+    """The tables of a part could not be brought to this version.  They are as they were."""
+
+    code = "MIGRATION_FAILED"
 
 
 class NotADatabase(StartError):
@@ -138,6 +148,12 @@ class NetworkKeyRefused(HandshakeError):
     code = "NETWORK_KEY_REFUSED"
 
 
+class HelloReplayed(NetworkKeyRefused):
+    """This very hello was received before: somebody plays back a recording."""
+
+    code = "HELLO_REPLAYED"
+
+
 class PeerKeyRefused(HandshakeError):
     """
     The proof of identity failed: the peer does not own the key it was dialled by,
@@ -145,6 +161,12 @@ class PeerKeyRefused(HandshakeError):
     """
 
     code = "PEER_KEY_REFUSED"
+
+
+class PeerNotAllowed(PeerKeyRefused):
+    """The peer proved its key, but this protocol does not serve it."""
+
+    code = "PEER_NOT_ALLOWED"
 
 
 class HandshakeTimeout(HandshakeError):
@@ -157,6 +179,12 @@ class HandshakeTruncated(HandshakeError):
     """The connection was lost in the middle of a handshake message."""
 
     code = "HANDSHAKE_TRUNCATED"
+
+
+class TooManyHandshakes(HandshakeError):
+    """More handshakes are under way than this port serves, in all or for one address."""
+
+    code = "TOO_MANY_HANDSHAKES"
 
 
 class ProtocolRefused(HandshakeError):
@@ -261,6 +289,12 @@ class DuplicateMessage(FeedError):
     status = 409
 
 
+class UnexpectedMessage(FeedError):
+    """The message is not the one that was asked for: it is another author's, or out of turn."""
+
+    code = "UNEXPECTED_MESSAGE"
+
+
 class ForkRefused(FeedError):
     """The author's feed already has another message here: one of the two is a fork."""
 
@@ -313,6 +347,12 @@ class InvalidRequest(OperationError):
 
     code = "INVALID_REQUEST"
 
+    def __init__(self, *args: object, field: str | None = None) -> None:
+        """@param field: name of the request's field that is to blame, if it is one."""
+        super().__init__(*args)
+        if field is not None:
+            self.details = {"field": field}
+
 
 class NotFound(OperationError):
     """There is no such thing here."""
@@ -361,6 +401,20 @@ class LengthRequired(OperationError):
 
     code = "LENGTH_REQUIRED"
     status = 411
+
+
+class HeadersTooLarge(OperationError):
+    """The request line and the headers are larger than this door accepts."""
+
+    code = "HEADERS_TOO_LARGE"
+    status = 431
+
+
+class RequestTimeout(OperationError):
+    """The request did not arrive in time: send it without pausing."""
+
+    code = "REQUEST_TIMEOUT"
+    status = 408
 
 
 class NotReady(OperationError):

@@ -9,18 +9,29 @@ and none can disagree with another.
 
 Requests and answers are L{msgspec.Struct}s.  A field of the request whose name
 appears in braces in C{path} is taken from the path; for C{GET} and C{DELETE} the
-others come from the query string, for C{POST} from the JSON body.
+others come from the query string, for C{POST} from the JSON body.  A field of a
+C{POST} may be of type C{msgspec.Raw}: it then holds the JSON text as the caller
+spelt it, which matters where that text is hashed or signed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 Permission = Literal["read", "write", "admin"]
 Method = Literal["GET", "POST", "DELETE"]
+
+#: Bytes of a request body, unless an operation says otherwise.
+MAX_BODY: Final = 1024 * 1024
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+_PATH: Final = re.compile(r"(/([a-z0-9][a-z0-9_.-]*|\{[a-z][a-z0-9_]*\}))+")
+_IN_BRACES: Final = re.compile(r"\{([a-z0-9_]+)\}")
+_SUCCESSES: Final = (200, 201, 202, 204)
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,16 +42,22 @@ class Operation(msgspec.Struct, frozen=True):
     """
     One thing that can be asked of a node.
 
+    A declaration that cannot be served raises L{ValueError} when it is made.
+
     @ivar name: snake_case, unique in a node; the MCP tool and C{meshkit call} use it.
     @ivar method: HTTP method of the REST route.
-    @ivar path: route with fields in braces, such as C{/v1/feed/{author}}.
+    @ivar path: route with fields in braces, such as C{/v1/feed/{author}}.  A field
+        in braces is one whole segment, stands there once, and is required.
     @ivar request: Struct type of the request.
     @ivar answer: type of the answer, as msgspec knows types.
     @ivar doc: one sentence for people and agents.
-    @ivar permission: C{read}, C{write} or C{admin}.
-    @ivar success: the HTTP status of a good answer.  C{204} sends no body.
+    @ivar permission: C{read}, C{write} or C{admin}.  A C{GET} never writes.
+    @ivar success: the HTTP status of a good answer: 200, 201, 202 or 204.  C{204}
+        sends no body.
     @ivar paged: the answer is a L{Page}; REST shows its items as C{data} and the rest
         as C{metadata}.
+    @ivar max_body: bytes of the JSON body of a C{POST}; a larger one is refused before
+        it is kept.
     """
 
     name: str
@@ -52,6 +69,34 @@ class Operation(msgspec.Struct, frozen=True):
     permission: Permission = "read"
     success: int = 200
     paged: bool = False
+    max_body: int = MAX_BODY
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"operation name {self.name!r} is not snake_case")
+        if not _PATH.fullmatch(self.path):
+            raise ValueError(
+                f"{self.name}: {self.path!r} is not a path such as /v1/feed/{{author}}"
+            )
+        if self.method == "GET" and self.permission == "write":
+            # A link, an image or a prefetching browser can send a GET.
+            raise ValueError(f"{self.name}: a GET cannot have the permission to write")
+        if self.success not in _SUCCESSES:
+            raise ValueError(f"{self.name}: {self.success} is not one of {_SUCCESSES}")
+        if self.paged and self.success == 204:
+            raise ValueError(f"{self.name}: an answer without a body cannot be paged")
+        named = self.path_fields
+        known = {field.encode_name for field in msgspec.structs.fields(self.request)}
+        for field in named:
+            if field not in known:
+                raise ValueError(f"{self.name}: the request has no field {field!r} for the path")
+            if named.count(field) > 1:
+                raise ValueError(f"{self.name}: {field!r} stands twice in the path")
+
+    @property
+    def path_fields(self) -> tuple[str, ...]:
+        """The names in braces, in the order of the path."""
+        return tuple(_IN_BRACES.findall(self.path))
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -76,7 +121,9 @@ class BoundOperation(msgspec.Struct, frozen=True):
 
     @ivar operation: the declaration.
     @ivar handler: called with a request Struct; gives the answer, a Deferred or a
-        coroutine of it, or raises a L{meshkit.errors.MeshkitError}.
+        coroutine of it, or raises a L{meshkit.errors.MeshkitError}.  What it waits
+        for is cancelled when the caller goes away: work that has to be finished
+        is started on a Deferred of its own.
     """
 
     operation: Operation

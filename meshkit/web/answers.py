@@ -1,0 +1,113 @@
+"""
+The one form of every answer at the local door::
+
+    {"success": true,  "data": ..., "metadata": {"total": 7, "limit": 2, "offset": 0}}
+    {"success": false, "error": {"code": "NOT_FOUND", "message": "...", "details": {...}}}
+
+A key that has nothing to say is left out.  C{code} is stable and
+C{docs/troubleshooting.md} is keyed by it; C{message} is for people and may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from twisted.web.iweb import IRequest
+
+from meshkit.errors import MeshkitError, MethodNotAllowed, Unauthorized
+from meshkit.operations import Page
+
+Header = tuple[bytes, bytes]
+
+JSON: Final = b"application/json"
+
+# Answers carry what is private to the node's owner, and are never a page.
+SAFE_HEADERS: Final[tuple[Header, ...]] = (
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Cache-Control", b"no-store"),
+)
+
+_RETRY_SECONDS: Final = b"1"
+
+
+class _Fault(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    details: Any = msgspec.UNSET
+
+
+class _Stretch(msgspec.Struct, frozen=True):
+    total: int
+    limit: int
+    offset: int
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    success: bool
+    data: Any = msgspec.UNSET
+    error: Any = msgspec.UNSET
+    metadata: Any = msgspec.UNSET
+
+
+def encode_answer(data: Any) -> bytes:
+    """
+    @param data: anything msgspec can encode; a C{msgspec.Raw} stays as it is.
+    @return: the JSON text of a good answer.
+    """
+    return msgspec.json.encode(_Answer(True, data))
+
+
+def encode_page(page: Page) -> bytes:
+    """@return: the JSON text of a good answer that is a stretch of a list."""
+    stretch = _Stretch(page.total, page.limit, page.offset)
+    return msgspec.json.encode(_Answer(True, page.items, metadata=stretch))
+
+
+def encode_error(error: MeshkitError) -> bytes:
+    """@return: the JSON text of an answer that says what went wrong."""
+    # A message may quote a file name or a peer's text that is not valid Unicode.
+    message = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    details = msgspec.UNSET if error.details is None else dict(error.details)
+    return msgspec.json.encode(_Answer(False, error=_Fault(error.code, message, details)))
+
+
+def error_headers(error: MeshkitError) -> Iterable[Header]:
+    """@return: the headers that belong to an error, without its length."""
+    yield b"Content-Type", JSON
+    yield from SAFE_HEADERS
+    if isinstance(error, Unauthorized):
+        yield b"WWW-Authenticate", b'Bearer realm="meshkit"'
+    elif isinstance(error, MethodNotAllowed) and error.details is not None:
+        allowed: Any = error.details["allow"]
+        yield b"Allow", ", ".join(allowed).encode("ascii")
+    elif error.status == 503:
+        yield b"Retry-After", _RETRY_SECONDS
+
+
+def method_not_allowed(method: str, allowed: Iterable[str]) -> MethodNotAllowed:
+    """@return: the error that names what would be allowed, also in the C{Allow} header."""
+    names = sorted(allowed)
+    error = MethodNotAllowed(f"{method} is not possible here: use {' or '.join(names)}")
+    error.details = {"allow": names}
+    return error
+
+
+def prepare(request: IRequest, status: int, headers: Iterable[Header], body: bytes) -> bytes:
+    """
+    Set status and headers of an answer whose body is known.
+
+    @return: the body, to be written.  For C{HEAD} the length is stated all the same,
+        and twisted.web leaves the body out.
+    """
+    request.setResponseCode(status)
+    for name, value in headers:
+        request.setHeader(name, value)
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    return body
+
+
+def prepare_error(request: IRequest, error: MeshkitError) -> bytes:
+    """Like L{prepare}, for an error."""
+    return prepare(request, error.status, error_headers(error), encode_error(error))

@@ -1,0 +1,557 @@
+"""
+A web site with a limit on everything a client can make grow.
+
+C{twisted.web} reads a whole request before any resource is asked: a body of any size,
+kept in a temporary file, for as long as the client sends a byte a minute.
+L{LimitedSite} decides as soon as the headers are complete, and before a byte of the
+body is kept::
+
+    bytes -> request line, headers   size, number, form, Host        400 431
+          -> LimitedSite.admit(head)                                 what it says
+          -> Content-Length > max_body                               413
+          -> body                    counted as it arrives           413
+             (all of it within receive_timeout)                      408
+          -> the resource
+
+A refusal is a JSON answer, after which the connection is closed: the rest of the
+body would otherwise be taken for the next request.  Closing while the client still
+sends would make its TCP discard our answer (RFC 9112, 9.6), so the sending half is
+closed first, and what arrives is dropped unread for L{LINGER_SECONDS} or
+L{LINGER_BYTES}.
+
+HTTP/1.1 only (1.0 is answered and closed): each channel is made by this module, so
+neither TLS's ALPN nor an upgrade can put HTTP/2 in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from io import BytesIO
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableDescriptor,
+    IReactorTime,
+    ISSLTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.error import UnsupportedMethod
+from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from meshkit.errors import (
+    BodyTooLarge,
+    HeadersTooLarge,
+    MeshkitError,
+    OperationError,
+    Overloaded,
+    RequestTimeout,
+)
+from meshkit.operations import MAX_BODY
+from meshkit.web.answers import (
+    Header,
+    encode_error,
+    error_headers,
+    method_not_allowed,
+    prepare_error,
+)
+
+MAX_HEADER_BYTES: Final = 16 * 1024
+MAX_HEADERS: Final = 100
+MAX_CONNECTIONS: Final = 128
+IDLE_SECONDS: Final = 60.0
+RECEIVE_SECONDS: Final = 30.0
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES: Final = 1024 * 1024
+
+# More digits than any length needs, and fewer than int() refuses to read.
+_LENGTH_DIGITS: Final = 19
+
+_CLOSE: Final[Header] = (b"Connection", b"close")
+
+
+@frozen
+class RequestHead:
+    """
+    What is known of a request when its headers are complete.
+
+    @ivar method: such as C{GET}; any token, in the client's spelling.
+    @ivar target: path and query string, percent-encoded, starting with C{/}.
+    @ivar headers: the request's headers.
+    @ivar length: bytes of the body; L{None} if it comes in chunks.
+    @ivar local: the address that was connected to.
+    @ivar peer: the address of the client.
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    length: int | None
+    local: IAddress
+    peer: IAddress
+
+    @property
+    def path(self) -> str:
+        """The target without its query string, still percent-encoded."""
+        return self.target.partition("?")[0]
+
+    def values(self, name: bytes) -> list[str]:
+        """@return: every value of a header, in order; bytes outside ASCII are escaped."""
+        raw = self.headers.getRawHeaders(name, [])
+        return [value.decode("ascii", "backslashreplace") for value in raw]
+
+
+Admit = Callable[[RequestHead], MeshkitError | None]
+
+
+def admit_all(head: RequestHead) -> MeshkitError | None:
+    """Refuse nobody."""
+    return None
+
+
+class LimitedSite(Site):
+    """
+    A factory for HTTP connections, as L{twisted.web.server.Site} is one.
+
+    There is no access log: what an operator wants to count is counted elsewhere, and
+    nothing of a request is written down by default.
+    """
+
+    protocol: Any
+
+    def __init__(
+        self,
+        resource: IResource,
+        reactor: IReactorTime,
+        *,
+        max_body: int = MAX_BODY,
+        max_header_bytes: int = MAX_HEADER_BYTES,
+        max_headers: int = MAX_HEADERS,
+        max_connections: int = MAX_CONNECTIONS,
+        idle_timeout: float = IDLE_SECONDS,
+        receive_timeout: float = RECEIVE_SECONDS,
+        admit: Admit = admit_all,
+        wall_clock: Callable[[], int] | None = None,
+    ) -> None:
+        """
+        @param resource: the root of the site.
+        @param reactor: gives the time for every deadline.
+        @param max_body: bytes of one request body, which is kept in memory.
+        @param max_header_bytes: bytes of request line and headers together.
+        @param max_headers: number of header lines.
+        @param max_connections: connections at a time; one more is told
+            C{OVERLOADED} and closed.
+        @param idle_timeout: seconds without a byte from the client, after which the
+            connection is closed; also how long it may take to fetch an answer.  While
+            a resource works on its answer, no time is counted.
+        @param receive_timeout: seconds in which a whole request has to arrive, from
+            its first byte on.
+        @param admit: asked when the headers are complete.  Returns the error to
+            answer with, or L{None}.  It must not wait: it decides on what is in memory.
+        @param wall_clock: nanoseconds since 1970, for the C{Date} header.  Without
+            it there is none, as RFC 9110 (6.6.1) wants of a server without a clock.
+        """
+        super().__init__(
+            resource,
+            requestFactory=LimitedRequest,
+            parsePOSTFormSubmission=False,
+            timeout=idle_timeout,
+            reactor=reactor,
+        )
+        self.protocol = LimitedChannel
+        self.max_body = max_body
+        self.max_header_bytes = max_header_bytes
+        self.max_headers = max_headers
+        self.receive_timeout = receive_timeout
+        self.admit = admit
+        self._max_connections = max_connections
+        self._wall_clock = wall_clock
+        # A dict, for its order: connections are closed in the order they came.
+        self._channels: dict[LimitedChannel, None] = {}
+        self._waiting_for_none: list[Deferred[None]] = []
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._channels)
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        if len(self._channels) >= self._max_connections:
+            return _TurnedAway(self._max_connections)
+        return super().buildProtocol(addr)
+
+    def startFactory(self) -> None:
+        """Start no access log, and no timer for its time stamps."""
+
+    def stopFactory(self) -> None:
+        """There is nothing to stop.  Connections are closed by L{close}."""
+
+    def log(self, request: Any) -> None:
+        """Write no access log."""
+
+    def getContentFile(self, length: int | None) -> BytesIO:
+        """Keep bodies in memory: C{twisted.web} would put large ones on the disk."""
+        return BytesIO()
+
+    def getResourceFor(self, request: Any) -> Any:
+        """Set what C{twisted.web} has just set from the machine's own clock, and look up."""
+        request.responseHeaders.removeHeader(b"Server")
+        request.responseHeaders.removeHeader(b"Date")
+        for header in self.date_header():
+            request.setHeader(*header)
+        return super().getResourceFor(request)
+
+    def date_header(self) -> list[Header]:
+        """@return: the C{Date} header, if there is a clock."""
+        if self._wall_clock is None:
+            return []
+        return [(b"Date", datetimeToString(self._wall_clock() // 10**9))]
+
+    def close(self, grace: float) -> Deferred[None]:
+        """
+        Close every connection: idle ones now, the others after the answer they wait
+        for.  Call it when the port has stopped listening.
+
+        @param grace: seconds after which what is still open is aborted, which cancels
+            the handlers that are still at work.
+        @return: Deferred that fires when no connection is left.
+        """
+        for channel in list(self._channels):
+            channel.close_when_answered()
+        if not self._channels:
+            return succeed(None)
+        timer = self.reactor.callLater(grace, self._abort_all)
+
+        def done(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        gone: Deferred[None] = Deferred()
+        self._waiting_for_none.append(gone)
+        return gone.addBoth(done)
+
+    def _abort_all(self) -> None:
+        for channel in list(self._channels):
+            channel.abort()
+
+    def opened(self, channel: LimitedChannel) -> None:
+        """Called by a channel when it is connected."""
+        self._channels[channel] = None
+
+    def closed(self, channel: LimitedChannel) -> None:
+        """Called by a channel when its connection is lost."""
+        del self._channels[channel]
+        if not self._channels:
+            waiting, self._waiting_for_none = self._waiting_for_none, []
+            for gone in waiting:
+                gone.callback(None)
+
+
+class LimitedRequest(Request):
+    """A request whose body is counted as it arrives, and whose failures are JSON."""
+
+    _log = Logger()
+
+    channel: Any
+    content: Any
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.content.tell() + len(data) > self.channel.site.max_body:
+            raise _Refused(too_large(self.channel.site.max_body))
+        super().handleContentChunk(data)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A resource raised an error that nobody foresaw: say so, without the insides."""
+        self._log.failure("answering {method} failed", failure=reason, method=self.method)
+        if self.startedWriting:
+            # Half an answer is out.  Only a broken connection tells the client so.
+            self.loseConnection()
+        else:
+            self.write(prepare_error(self, internal_error()))
+            self.finish()
+        return reason
+
+    def render(self, resrc: IResource) -> None:
+        super().render(_MethodsInJSON(resrc))
+
+
+class _MethodsInJSON:
+    """A resource that refuses a method as the rest of the site does, not in HTML."""
+
+    def __init__(self, resource: IResource) -> None:
+        self._resource = resource
+
+    def render(self, request: LimitedRequest) -> Any:
+        try:
+            return self._resource.render(request)
+        except UnsupportedMethod as e:
+            if request.method == b"HEAD" and b"GET" in e.allowedMethods:
+                raise  # C{twisted.web} makes a GET of it
+            method = request.method.decode("ascii")
+            methods: Sequence[bytes] = e.allowedMethods
+            allowed = [known.decode("ascii") for known in methods]
+            return prepare_error(request, method_not_allowed(method, allowed))
+
+
+class LimitedChannel(HTTPChannel):
+    """
+    One connection of a L{LimitedSite}.
+
+    States: receiving a request (a deadline runs from its first byte), answering it
+    (what arrives meanwhile is kept by C{HTTPChannel}, which pauses the client at
+    16 KiB), idle, and refused: our last answer is out and what arrives is dropped.
+    """
+
+    _log = Logger()
+
+    site: LimitedSite
+    transport: Any
+    _request_line = b""
+    _head_bytes = 0
+    _headers = 0
+    _answering = False
+    _refused = False
+    _losing = False
+    _dropped = 0
+    _deadline: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        # C{HTTPChannel} has limits of its own, which answer without saying why.  Ours
+        # are never the larger ones.
+        self.MAX_LENGTH = self.totalHeadersSize = self.site.max_header_bytes
+        self.maxHeaders = self.site.max_headers
+        super().connectionMade()
+        self.site.opened(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_deadline()
+        super().connectionLost(reason)
+        self.site.closed(self)
+
+    # --- receiving -----------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._refused:
+            self._drop(len(data))
+            return
+        if self._deadline is None and not self._answering:
+            self._deadline = self.callLater(self.site.receive_timeout, self._too_slow)
+        super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        try:
+            self._head_bytes += len(line) + len(self.delimiter)
+            if self._head_bytes > self.site.max_header_bytes:
+                raise _Refused(self._headers_too_large())
+            if not self._request_line:
+                self._request_line = line
+            super().lineReceived(line)
+        except _Refused as e:
+            self.refuse(e.error)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(self._headers_too_large())
+
+    def headerReceived(self, line: bytes) -> bool:
+        name, _, value = line.partition(b":")
+        value = value.strip(b" \t")
+        if name.lower() == b"content-length" and len(value) > _LENGTH_DIGITS and value.isdigit():
+            raise _Refused(too_large(self.site.max_body))
+        self._headers += 1
+        if self._headers > self.site.max_headers:
+            raise _Refused(HeadersTooLarge(f"more than {self.site.max_headers} headers were sent"))
+        return bool(super().headerReceived(line))
+
+    def allHeadersReceived(self) -> None:
+        """
+        The moment of decision: nothing of the body is kept yet, and a client that
+        asked for it (C{Expect: 100-continue}) has not been told to go on.
+        """
+        headers = self.requests[-1].requestHeaders
+        method, target, version = self._request_line.decode("latin-1").split(" ")
+        if not target.startswith("/"):
+            raise _Refused(OperationError("the request's target has to be a path"))
+        if len(headers.getRawHeaders(b"Host", [])) != 1 and version == "HTTP/1.1":
+            # RFC 9112, 3.2.
+            raise _Refused(OperationError("the request needs exactly one Host header"))
+        head = RequestHead(
+            method, target, headers, self.length, self.transport.getHost(), self.transport.getPeer()
+        )
+        try:
+            error = self.site.admit(head)
+        except Exception:
+            self._log.failure("deciding on a request failed")
+            error = internal_error()
+        if error is None and head.length is not None and head.length > self.site.max_body:
+            error = too_large(self.site.max_body)
+        if error is not None:
+            raise _Refused(error)
+        super().allHeadersReceived()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        try:
+            super().rawDataReceived(data)
+        except _Refused as e:
+            self.refuse(e.error)
+
+    def allContentReceived(self) -> None:
+        self._stop_deadline()
+        self._answering = True
+        self._request_line = b""
+        self._head_bytes = 0
+        self._headers = 0
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        self._answering = False
+        super().requestDone(request)
+        if not self.persistent:
+            # Closing waits until the client has taken its answer, but not for ever.
+            self._stop_deadline()
+            self._deadline = self.callLater(self.site.timeOut, self._give_up)
+
+    # --- refusing ------------------------------------------------------------------
+
+    def refuse(self, error: MeshkitError) -> None:
+        """Answer the request that is being received with an error, and close."""
+        if self._refused:
+            return
+        self._refused = True
+        self._stop_deadline()
+        self.setTimeout(None)
+        self.clearLineBuffer()
+        is_head = self._request_line.startswith(b"HEAD ")
+        # Its body goes with it; nobody else has seen this request.
+        self.requests.clear()
+        _write_error(self, error, self.site.date_header(), not is_head)
+        self._close_politely()
+
+    def timeoutConnection(self) -> None:
+        """The client is idle.  In the middle of a request that is worth an answer."""
+        if self.requests:
+            self.refuse(RequestTimeout())
+        else:
+            super().timeoutConnection()
+
+    def loseConnection(self) -> None:
+        # Only once: some transports take it ill if a producer is unregistered twice.
+        if not self._losing:
+            self._losing = True
+            super().loseConnection()
+
+    def close_when_answered(self) -> None:
+        """Close now if no answer is owed, else as soon as it is given."""
+        if self._answering:
+            self.persistent = False
+        elif not self._refused:
+            self.loseConnection()
+
+    def abort(self) -> None:
+        """Close now, whatever is still on its way."""
+        self.transport.abortConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # C{HTTPChannel} calls this for every malformed request.  It is private; were
+        # it renamed, clients would get its bare 400 instead of ours.
+        raise _Refused(OperationError("this is not a well-formed HTTP/1.1 request"))
+
+    def _headers_too_large(self) -> HeadersTooLarge:
+        return HeadersTooLarge(
+            f"request line and headers have to fit in {self.site.max_header_bytes} bytes"
+        )
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self.requests:
+            self.refuse(RequestTimeout())
+        else:
+            # Not even a request line: to answer would confuse a client that is just
+            # about to send one.
+            self.abort()
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _close_politely(self) -> None:
+        transport: Any = self.transport
+        self._deadline = self.callLater(LINGER_SECONDS, self._give_up)
+        # A TLS transport names the interface too, but would close the socket beneath it
+        # without sending what it holds.
+        half = IHalfCloseableDescriptor(transport, None)
+        if half is None or ISSLTransport.providedBy(transport):
+            self.loseConnection()
+            return
+        transport.unregisterProducer()
+        transport.loseWriteConnection()
+        transport.resumeProducing()
+
+    def _drop(self, size: int) -> None:
+        self._dropped += size
+        if self._dropped > LINGER_BYTES:
+            self._stop_deadline()
+            self.abort()
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        self.abort()
+
+
+class _TurnedAway(Protocol):
+    """A connection too many: told so, and closed, without being read."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        channel = HTTPChannel()
+        channel.transport = self.transport
+        error = Overloaded(f"{self._limit} connections are open already: try again in a moment")
+        _write_error(channel, error, [], True)
+        self.transport.loseConnection()
+
+
+class _Refused(Exception):
+    """Unwinds C{HTTPChannel}'s parser to where the refusal is answered."""
+
+    def __init__(self, error: MeshkitError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def too_large(limit: int) -> BodyTooLarge:
+    """@return: the error that names the limit."""
+    error = BodyTooLarge(f"the body is larger than the {limit} bytes that are accepted here")
+    error.details = {"limit": limit}
+    return error
+
+
+def internal_error() -> MeshkitError:
+    """@return: the error that tells a stranger nothing."""
+    return MeshkitError("something went wrong inside the node: its log says what")
+
+
+def _write_error(
+    channel: HTTPChannel, error: MeshkitError, more: list[Header], with_body: bool
+) -> None:
+    body = encode_error(error)
+    headers = Headers()
+    for name, value in [*error_headers(error), *more, _CLOSE]:
+        headers.addRawHeader(name, value)
+    headers.addRawHeader(b"Content-Length", b"%d" % len(body))
+    status = HTTPStatus(error.status)
+    channel.writeHeaders(b"HTTP/1.1", b"%d" % status, status.phrase.encode("ascii"), headers)
+    if with_body:
+        channel.write(body)

@@ -1,0 +1,269 @@
+"""
+Reading the request of an operation out of a path, a query string or a JSON body.
+
+Pure: text and bytes in, a Struct or an L{InvalidRequest} out.  Each field is converted
+alone, so that the error can name it, and so that the JSON text of a field of type
+C{msgspec.Raw} is kept as the caller spelt it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Final, NoReturn
+from urllib.parse import parse_qsl
+
+import msgspec
+from attrs import frozen
+from msgspec import inspect
+
+from meshkit.errors import InvalidRequest, UnsupportedMediaType
+from meshkit.operations import Operation
+
+MAX_QUERY_FIELDS: Final = 64
+
+_SHOWN: Final = 80
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+# What a piece of text can be converted to without being JSON itself.
+_TEXT_TYPES: Final = (
+    inspect.AnyType,
+    inspect.NoneType,
+    inspect.BoolType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.StrType,
+    inspect.BytesType,
+    inspect.DateTimeType,
+    inspect.DateType,
+    inspect.TimeType,
+    inspect.TimeDeltaType,
+    inspect.UUIDType,
+    inspect.DecimalType,
+    inspect.EnumType,
+    inspect.LiteralType,
+)
+_LIST_TYPES: Final = (inspect.ListType, inspect.VarTupleType)
+
+
+@frozen
+class _Field:
+    """
+    @ivar name: the field as callers write it.
+    @ivar attribute: the field as the Struct's constructor takes it.
+    @ivar repeats: may stand in a query string more than once.
+    """
+
+    name: str
+    attribute: str
+    type: Any
+    required: bool
+    repeats: bool
+
+
+class RequestReader:
+    """
+    Makes requests of one operation.
+
+    It is made once per operation and keeps nothing of a request.
+    """
+
+    def __init__(self, operation: Operation) -> None:
+        """
+        @raise ValueError: if a field is declared that cannot be read from where it
+            has to come from, such as a Struct in a query string.
+        """
+        self._request = operation.request
+        in_path = operation.path_fields
+        from_json = operation.method == "POST"
+        self._source = "body" if from_json else "query string"
+        self._in_path: dict[str, _Field] = {}
+        self._others: dict[str, _Field] = {}
+        for info in msgspec.structs.fields(operation.request):
+            name = info.encode_name
+            textual = name in in_path or not from_json
+            kind = _text_kind(info.type) if textual else "one"
+            if kind is None or (kind == "many" and name in in_path):
+                raise ValueError(
+                    f"{operation.name}: the field {name!r} cannot be written in a path or query "
+                    f"string, as its type is {info.type}"
+                )
+            field = _Field(name, info.name, info.type, info.required, kind == "many")
+            if name in in_path:
+                self._in_path[name] = field
+            else:
+                self._others[name] = field
+
+    def from_query(self, path: Mapping[str, str], query: str) -> msgspec.Struct:
+        """
+        @param path: the fields of the path, decoded.
+        @param query: the query string, still percent-encoded.
+        @raise InvalidRequest: naming the field.
+        """
+        given: dict[str, list[str]] = {}
+        for name, value in _split_query(query):
+            given.setdefault(name, []).append(value)
+        values = self._from_path(path)
+        for name, texts in given.items():
+            field = self._known(name)
+            if field.repeats:
+                values[field.attribute] = _convert_text(field, texts)
+            elif len(texts) > 1:
+                raise InvalidRequest(
+                    f"{name} is given {len(texts)} times: give it once", field=name
+                )
+            else:
+                values[field.attribute] = _convert_text(field, texts[0])
+        return self._make(values)
+
+    def from_json(self, path: Mapping[str, str], body: bytes) -> msgspec.Struct:
+        """
+        @param path: the fields of the path, decoded.
+        @param body: the JSON text of an object.
+        @raise InvalidRequest: naming the field, or the place where the text ceases to
+            be JSON.
+        """
+        values = self._from_path(path)
+        try:
+            for name, raw in _split_object(body).items():
+                field = self._known(name)
+                values[field.attribute] = _convert_json(field, raw)
+        except RecursionError:
+            raise InvalidRequest("the body is nested too deep") from None
+        return self._make(values)
+
+    def _from_path(self, path: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            field.attribute: _convert_text(field, path[field.name])
+            for field in self._in_path.values()
+        }
+
+    def _known(self, name: str) -> _Field:
+        field = self._others.get(name)
+        if field is not None:
+            return field
+        shown = repr(name[:_SHOWN])
+        if name in self._in_path:
+            raise InvalidRequest(f"{shown} belongs in the path, not in the {self._source}")
+        if not self._others:
+            raise InvalidRequest(f"there is no field {shown}: the {self._source} takes none")
+        near = get_close_matches(name[:_SHOWN], self._others, n=1)
+        if near:
+            raise InvalidRequest(f"there is no field {shown}: did you mean {near[0]!r}?")
+        raise InvalidRequest(f"there is no field {shown}: there are {', '.join(self._others)}")
+
+    def _make(self, values: dict[str, Any]) -> msgspec.Struct:
+        for field in self._others.values():
+            if field.required and field.attribute not in values:
+                raise InvalidRequest(
+                    f"{field.name} is missing: give it in the {self._source}", field=field.name
+                )
+        try:
+            return self._request(**values)
+        except (ValueError, TypeError) as e:
+            # Every field is there and of its type, so this is the Struct's own check.
+            raise InvalidRequest(str(e)) from None
+
+
+def check_content_type(method: str, content_types: Sequence[str], has_body: bool) -> None:
+    """
+    Refuse a state-changing request that an HTML form could have sent.
+
+    A browser sends a form, or a script's C{text/plain}, to another origin without
+    asking; for C{application/json} it asks first, and no door ever says yes.
+
+    @param content_types: every value of that header.
+    @param has_body: a body is announced.  A C{DELETE} without one needs no type.
+    @raise UnsupportedMediaType: if it is not JSON.
+    """
+    if method in _READS:
+        return
+    if not content_types and method == "DELETE" and not has_body:
+        return
+    if len(content_types) == 1:
+        main, _, parameters = content_types[0].partition(";")
+        charset = parameters.strip().lower().replace('"', "")
+        if main.strip().lower() == "application/json" and charset in ("", "charset=utf-8"):
+            return
+    raise UnsupportedMediaType
+
+
+def _bare(found: inspect.Type) -> inspect.Type:
+    """A type without the description that C{Annotated} gave it."""
+    while isinstance(found, inspect.Metadata):
+        found = found.type
+    return found
+
+
+def _text_kind(declared: Any) -> str | None:
+    """C{"one"} value, C{"many"} values, or L{None} if text cannot give the type."""
+    found = _bare(inspect.type_info(declared))
+    members = found.types if isinstance(found, inspect.UnionType) else (found,)
+    kind = "one"
+    for member in map(_bare, members):
+        if isinstance(member, _LIST_TYPES):
+            if not isinstance(_bare(member.item_type), _TEXT_TYPES):
+                return None
+            kind = "many"
+        elif not isinstance(member, _TEXT_TYPES):
+            return None
+    return kind
+
+
+def _split_query(query: str) -> list[tuple[str, str]]:
+    if not query:
+        return []
+    if query.count("&") >= MAX_QUERY_FIELDS:
+        raise InvalidRequest(f"the query string has more than {MAX_QUERY_FIELDS} fields")
+    try:
+        return parse_qsl(query, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidRequest("the query string is not percent-encoded UTF-8") from None
+
+
+def _split_object(body: bytes) -> dict[str, msgspec.Raw]:
+    if not body.strip(b" \t\r\n"):
+        raise InvalidRequest("the body is empty: send a JSON object, such as {}")
+    try:
+        # Text that is passed over unread, as that of a Raw field, is not looked at.
+        body.decode("utf-8")
+        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except UnicodeDecodeError as e:
+        raise InvalidRequest(f"the body is not UTF-8 (byte {e.start})") from None
+    except msgspec.ValidationError:
+        raise InvalidRequest("the body has to be a JSON object") from None
+    except msgspec.DecodeError as e:
+        raise InvalidRequest(f"the body is not JSON: {_lower(str(e))}") from None
+
+
+def _convert_json(field: _Field, raw: msgspec.Raw) -> Any:
+    if field.type is msgspec.Raw:
+        return raw
+    try:
+        return msgspec.json.decode(raw, type=field.type)
+    except msgspec.ValidationError as e:
+        _refuse(field, str(e))
+
+
+def _convert_text(field: _Field, text: str | list[str]) -> Any:
+    try:
+        value = msgspec.convert(text, field.type, strict=False)
+    except msgspec.ValidationError as e:
+        shown = f", got {text[:_SHOWN]!r}" if isinstance(text, str) else ""
+        _refuse(field, str(e).replace(", got `str`", shown))
+    members = value if isinstance(text, list) and value is not None else [value]
+    if any(isinstance(member, float) and not math.isfinite(member) for member in members):
+        # msgspec reads "nan" and "inf" here; in JSON there are no such numbers.
+        _refuse(field, "it has to be a finite number")
+    return value
+
+
+def _refuse(field: _Field, why: str) -> NoReturn:
+    what, _, where = why.partition(" - at `$")
+    raise InvalidRequest(f"{field.name}{where.rstrip('`')}: {_lower(what)}", field=field.name)
+
+
+def _lower(sentence: str) -> str:
+    """The first letter small, unless the word is a name such as JSON."""
+    return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]

@@ -1,0 +1,257 @@
+"""
+The REST routes of a node, derived from its operations.
+
+ - C{GET} and C{DELETE} take their fields from the path and the query string, C{POST}
+   from the path and a JSON object.  A field that is not declared is refused.
+ - In a path, a field that contains a slash, as ids and addresses may, can be
+   percent-encoded (always right) or stand as it is (right wherever no longer route
+   could be meant).  C{+} is a plus sign in a path, and a space in a query string.
+ - C{HEAD} answers whatever C{GET} does, without the body.
+ - Every answer is of the form that L{meshkit.web.answers} describes, also for paths
+   that do not exist and for errors nobody foresaw.
+ - When the client goes away, what the handler waits for is cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from klein import Klein
+from klein.resource import KleinResource
+from twisted.internet.defer import CancelledError, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
+from werkzeug.exceptions import NotFound as NoSuchRoute
+from werkzeug.routing import BaseConverter
+
+from meshkit.errors import (
+    InvalidRequest,
+    MeshkitError,
+    NotFound,
+    NotReady,
+    OperationError,
+    PartConflict,
+    UnsupportedMediaType,
+)
+from meshkit.operations import MAX_BODY, BoundOperation, Operation, Page
+from meshkit.web.answers import (
+    JSON,
+    SAFE_HEADERS,
+    encode_answer,
+    encode_page,
+    method_not_allowed,
+    prepare,
+    prepare_error,
+)
+from meshkit.web.limits import RequestHead, internal_error, too_large
+from meshkit.web.requests import RequestReader, check_content_type
+
+_log = Logger()
+
+# Stands for a slash inside a segment while routing, so that C{%2F} is not taken for
+# the border of two segments.  A path with a real NUL is refused.
+_INNER_SLASH: Final = "\0"
+
+
+class RestDoor:
+    """The HTTP door of a node: one route for each operation."""
+
+    def __init__(self, operations: Sequence[BoundOperation], *, ready: Callable[[], bool]) -> None:
+        """
+        @param operations: what is offered.  Longer and more literal paths are tried
+            first, whatever the order here.
+        @param ready: asked at each call; while it says no, every operation answers
+            C{NOT_READY}.
+        @raise PartConflict: if two operations have the same name, or the same method
+            and path.
+        @raise ValueError: if an operation's request cannot be read from where its
+            method and path say it is.
+        """
+        self._ready = ready
+        self._limits: dict[str, int] = {}
+        self._app = Klein()
+        # The base64 of a key may hold two slashes in a row.
+        self._app.url_map.merge_slashes = False
+        self._app.url_map.converters["anything"] = _Anything
+        self._app.handle_errors(Exception)(self._no_route)
+        taken: dict[tuple[str, str], str] = {}
+        names: set[str] = set()
+        for bound in operations:
+            operation = bound.operation
+            rule = _rule(operation)
+            other = taken.setdefault((operation.method, rule), operation.name)
+            if operation.name in names or other != operation.name:
+                raise PartConflict(
+                    f"the operation {operation.name} ({operation.method} {operation.path}) is "
+                    f"declared twice, or has the route of {other}"
+                )
+            names.add(operation.name)
+            self._limits[operation.name] = operation.max_body
+            self._app.route(rule, methods=[operation.method], endpoint=operation.name)(
+                self._endpoint(bound)
+            )
+
+    def resource(self) -> IResource:
+        """
+        @return: the root of the door, to be put behind a
+            L{meshkit.web.security.DoorGuard}.  Wherever in a tree of resources it is
+            put, the routes are the whole paths that were declared.
+        """
+        return _DoorResource(self._app)
+
+    @property
+    def max_body(self) -> int:
+        """The largest body that any operation takes, for the site."""
+        return max([MAX_BODY, *self._limits.values()])
+
+    def admit(self, head: RequestHead) -> MeshkitError | None:
+        """
+        Is the announced body within what the operation takes?  To be asked by the
+        L{meshkit.web.limits.LimitedSite} before the body is kept.  A body that comes in
+        chunks announces nothing: it is measured against the same limit when it is there.
+        """
+        try:
+            segments = _segments([unquote_to_bytes(s) for s in head.path[1:].split("/")])
+            route = self._app.url_map.bind("localhost", path_info="/" + "/".join(segments))
+            limit = self._limits[route.match(method=head.method)[0]]
+        except (HTTPException, OperationError):
+            # Its body is not wanted, but the answer is the resource's to give.
+            limit = MAX_BODY
+        return None if head.length is None or head.length <= limit else too_large(limit)
+
+    def _endpoint(self, bound: BoundOperation) -> Callable[..., Any]:
+        operation, handler = bound.operation, bound.handler
+        reader = RequestReader(operation)
+
+        # Klein makes the coroutine a Deferred, and cancels it when the client goes.
+        async def answer(request: Any, **segments: str) -> bytes:
+            try:
+                if not self._ready():
+                    raise NotReady
+                path = dict(zip(operation.path_fields, segments.values(), strict=True))
+                wanted = _read(reader, operation, request, path)
+                return _good(request, operation, await maybeDeferred(handler, wanted))
+            except MeshkitError as e:
+                return prepare_error(request, e)
+            except CancelledError:
+                # By the client, who will not see this, or by what the handler uses.
+                return prepare_error(request, NotReady("the call was cancelled: try again"))
+            except Exception:
+                _log.failure("the operation {operation} failed", operation=operation.name)
+                return prepare_error(request, internal_error())
+
+        return answer
+
+    def _no_route(self, request: Any, failure: Failure) -> bytes:
+        error: MeshkitError
+        if failure.check(NoSuchRoute):
+            error = _no_such_path()
+        elif failure.check(NoSuchMethod):
+            method = request.method.decode("ascii")
+            reason: Any = failure.value
+            error = method_not_allowed(method, reason.valid_methods)
+        elif failure.check(HTTPException):
+            error = OperationError("the request cannot be routed")
+        else:
+            _log.failure("routing failed", failure=failure)
+            error = internal_error()
+        return prepare_error(request, error)
+
+
+class _Anything(BaseConverter):
+    """A field of a path: one segment or, as a slash may stand in it, several."""
+
+    # Greedy, so that of two fields the first takes the slashes: ids come before numbers.
+    regex = ".+"
+    part_isolating = False
+    weight = 200
+
+    def to_python(self, value: str) -> str:
+        return value.replace(_INNER_SLASH, "/")
+
+
+class _DoorResource(KleinResource):
+    """A klein resource that answers in JSON also where klein would log a traceback."""
+
+    def render(self, request: Any) -> Any:
+        try:
+            segments = _segments([*request.prepath, *request.postpath])
+        except MeshkitError as e:
+            return prepare_error(request, e)
+        request.prepath = []
+        request.postpath = [segment.encode("utf-8") for segment in segments]
+        # No route depends on it, but klein fails on a Host that is missing or is no name.
+        request.setHost(b"localhost", 80)
+        return super().render(request)
+
+
+def _segments(decoded: Sequence[bytes]) -> list[str]:
+    """
+    Make the segments of a path ready for routing.
+
+    @param decoded: the segments, already percent-decoded.
+    @raise InvalidRequest: if they are not text.
+    @raise NotFound: if the first is empty, as in C{//v1}, which klein would overlook.
+    """
+    try:
+        segments = [segment.decode("utf-8") for segment in decoded]
+    except UnicodeDecodeError:
+        raise InvalidRequest("the path is not percent-encoded UTF-8") from None
+    if any("\0" in segment for segment in segments):
+        raise InvalidRequest("the path contains a NUL character")
+    if not segments or not segments[0]:
+        raise _no_such_path()
+    return [segment.replace("/", _INNER_SLASH) for segment in segments]
+
+
+def _no_such_path() -> NotFound:
+    return NotFound("there is no such path at this door")
+
+
+def _rule(operation: Operation) -> str:
+    """The path as werkzeug writes it.  Fields have numbers: some names are klein's own."""
+    rule = operation.path
+    for number, name in enumerate(operation.path_fields):
+        rule = rule.replace(f"{{{name}}}", f"<anything:field{number}>")
+    return rule
+
+
+def _read(reader: RequestReader, operation: Operation, request: Any, path: dict[str, str]) -> Any:
+    query = request.uri.partition(b"?")[2].decode("latin-1")
+    body = request.content.read()
+    if len(body) > operation.max_body:
+        raise too_large(operation.max_body)
+    headers = request.requestHeaders
+    types = [value.decode("latin-1") for value in headers.getRawHeaders(b"Content-Type", [])]
+    check_content_type(operation.method, types, bool(body))
+    if headers.hasHeader(b"Content-Encoding"):
+        raise UnsupportedMediaType("the body cannot be compressed: send it as it is")
+    if operation.method == "POST":
+        if query:
+            raise InvalidRequest("a POST takes its fields in the body, not in the query string")
+        return reader.from_json(path, body)
+    if body:
+        raise InvalidRequest(
+            f"a {operation.method} takes its fields in the query string, not in a body"
+        )
+    return reader.from_query(path, query)
+
+
+def _good(request: IRequest, operation: Operation, answer: Any) -> bytes:
+    headers = [(b"Content-Type", JSON), *SAFE_HEADERS]
+    if operation.success == 204:
+        request.setResponseCode(204)
+        for name, value in SAFE_HEADERS:
+            request.setHeader(name, value)
+        return b""
+    if not operation.paged:
+        return prepare(request, operation.success, headers, encode_answer(answer))
+    if not isinstance(answer, Page):
+        raise TypeError(f"{operation.name} is paged, but answered with {type(answer).__name__}")
+    return prepare(request, operation.success, headers, encode_page(answer))

@@ -1,0 +1,181 @@
+"""
+Who may use the local door.
+
+The door listens on loopback or on a unix socket, which keeps strangers out, but not
+the web pages in the owner's browser.  A page can send requests to 127.0.0.1; by DNS
+rebinding, under a name of its own that it has pointed there, it can even read the
+answers.  So each request is checked for three things that a page cannot fake:
+
+ 1. C{Host} is a name of this door.  A rebound name is not.
+ 2. C{Origin}, if there is one, is the door itself.  Browsers send it with everything
+    that changes state.
+ 3. C{Authorization} holds the token, which only those can read who can read the
+    data folder.  Reads need it as well.
+
+And a request that changes state has to be of type JSON, which no HTML form sends.
+
+Sources: Fetch standard, section 3.1 (Origin); RFC 6750, 2.1 and 3 (bearer tokens).
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Collection
+from typing import Any, Final
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
+from twisted.web.resource import IResource, Resource, getChildForRequest
+
+from meshkit.errors import ForbiddenOrigin, MeshkitError, Unauthorized
+from meshkit.web.answers import SAFE_HEADERS, prepare_error
+from meshkit.web.limits import RequestHead
+from meshkit.web.requests import check_content_type
+
+# RFC 6750, 2.1: what a token may consist of.
+_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
+_HOST: Final = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+_READS: Final = ("GET", "HEAD")
+_HTTP_PORT: Final = 80
+
+
+class DoorGuard(Resource):
+    """
+    Stands before a resource and lets through who may use it.
+
+    It decides before anything is routed.  Give L{admit} to a
+    L{meshkit.web.limits.LimitedSite} as well: then a stranger's body is not even
+    read.  Neither the token nor what was sent in its place is ever logged or shown.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        inner: IResource,
+        token: bytes,
+        *,
+        hosts: Collection[str] = (),
+        public: Collection[str] = (),
+    ) -> None:
+        """
+        @param inner: what is guarded.
+        @param token: what C{Authorization: Bearer} has to hold.
+        @param hosts: further names under which the door is reached, for instance
+            through a reverse proxy: C{name} (with the door's port or none) or
+            C{name:port}.
+        @param public: paths, exactly as requested, that may be read without token.
+        @raise ValueError: if the token cannot stand in a header, or a host is none.
+        """
+        super().__init__()
+        if not _TOKEN.fullmatch(token):
+            raise ValueError("the token has to be non-empty and of the form of RFC 6750, 2.1")
+        self._inner = inner
+        self._token = token
+        self._configured = tuple(host.lower() for host in hosts)
+        for host in self._configured:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is neither a host nor host:port")
+        self._public = frozenset(public)
+
+    def admit(self, head: RequestHead) -> MeshkitError | None:
+        """
+        May this request come in?
+
+        @return: L{None}, or the error to answer with: L{ForbiddenOrigin},
+            L{Unauthorized} or L{meshkit.errors.UnsupportedMediaType}.
+        """
+        try:
+            self._check_host(head)
+            self._check_origin(head)
+            self._check_token(head)
+            check_content_type(head.method, head.values(b"Content-Type"), head.length != 0)
+        except MeshkitError as e:
+            return e
+        return None
+
+    def render(self, request: Any) -> Any:
+        for name, value in SAFE_HEADERS:
+            request.setHeader(name, value)
+        request.content.seek(0, 2)
+        length = request.content.tell()
+        request.content.seek(0)
+        head = RequestHead(
+            request.method.decode("ascii"),
+            request.uri.decode("latin-1"),
+            request.requestHeaders,
+            length,
+            request.getHost(),
+            request.getClientAddress(),
+        )
+        error = self.admit(head)
+        if error is not None:
+            return prepare_error(request, error)
+        return getChildForRequest(self._inner, request).render(request)
+
+    def _check_host(self, head: RequestHead) -> None:
+        if isinstance(head.local, UNIXAddress):
+            # No browser can reach it, so no name can be rebound to it.
+            return
+        given = head.values(b"Host")
+        if len(given) != 1 or given[0].lower() not in self._names(head.local):
+            raise ForbiddenOrigin(
+                "the Host header is not a name of this door: use localhost and its port, or add "
+                "the name to the door's hosts"
+            )
+
+    def _check_origin(self, head: RequestHead) -> None:
+        given = head.values(b"Origin")
+        if not given:
+            return
+        own = [f"http://{name}" for name in self._names(head.local)]
+        own += [f"https://{name}" for name in self._configured_names(head.local)]
+        if len(given) != 1 or given[0].lower() not in own:
+            raise ForbiddenOrigin("a web page of another origin may not use this door")
+
+    def _check_token(self, head: RequestHead) -> None:
+        if head.method in _READS and head.path in self._public:
+            return
+        given = head.headers.getRawHeaders(b"Authorization", [])
+        if not given:
+            raise Unauthorized
+        scheme, _, token = given[0].partition(b" ")
+        # Comparing takes as long for a wrong token as for one that is nearly right.
+        right = hmac.compare_digest(token.strip(b" "), self._token)
+        if len(given) != 1 or scheme.lower() != b"bearer" or not right:
+            raise Unauthorized(
+                "the Authorization header does not hold this door's token: send "
+                "'Bearer' and the content of door.token in the data folder"
+            )
+
+    def _names(self, local: IAddress) -> list[str]:
+        """Every spelling of the C{Host} header under which the door is reached."""
+        names = self._configured_names(local)
+        if isinstance(local, IPv4Address | IPv6Address):
+            # An address cannot be rebound, only a name can.
+            for host in (*_LOOPBACK_NAMES, _bracketed(local.host)):
+                names.append(f"{host}:{local.port}")
+                if local.port == _HTTP_PORT:
+                    names.append(host)
+        return names
+
+    def _configured_names(self, local: IAddress) -> list[str]:
+        names = list(self._configured)
+        if isinstance(local, IPv4Address | IPv6Address):
+            names += [f"{name}:{local.port}" for name in self._configured if not _has_port(name)]
+        return names
+
+
+def _has_port(host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    return found is not None and found[2] is not None
+
+
+def _bracketed(host: str) -> str:
+    try:
+        return f"[{ipaddress.IPv6Address(host.partition('%')[0])}]"
+    except ValueError:
+        return host.lower()

@@ -1,0 +1,713 @@
+"""Everything a client can make grow has an end, told in JSON."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
+from twisted.internet.interfaces import IHalfCloseableDescriptor, ISSLTransport
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.error import UnsupportedMethod
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import directlyProvides
+
+from meshkit.errors import LengthRequired, MeshkitError, Overloaded
+from meshkit.operations import MAX_BODY
+from meshkit.web.limits import (
+    IDLE_SECONDS,
+    LINGER_BYTES,
+    LINGER_SECONDS,
+    MAX_HEADER_BYTES,
+    RECEIVE_SECONDS,
+    LimitedSite,
+    RequestHead,
+)
+from tests.web.stage import Connection, Stage, WireTransport, read_answers, request
+
+LIMIT = 1000
+
+
+class Sink(Resource):
+    """Answers with the length of the body it got."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies: list[bytes] = []
+
+    def render_POST(self, request: Any) -> bytes:
+        body = request.content.read()
+        self.bodies.append(body)
+        return b"%d" % len(body)
+
+    def render_GET(self, request: Any) -> bytes:
+        return b"got"
+
+
+class Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.sink = Sink()
+
+    def site(self, **limits: Any) -> LimitedSite:
+        return LimitedSite(self.sink, self.clock, **({"max_body": LIMIT} | limits))
+
+    def connect(self, **limits: Any) -> Connection:
+        return Connection(self.site(**limits))
+
+    def assert_refused(
+        self, connection: Connection, status: int, code: str, method: str = "POST"
+    ) -> Any:
+        """The last word is said, in JSON, and nothing more can be got from it."""
+        (answer,) = connection.answers(method)
+        if method != "HEAD":
+            self.assertEqual((answer.status, answer.code), (status, code))
+        self.assertEqual(answer.status, status)
+        self.assertEqual(answer.headers["connection"], ["close"])
+        self.assertEqual(answer.headers["content-type"], ["application/json"])
+        self.assertEqual(answer.headers["cache-control"], ["no-store"])
+        self.assertTrue(connection.transport.half_closed)  # type: ignore[attr-defined]
+        self.assertEqual(connection.channel.requests, [], "the body is still in memory")
+        connection.send(request("GET", "/") + b"x" * 100)
+        self.assertEqual(connection.transport.value(), b"")
+        connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return answer
+
+
+def chunked(*chunks: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+
+
+CHUNKED: Any = {"Transfer-Encoding": "chunked", "Content-Length": None}
+
+
+class BodyTests(Case):
+    def test_a_body_at_the_limit_is_taken_and_one_byte_more_refused(self) -> None:
+        connection = self.connect()
+        connection.send(request("POST", "/", b"x" * LIMIT))
+        (answer,) = connection.answers("POST")
+        self.assertEqual(answer.body, b"1000")
+        connection.send(request("POST", "/", b"x" * (LIMIT + 1)))
+        answer = self.assert_refused(connection, 413, "BODY_TOO_LARGE")
+        self.assertEqual(answer.json["error"]["details"], {"limit": LIMIT})
+        self.assertEqual(self.sink.bodies, [b"x" * LIMIT])
+
+    def test_a_large_body_is_refused_before_any_of_it_has_come(self) -> None:
+        made: list[int | None] = []
+        site = self.site()
+        site.getContentFile = made.append  # type: ignore[assignment,method-assign]
+        connection = Connection(site)
+        connection.send(request("POST", "/", b"", {"Content-Length": str(LIMIT + 1)}))
+        self.assert_refused(connection, 413, "BODY_TOO_LARGE")
+        self.assertEqual((made, self.sink.bodies), ([], []))
+
+    def test_who_asks_before_sending_is_told_before_sending(self) -> None:
+        expect: Any = {"Expect": "100-continue"}
+        connection = self.connect()
+        connection.send(request("POST", "/", b"", expect | {"Content-Length": "5"}))
+        self.assertEqual(connection.transport.value(), b"HTTP/1.1 100 Continue\r\n\r\n")
+        connection.transport.clear()
+        connection.send(b"12345")
+        self.assertEqual(connection.answers("POST")[0].body, b"5")
+        connection.send(request("POST", "/", b"", expect | {"Content-Length": str(LIMIT + 1)}))
+        self.assert_refused(connection, 413, "BODY_TOO_LARGE")
+
+    def test_absurd_lengths_are_refused(self) -> None:
+        for length, status, code in [
+            ("9" * 5000, 413, "BODY_TOO_LARGE"),
+            ("0" * 5000, 413, "BODY_TOO_LARGE"),
+            (str(2**64), 413, "BODY_TOO_LARGE"),
+            ("-1", 400, "BAD_REQUEST"),
+            ("+1", 400, "BAD_REQUEST"),
+            ("1,1", 400, "BAD_REQUEST"),
+            ("0x10", 400, "BAD_REQUEST"),
+            ("1e3", 400, "BAD_REQUEST"),
+            ("", 400, "BAD_REQUEST"),
+            ("-" * 5000, 400, "BAD_REQUEST"),
+        ]:
+            connection = self.connect()
+            connection.send(request("POST", "/", b"", {"Content-Length": length}))
+            self.assert_refused(connection, status, code)
+
+    def test_a_length_cannot_be_given_twice_or_two_ways(self) -> None:
+        table: list[Any] = [
+            {"Content-Length": ["5", "5"]},
+            {"Content-Length": ["5", "6"]},
+            {"Content-Length": "5", "Transfer-Encoding": "chunked"},
+            {"Transfer-Encoding": ["chunked", "chunked"], "Content-Length": None},
+            {"Transfer-Encoding": "gzip, chunked", "Content-Length": None},
+        ]
+        for headers in table:
+            connection = self.connect()
+            connection.send(request("POST", "/", b"", headers))
+            self.assert_refused(connection, 400, "BAD_REQUEST")
+
+    def test_chunks_are_counted_as_they_arrive(self) -> None:
+        connection = self.connect()
+        head = request("POST", "/", b"", CHUNKED)
+        connection.send(head + chunked(b"x" * 400, b"x" * 600) + b"0\r\n\r\n")
+        self.assertEqual(connection.answers("POST")[0].body, b"1000")
+        connection.send(head + chunked(b"x" * 400, b"x" * 600))
+        self.assertEqual(connection.answers(), [])
+        connection.send(b"1\r\nx")
+        self.assert_refused(connection, 413, "BODY_TOO_LARGE")
+        self.assertEqual(self.sink.bodies, [b"x" * LIMIT])
+
+    def test_chunks_that_come_together_with_the_end_are_still_too_many(self) -> None:
+        connection = self.connect()
+        head = request("POST", "/", b"", CHUNKED)
+        connection.send(head + chunked(b"x" * LIMIT, b"x") + b"0\r\n\r\n" + request("GET", "/"))
+        self.assert_refused(connection, 413, "BODY_TOO_LARGE")
+        self.assertEqual(self.sink.bodies, [])
+
+    def test_one_chunk_larger_than_the_limit_is_not_waited_for(self) -> None:
+        connection = self.connect()
+        connection.send(request("POST", "/", b"", CHUNKED) + b"ffffff\r\n" + b"x" * LIMIT)
+        self.assertEqual(connection.answers(), [])
+        connection.send(b"x")
+        self.assert_refused(connection, 413, "BODY_TOO_LARGE")
+
+    def test_malformed_chunks_are_refused(self) -> None:
+        for bad in (b"zz\r\n", b"1\r\nxy\r\n", b"-1\r\n", b"1;" + b"e" * 2000, b"1;\x00=\r\n"):
+            connection = self.connect()
+            connection.send(request("POST", "/", b"", CHUNKED) + bad)
+            self.assert_refused(connection, 400, "BAD_REQUEST")
+        self.assertEqual(self.sink.bodies, [])
+
+    def test_no_body_is_put_on_the_disk(self) -> None:
+        def no_file(*_args: object, **_kw: object) -> None:
+            raise AssertionError("a temporary file")
+
+        self.patch(tempfile, "TemporaryFile", no_file)
+        connection = self.connect(max_body=MAX_BODY)
+        connection.send(request("POST", "/", b"x" * MAX_BODY))
+        self.assertEqual(connection.answers("POST")[0].body, b"%d" % MAX_BODY)
+        connection.send(request("POST", "/", b"", CHUNKED) + chunked(b"x" * 200_000))
+        connection.send(b"0\r\n\r\n")
+        self.assertEqual(connection.answers("POST")[0].body, b"200000")
+
+    def test_a_form_is_a_body_like_any_other(self) -> None:
+        connection = self.connect()
+        form: Any = {"Content-Type": "multipart/form-data; boundary=x"}
+        connection.send(request("POST", "/", b"--y", form))
+        self.assertEqual(connection.answers("POST")[0].body, b"3")
+
+    @given(st.data())
+    def test_how_the_bytes_are_cut_makes_no_difference(self, data: st.DataObject) -> None:
+        head = request("POST", "/", b"", CHUNKED)
+        wire = (
+            request("POST", "/", b"first")
+            + head
+            + chunked(b"second", b"x" * 300)
+            + b"0\r\nTrailer: x\r\n\r\n"
+            + request("GET", "/?third")
+            + head
+            + chunked(b"x" * LIMIT, b"x")
+        )
+        connection = Connection(LimitedSite(Sink(), Clock(), max_body=LIMIT))
+        while wire:
+            size = data.draw(st.integers(1, 400))
+            connection.send(wire[:size])
+            wire = wire[size:]
+        answers = connection.answers("POST", "POST", "GET", "POST")
+        self.assertEqual([a.status for a in answers], [200, 200, 200, 413])
+        self.assertEqual([a.body for a in answers[:3]], [b"5", b"306", b"got"])
+
+
+class HeadTests(Case):
+    def test_headers_at_the_limit_are_taken_and_one_byte_more_refused(self) -> None:
+        bare = len(request("GET", "/", None, {"X": ""}))
+        for size, status in ((MAX_HEADER_BYTES, 200), (MAX_HEADER_BYTES + 1, 431)):
+            for name in ("X", "Y"):
+                connection = self.connect()
+                wire = request("GET", "/", None, {name: "x" * (size - bare)})
+                self.assertEqual(len(wire), size)
+                connection.send(wire)
+                if status == 200:
+                    self.assertEqual(connection.answers("GET")[0].status, 200)
+                    connection.lose()
+                else:
+                    self.assert_refused(connection, 431, "HEADERS_TOO_LARGE", "GET")
+
+    def test_many_small_headers_are_counted_too(self) -> None:
+        for number, status in ((98, 200), (99, 431)):
+            connection = self.connect()
+            connection.send(request("GET", "/", None, {"X": ["y"] * number}))
+            if status == 200:
+                self.assertEqual(connection.answers("GET")[0].status, 200)
+                connection.lose()
+            else:
+                self.assert_refused(connection, 431, "HEADERS_TOO_LARGE", "GET")
+
+    def test_the_count_begins_anew_with_each_request(self) -> None:
+        connection = self.connect()
+        for _ in range(5):
+            connection.send(request("GET", "/", None, {"X": ["y" * 100] * 90}))
+            self.assertEqual(connection.answers("GET")[0].status, 200)
+
+    def test_a_line_without_end_is_not_kept(self) -> None:
+        for start in (b"GET /", b"GET / HTTP/1.1\r\nHost: "):
+            connection = self.connect()
+            for _ in range(MAX_HEADER_BYTES // 1000):
+                connection.send(start or b"x")
+                start = b""
+                connection.send(b"x" * 1000)
+            self.assertEqual(connection.answers(), [])
+            connection.send(b"x" * 1000)
+            self.assert_refused(connection, 431, "HEADERS_TOO_LARGE", "GET")
+
+    def test_what_is_no_http_is_told_so(self) -> None:
+        host = b"Host: x\r\n\r\n"
+        for wire in (
+            b"\r\n\r\n",
+            b"hello\r\n",
+            b"GET /\r\n",
+            b"GET / HTTP/2.0\r\n",
+            b"PRI * HTTP/2.0\r\n",
+            b"GET  / HTTP/1.1\r\n",
+            b"G\x00T / HTTP/1.1\r\n",
+            b"GET /\xff HTTP/1.1\r\n",
+            b"\x16\x03\x01\x02\x00\x01\r\n",
+            b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+            b"GET / HTTP/1.1\r\nno colon\r\n" + host,
+            b"GET / HTTP/1.1\r\nbad name: x\r\n" + host,
+            b"GET / HTTP/1.1\r\nX : y\r\n" + host,
+            b"GET / HTTP/1.1\r\nX: \x00\r\n" + host,
+            b"GET / HTTP/1.1\r\n: x\r\n" + host,
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + host,
+            b"GET http://x/ HTTP/1.1\r\n" + host,
+            b"CONNECT x:80 HTTP/1.1\r\n" + host,
+            b"OPTIONS * HTTP/1.1\r\n" + host,
+        ):
+            connection = self.connect()
+            connection.send(wire)
+            self.assert_refused(connection, 400, "BAD_REQUEST", "GET")
+
+    def test_http_1_0_is_answered_and_closed(self) -> None:
+        connection = self.connect()
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")
+        self.assertTrue(connection.transport.value().startswith(b"HTTP/1.0 200 OK\r\n"))
+        self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_request_may_come_byte_by_byte_and_several_at_once(self) -> None:
+        wire = request("POST", "/", b"abc") + request("GET", "/") + request("POST", "/", b"")
+        dripped, whole = self.connect(), self.connect()
+        dripped.drip(wire)
+        whole.send(wire)
+        for connection in (dripped, whole):
+            answers = connection.answers("POST", "GET", "POST")
+            self.assertEqual([a.body for a in answers], [b"3", b"got", b"0"])
+
+
+class AdmitTests(Case):
+    def test_it_is_asked_once_per_request_when_the_headers_are_there(self) -> None:
+        seen: list[RequestHead] = []
+
+        def admit(head: RequestHead) -> MeshkitError | None:
+            seen.append(head)
+            return None
+
+        connection = self.connect(admit=admit)
+        wire = request("POST", "/a/%2F?q=1", b"abc", {"X": ["1", "\xff"]})
+        connection.send(wire[:-6])
+        self.assertEqual(seen, [])
+        connection.send(wire[-6:-3])
+        (head,) = seen
+        self.assertEqual((head.method, head.target, head.path), ("POST", "/a/%2F?q=1", "/a/%2F"))
+        self.assertEqual((head.length, head.values(b"x")), (3, ["1", "\\xff"]))
+        self.assertEqual(self.sink.bodies, [])
+        connection.send(wire[-3:])
+        connection.send(request("GET", "/") + request("POST", "/", b"", CHUNKED) + b"0\r\n\r\n")
+        self.assertEqual([head.length for head in seen], [3, 0, None])
+        self.assertEqual(len(connection.answers("POST", "GET", "POST")), 3)
+
+    def test_its_refusal_is_the_answer_and_the_body_is_not_taken(self) -> None:
+        for method in ("POST", "HEAD"):
+            connection = self.connect(admit=lambda head: Overloaded("no room for this"))
+            connection.send(request(method, "/", b"", {"Content-Length": "10"}) + b"12345")
+            answer = self.assert_refused(connection, 503, "OVERLOADED", method)
+            self.assertEqual(answer.headers["retry-after"], ["1"])
+        self.assertEqual(self.sink.bodies, [])
+
+    def test_it_is_asked_before_the_length_is_looked_at(self) -> None:
+        connection = self.connect(admit=lambda head: LengthRequired())
+        connection.send(request("POST", "/", b"", {"Content-Length": str(LIMIT + 1)}))
+        self.assert_refused(connection, 411, "LENGTH_REQUIRED")
+
+    def test_if_it_breaks_nobody_is_admitted(self) -> None:
+        def broken(head: RequestHead) -> None:
+            raise ZeroDivisionError("secret")
+
+        connection = self.connect(admit=broken)
+        connection.send(request("GET", "/"))
+        answer = self.assert_refused(connection, 500, "INTERNAL_ERROR", "GET")
+        self.assertNotIn("secret", answer.json["error"]["message"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class TimeTests(Case):
+    def test_a_silent_connection_is_closed_without_a_word(self) -> None:
+        connection = self.connect()
+        self.clock.advance(IDLE_SECONDS - 1)
+        self.assertFalse(connection.transport.disconnecting)
+        self.clock.advance(1)
+        self.assertTrue(connection.transport.disconnecting)
+        self.assertEqual(connection.transport.value(), b"")
+        connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_request_that_drips_is_cut_off_wherever_it_stands(self) -> None:
+        line, rest = request("POST", "/", b"x" * 500).split(b"\r\n", 1)
+        for start in (line + b"\r\n" + rest[:5], line + b"\r\n" + rest[:-400]):
+            connection = self.connect()
+            connection.send(start)
+            for _ in range(int(RECEIVE_SECONDS) - 1):
+                self.clock.advance(1)
+                connection.send(b"x")
+            self.assertEqual(connection.answers(), [])
+            self.clock.advance(1)
+            self.assert_refused(connection, 408, "REQUEST_TIMEOUT")
+
+    def test_a_request_line_that_drips_is_cut_off_without_a_word(self) -> None:
+        connection = self.connect()
+        for _ in range(int(RECEIVE_SECONDS)):
+            connection.send(b"G")
+            self.clock.advance(1)
+        self.assertTrue(connection.transport.disconnected)
+        self.assertEqual(connection.transport.value(), b"")
+        connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_silence_in_the_middle_of_a_request_is_answered(self) -> None:
+        connection = self.connect(idle_timeout=5)
+        connection.send(request("POST", "/", b"x" * 10)[:-1])
+        self.clock.advance(5)
+        self.assert_refused(connection, 408, "REQUEST_TIMEOUT")
+
+    def test_each_request_has_the_whole_time(self) -> None:
+        connection = self.connect()
+        for _ in range(5):
+            wire = request("POST", "/", b"abc")
+            connection.send(wire[:-1])
+            self.clock.advance(RECEIVE_SECONDS - 1)
+            connection.send(wire[-1:])
+            self.assertEqual(connection.answers("POST")[0].body, b"3")
+        connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_rest_of_a_chunk_of_bytes_starts_a_request_of_its_own(self) -> None:
+        connection = self.connect(idle_timeout=1000)
+        wire = request("POST", "/", b"abc")
+        connection.send(wire + wire[:50])
+        connection.answers("POST")
+        connection.send(wire[50:51])
+        self.clock.advance(RECEIVE_SECONDS)
+        self.assert_refused(connection, 408, "REQUEST_TIMEOUT")
+
+    def test_an_answer_that_is_not_fetched_does_not_hold_the_connection(self) -> None:
+        connection = self.connect()
+        connection.send(request("GET", "/", None, {"Connection": "close"}))
+        self.assertTrue(connection.transport.disconnecting)
+        self.clock.advance(IDLE_SECONDS)
+        self.assertTrue(connection.transport.disconnected)
+        connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class LingerTests(Case):
+    def refused(self, transport: StringTransport | None = None) -> Connection:
+        connection = Connection(self.site(), transport)
+        connection.send(request("POST", "/", b"", {"Content-Length": str(10**9)}))
+        self.assertEqual(connection.answers("POST")[0].status, 413)
+        return connection
+
+    def test_what_still_comes_is_dropped_up_to_a_limit(self) -> None:
+        connection = self.refused()
+        for _ in range(16):
+            connection.send(b"x" * (LINGER_BYTES // 16))
+        self.assertFalse(connection.transport.disconnected)
+        connection.send(b"x")
+        self.assertTrue(connection.transport.disconnected)
+        connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_client_that_does_not_hang_up_is_hung_up_on(self) -> None:
+        connection = self.refused()
+        self.clock.advance(LINGER_SECONDS - 0.1)
+        self.assertFalse(connection.transport.disconnected)
+        self.clock.advance(0.1)
+        self.assertTrue(connection.transport.disconnected)
+        connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_short_idle_timeout_does_not_cut_the_goodbye_short(self) -> None:
+        connection = Connection(self.site(idle_timeout=LINGER_SECONDS / 2))
+        connection.send(request("POST", "/", b"", {"Content-Length": str(10**9)}))
+        self.clock.advance(LINGER_SECONDS * 0.75)
+        self.assertFalse(connection.transport.disconnecting)
+        connection.lose()
+
+    def test_reading_goes_on_so_that_there_is_something_to_drop(self) -> None:
+        transport = WireTransport()
+        connection = Connection(self.site(), transport)
+        transport.producerState = "paused"
+        connection.send(request("POST", "/", b"", {"Content-Length": str(10**9)}))
+        self.assertEqual(transport.producerState, "producing")
+        self.assertIsNone(transport.producer)
+        connection.lose()
+
+    def test_where_half_closing_would_lose_data_the_whole_is_closed(self) -> None:
+        class Encrypted(WireTransport):
+            def setTcpNoDelay(self, enabled: bool) -> None:
+                return None
+
+        directlyProvides(encrypted := Encrypted(), ISSLTransport, IHalfCloseableDescriptor)
+        for transport in (encrypted, StringTransport()):
+            connection = self.refused(transport)
+            self.assertTrue(transport.disconnecting)
+            self.assertFalse(getattr(transport, "half_closed", False))
+            self.clock.advance(LINGER_SECONDS)
+            self.assertTrue(transport.disconnected)
+            connection.lose()
+
+
+class ConnectionTests(Case):
+    def test_one_connection_too_many_is_told_so(self) -> None:
+        site = self.site(max_connections=3)
+        open_ = [Connection(site) for _ in range(3)]
+        self.assertEqual(site.connections, 3)
+        extra = Connection(site)
+        (answer,) = extra.answers("GET")
+        self.assertEqual((answer.status, answer.code), (503, "OVERLOADED"))
+        self.assertTrue(extra.transport.disconnecting)
+        extra.send(request("GET", "/"))
+        extra.lose()
+        self.assertEqual(site.connections, 3)
+        open_.pop().lose()
+        again = Connection(site)
+        again.send(request("GET", "/"))
+        self.assertEqual(again.answers("GET")[0].status, 200)
+
+    def test_a_pipeline_waits_while_one_is_answered(self) -> None:
+        stage = Stage()
+        connection = stage.connect()
+        connection.send(request("GET", "/v1/wait") + request("GET", "/v1/status"))
+        self.assertEqual((connection.answers(), stage.toys.asked), ([], []))
+        connection.send(request("GET", "/v1/status") * 200)
+        self.assertEqual(connection.transport.producerState, "paused")
+        stage.toys.waiting[0].callback(None)
+        self.assertEqual(len(connection.answers(*["GET"] * 202)), 202)
+        self.assertEqual(connection.transport.producerState, "producing")
+        connection.lose()
+        self.assertEqual(stage.clock.getDelayedCalls(), [])
+
+    def test_a_pipeline_ends_with_a_refusal(self) -> None:
+        connection = self.connect()
+        connection.send(request("GET", "/") + b"nonsense\r\n" + request("GET", "/"))
+        good, bad = connection.answers("GET", "GET")
+        self.assertEqual((good.status, bad.status), (200, 400))
+        connection.lose()
+
+    def test_closing_waits_for_what_is_being_answered(self) -> None:
+        stage = Stage()
+        idle, busy, half = stage.connect(), stage.connect(), stage.connect()
+        busy.send(request("GET", "/v1/wait"))
+        half.send(b"GET / HT")
+        closed = stage.site.close(30)
+        self.assertTrue(idle.transport.disconnecting)
+        self.assertTrue(half.transport.disconnecting)
+        self.assertFalse(busy.transport.disconnecting)
+        idle.lose()
+        half.lose()
+        self.assertNoResult(closed)
+        stage.toys.waiting[0].callback(5)
+        self.assertEqual(busy.answers("GET")[0].json["data"], 5)
+        self.assertTrue(busy.transport.disconnecting)
+        busy.lose()
+        self.successResultOf(closed)
+        self.assertEqual(stage.clock.getDelayedCalls(), [])
+
+    def test_closing_does_not_wait_for_ever(self) -> None:
+        stage = Stage()
+        busy = stage.connect()
+        busy.send(request("GET", "/v1/wait"))
+        closed = stage.site.close(30)
+        stage.clock.advance(30)
+        self.assertTrue(busy.transport.disconnected)
+        self.assertNoResult(closed)
+        busy.lose()
+        self.successResultOf(closed)
+        self.assertEqual(stage.toys.cancelled, 1)
+        self.assertEqual(stage.clock.getDelayedCalls(), [])
+
+    def test_closing_when_nothing_is_open_is_done_at_once(self) -> None:
+        self.successResultOf(self.site().close(30))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_who_stops_waiting_for_the_close_leaves_nothing_behind(self) -> None:
+        site = self.site()
+        connection = Connection(site)
+        first, second = site.close(30), site.close(30)
+        first.cancel()
+        self.failureResultOf(first)
+        connection.lose()
+        self.successResultOf(second)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_losing_the_connection_at_any_byte_leaves_nothing_behind(self) -> None:
+        site = self.site()
+        wire = request("POST", "/", b"", CHUNKED) + chunked(b"abc") + b"0\r\n\r\n"
+        for end in range(len(wire)):
+            connection = Connection(site)
+            connection.send(wire[:end])
+            connection.lose()
+            self.assertEqual(self.clock.getDelayedCalls(), [], end)
+            self.assertEqual(site.connections, 0)
+        self.assertEqual(self.sink.bodies, [])
+
+    def test_the_site_starts_no_timer_and_writes_no_log(self) -> None:
+        site = self.site()
+        site.doStart()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        Connection(site).send(request("GET", "/"))
+        site.doStop()
+
+
+class HeaderTests(Case):
+    def test_the_date_is_that_of_the_clock_it_was_given(self) -> None:
+        date = "Sun, 06 Nov 1994 08:49:37 GMT"
+        connection = self.connect(wall_clock=lambda: 784111777 * 10**9 + 5)
+        connection.send(request("GET", "/") + request("POST", "/", b"x" * 5000))
+        good, bad = connection.answers("GET", "POST")
+        self.assertEqual((good.headers["date"], bad.headers["date"]), ([date], [date]))
+
+    def test_without_a_clock_there_is_no_date(self) -> None:
+        connection = self.connect()
+        connection.send(request("GET", "/"))
+        (answer,) = connection.answers("GET")
+        self.assertNotIn("date", answer.headers)
+        self.assertNotIn("server", answer.headers)
+
+
+class FailureTests(Case):
+    def test_a_resource_that_breaks_is_answered_for_in_json(self) -> None:
+        def broken(request: Any) -> bytes:
+            raise ZeroDivisionError("secret")
+
+        self.sink.render_GET = broken  # type: ignore[method-assign]
+        connection = self.connect()
+        connection.send(request("GET", "/") + request("POST", "/", b"x"))
+        bad, good = connection.answers("GET", "POST")
+        self.assertEqual((bad.status, bad.code), (500, "INTERNAL_ERROR"))
+        self.assertNotIn(b"secret", bad.body)
+        self.assertEqual(good.body, b"1")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_half_an_answer_ends_with_the_connection(self) -> None:
+        def broken(request: Any) -> bytes:
+            request.write(b"half")
+            raise ZeroDivisionError
+
+        self.sink.render_GET = broken  # type: ignore[method-assign]
+        connection = self.connect()
+        connection.send(request("GET", "/"))
+        self.assertTrue(connection.transport.value().endswith(b"4\r\nhalf\r\n"))
+        self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_method_that_a_plain_resource_lacks_is_refused_in_json(self) -> None:
+        connection = self.connect()
+        connection.send(request("DELETE", "/") + request("BREW", "/"))
+        for answer in connection.answers("DELETE", "BREW"):
+            self.assertEqual((answer.status, answer.code), (405, "METHOD_NOT_ALLOWED"))
+            self.assertEqual(answer.headers["allow"], ["GET, HEAD, POST"])
+        connection.send(request("HEAD", "/"))
+        self.assertEqual(connection.answers("HEAD")[0].status, 200)
+
+    def test_a_resource_without_head_gets_one(self) -> None:
+        class OnlyGet(Sink):
+            def render(self, request: Any) -> Any:
+                if request.method != b"GET":
+                    raise UnsupportedMethod([b"GET"])
+                return super().render(request)
+
+        self.sink = OnlyGet()
+        connection = self.connect()
+        connection.send(request("HEAD", "/"))
+        (answer,) = connection.answers("HEAD")
+        self.assertEqual((answer.status, answer.headers["content-length"]), (200, ["3"]))
+
+    def test_a_resource_may_answer_later(self) -> None:
+        waiting: list[Any] = []
+
+        def later(request: Any) -> int:
+            waiting.append(request)
+            return NOT_DONE_YET
+
+        self.sink.render_GET = later  # type: ignore[method-assign,assignment]
+        connection = self.connect()
+        connection.send(request("GET", "/"))
+        self.clock.advance(10_000)
+        waiting[0].setHeader(b"Content-Length", b"4")
+        waiting[0].write(b"late")
+        waiting[0].finish()
+        self.assertEqual(connection.answers("GET")[0].body, b"late")
+
+
+class _Uploader(Protocol):
+    """Sends a request and a body that goes on, and keeps what it is answered."""
+
+    def __init__(self, wire: bytes) -> None:
+        self.wire = wire
+        self.got = b""
+        self.done: Deferred[bytes] = Deferred()
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self.wire)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.got += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.done.callback(self.got)
+
+
+class LoopbackTests(TestCase):
+    """What only a real TCP connection can show."""
+
+    async def upload(self, size: int) -> bytes:
+        self.site = LimitedSite(Sink(), reactor, max_body=LIMIT)
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.site)
+        self.addCleanup(port.stopListening)
+        client = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        head = request("POST", "/", b"", {"Content-Length": str(size)})
+        uploader = _Uploader(head + b"x" * size)
+        await connectProtocol(client, uploader)
+        got = await uploader.done
+        await self.site.close(5)
+        return got
+
+    async def test_a_client_in_the_middle_of_its_body_gets_to_read_the_refusal(self) -> None:
+        (answer,) = read_answers(await self.upload(LINGER_BYTES // 2), ["POST"])
+        self.assertEqual((answer.status, answer.code), (413, "BODY_TOO_LARGE"))
+        self.assertEqual(self.site.connections, 0)
+
+    async def test_a_client_that_never_ends_is_cut_off(self) -> None:
+        await self.upload(LINGER_BYTES * 8)
+        self.assertEqual(self.site.connections, 0)
