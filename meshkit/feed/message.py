@@ -1,0 +1,428 @@
+"""
+The message of a feed, in Egregore's format (protocol/feed.md).
+
+A message is one JSON object::
+
+    {"author":"@...","sequence":1,"previous":null,"timestamp":"...","content":{...},
+     [schema_id] [relates] [tags] [trace_id] [span_id] [expires_at]
+     "hash":"...","signature":"..."}
+
+Fields in brackets are left out when they are absent or empty.  C{hash} is the
+lower-case hex SHA-256 of the object without its last two fields, in exactly this order
+and without white space, C{content} in canonical form (L{meshkit.feed.canonical}).
+C{signature} is the base64 Ed25519 signature of those 64 hex digits.
+
+A received text may differ from this form in white space, key order, escapes and
+spelling of times.  It is read as Egregore's serde reads it, and unknown fields, which
+no hash covers, are ignored.  What is kept and passed on is L{Message.raw}, the form
+above: byte for byte what any Egregore node sends, and nothing that nobody signed.
+
+Everything here is a pure function and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from meshkit.errors import (
+    ContentTooLarge,
+    HashMismatch,
+    InvalidPublicKey,
+    InvalidSequence,
+    MalformedMessage,
+    SignatureInvalid,
+)
+from meshkit.feed.canonical import (
+    MAX_MESSAGE_NESTING,
+    Prepared,
+    canonicalise,
+    check_content_size,
+    prepare_content,
+    read_json,
+    write_string,
+)
+from meshkit.feed.timestamps import format_timestamp, parse_timestamp
+from meshkit.identity.keys import SIGNATURE_BYTES, Identity, PublicKey
+
+#: An Egregore node takes 128 KiB from a connection at once: a message and the frame
+#: C{{"type":"messages","messages":[...]}} around it.
+MAX_MESSAGE_BYTES: Final = 128 * 1024 - len('{"type":"messages","messages":[]}')
+
+#: Sequence numbers are stored in 64 bits with a sign.
+MAX_SEQUENCE: Final = 2**63 - 1
+
+#: Most tags of a message, and most characters of a tag.
+MAX_TAGS: Final = 128
+MAX_TAG_CHARS: Final = 256
+
+#: Most characters of C{schema_id}, C{relates}, C{trace_id} and C{span_id}.
+MAX_FIELD_CHARS: Final = 256
+
+_REQUIRED: Final = (
+    "author",
+    "sequence",
+    "previous",
+    "timestamp",
+    "content",
+    "hash",
+    "signature",
+)
+_OPTIONAL: Final = ("schema_id", "relates", "tags", "trace_id", "span_id", "expires_at")
+_FIELDS: Final = frozenset(_REQUIRED + _OPTIONAL)
+
+_HASH: Final = re.compile("[0-9a-f]{64}")
+
+# The last two fields, which are not signed: 64 hex digits, 88 characters of base64.
+_END: Final = ',"hash":"{}","signature":"{}"}}'
+_END_BYTES: Final = len(_END.format("", "")) + 64 + 88
+
+
+@frozen
+class Message:
+    """
+    A message in good form: L{parse_message} and L{sign_message} make them.
+
+    Only L{verify_message} says whether its author wrote it.
+
+    @ivar author: who signed it.
+    @ivar sequence: place in the author's feed, from 1 to L{MAX_SEQUENCE}.
+    @ivar previous: hash of the message before it, 64 hex digits; L{None} for the first.
+    @ivar timestamp: when the author says it was written, in normal form.
+    @ivar timestamp_ns: the same in nanoseconds since 1970, cut off to 64 bits.
+    @ivar content: what it says, a JSON value.
+    @ivar content_type: the content's C{type}, if that is a string.
+    @ivar schema_id: name of the content's schema.
+    @ivar relates: hash of the message it is about.
+    @ivar tags: its topics.
+    @ivar trace_id: for following one cause through many messages.
+    @ivar span_id: likewise.
+    @ivar expires_at: when it may be forgotten, in normal form.
+    @ivar hash: its name, 64 hex digits.
+    @ivar signature: 64 bytes.
+    @ivar raw: its text, without white space and in the order of fields that is signed:
+        what to store and to pass on.  All other attributes are read from it.
+    """
+
+    author: PublicKey
+    sequence: int
+    previous: str | None
+    timestamp: str
+    timestamp_ns: int
+    content: Any = field(hash=False)
+    content_type: str | None
+    schema_id: str | None
+    relates: str | None
+    tags: tuple[str, ...]
+    trace_id: str | None
+    span_id: str | None
+    expires_at: str | None
+    hash: str
+    signature: bytes
+    raw: bytes = field(repr=False)
+
+
+def parse_message(raw: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
+    """
+    Read a message and check its form; who wrote it is for L{verify_message} to say.
+
+    @param raw: the JSON text.
+    @param max_bytes: refuse a larger text, also one that becomes larger in normal form.
+    @raise ContentTooLarge: if it, or its content, is over the limit.
+    @raise InvalidSequence: if the sequence number is out of range.
+    @raise MalformedMessage: if anything else in it is out of form, saying what.
+    """
+    _check_size(len(raw), max_bytes)
+    tree, repeated = read_json(raw, MAX_MESSAGE_NESTING)
+    if type(tree) is not dict:
+        raise MalformedMessage("a message is a JSON object")
+    for name in repeated:
+        # Repeating what is ignored anyway is as harmless as saying it once.
+        if name in _FIELDS:
+            raise MalformedMessage(f"the message has the field {name!r} twice")
+    for name in _REQUIRED:
+        if name not in tree:
+            raise MalformedMessage(f"the message has no field {name!r}")
+    author = _author(_text(tree, "author"))
+    sequence = _sequence(tree["sequence"])
+    previous = None if tree["previous"] is None else _digest(tree, "previous")
+    timestamp, timestamp_ns = _time(_text(tree, "timestamp"), "timestamp")
+    content = canonicalise(tree["content"])
+    check_content_size(len(content.text.encode("utf-8")))
+    schema_id = _optional_text(tree, "schema_id")
+    relates = _optional_text(tree, "relates")
+    tags = _tags(tree.get("tags", []))
+    trace_id = _optional_text(tree, "trace_id")
+    span_id = _optional_text(tree, "span_id")
+    expires_at = _optional_text(tree, "expires_at")
+    if expires_at is not None:
+        expires_at, _ = _time(expires_at, "expires_at")
+    digest = _digest(tree, "hash")
+    signature = _text(tree, "signature")
+    signature_bytes = _signature(signature)
+    text = _signed_text(
+        author.text,
+        sequence,
+        previous,
+        timestamp,
+        content.text,
+        schema_id=schema_id,
+        relates=relates,
+        tags=tags,
+        trace_id=trace_id,
+        span_id=span_id,
+        expires_at=expires_at,
+    )
+    normal = _complete(text, digest, signature).encode("utf-8")
+    # A number can grow: 1e15 is signed as 1000000000000000.0.
+    _check_size(len(normal), max_bytes)
+    return Message(
+        author=author,
+        sequence=sequence,
+        previous=previous,
+        timestamp=timestamp,
+        timestamp_ns=timestamp_ns,
+        content=content.value,
+        content_type=_content_type(content.value),
+        schema_id=schema_id,
+        relates=relates,
+        tags=tags,
+        trace_id=trace_id,
+        span_id=span_id,
+        expires_at=expires_at,
+        hash=digest,
+        signature=signature_bytes,
+        raw=normal,
+    )
+
+
+def verify_message(message: Message) -> None:
+    """
+    Check that the author wrote it: the signature over the hash, then the hash over the
+    rest.
+
+    @raise SignatureInvalid: if the hash was not signed by the author's key.
+    @raise HashMismatch: if the author signed this hash, but of another message.
+    """
+    if not message.author.verifies(message.hash.encode("ascii"), message.signature):
+        raise SignatureInvalid(
+            f"message {message.sequence} was not signed by {message.author.text}, whom it names"
+        )
+    signed = message.raw[:-_END_BYTES] + b"}"
+    if hashlib.sha256(signed).hexdigest() != message.hash:
+        raise HashMismatch(
+            f"message {message.sequence} of {message.author.text} was altered: its hash is "
+            "that of another text"
+        )
+
+
+def sign_message(
+    identity: Identity,
+    *,
+    sequence: int,
+    previous: str | None,
+    timestamp_ns: int,
+    content: Any,
+    schema_id: str | None = None,
+    relates: str | None = None,
+    tags: Sequence[str] = (),
+    trace_id: str | None = None,
+    span_id: str | None = None,
+    expires_at: str | None = None,
+) -> Message:
+    """
+    Write a message.
+
+    @param identity: the author's.
+    @param sequence: one more than that of the author's last message, or 1.
+    @param previous: hash of that message, or L{None} for the first.
+    @param timestamp_ns: the wall clock, nanoseconds since 1970.
+    @param content: a JSON value, or what L{meshkit.feed.canonical.prepare_content_text}
+        made of a text.
+    @param expires_at: RFC 3339.
+    @raise FeedError: for whatever L{prepare_content} or L{parse_message} refuse.
+    """
+    prepared = content if isinstance(content, Prepared) else prepare_content(content)
+    text = _signed_text(
+        identity.public.text,
+        sequence,
+        previous,
+        format_timestamp(timestamp_ns),
+        prepared.text,
+        schema_id=schema_id,
+        relates=relates,
+        tags=tags,
+        trace_id=trace_id,
+        span_id=span_id,
+        expires_at=None if expires_at is None else _time(expires_at, "expires_at")[0],
+    )
+    try:
+        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    except UnicodeEncodeError:
+        raise MalformedMessage("a field holds half of a surrogate pair, which is no text") from None
+    signature = base64.b64encode(identity._sign_raw(digest.encode("ascii")))
+    # Read back, so that nothing is published that other nodes would refuse.
+    return parse_message(_complete(text, digest, signature.decode("ascii")).encode("utf-8"))
+
+
+def content_text(value: Any) -> str:
+    """
+    The words in a content, for searching: its strings, in order, one per line.  Keys
+    and numbers are left out.
+
+    @param value: L{Message.content}.
+    """
+    return "\n".join(_strings(value))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    # A stack of its own: generators within generators take longer with every level.
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            stack.extend(reversed(item.values()))
+        elif isinstance(item, list):
+            stack.extend(reversed(item))
+
+
+# --- the text ----------------------------------------------------------------------
+
+
+def _signed_text(
+    author: str,
+    sequence: int,
+    previous: str | None,
+    timestamp: str,
+    content: str,
+    *,
+    schema_id: str | None,
+    relates: str | None,
+    tags: Sequence[str],
+    trace_id: str | None,
+    span_id: str | None,
+    expires_at: str | None,
+) -> str:
+    """
+    What the hash is made of.
+
+    @param content: canonical JSON.
+    """
+    before = "null" if previous is None else f'"{previous}"'
+    pieces = [
+        f'{{"author":"{author}","sequence":{sequence},"previous":{before},'
+        f'"timestamp":"{timestamp}","content":{content}'
+    ]
+    if schema_id is not None:
+        pieces.append(f',"schema_id":{write_string(schema_id)}')
+    if relates is not None:
+        pieces.append(f',"relates":{write_string(relates)}')
+    if tags:
+        pieces.append(f',"tags":[{",".join(map(write_string, tags))}]')
+    if trace_id is not None:
+        pieces.append(f',"trace_id":{write_string(trace_id)}')
+    if span_id is not None:
+        pieces.append(f',"span_id":{write_string(span_id)}')
+    if expires_at is not None:
+        pieces.append(f',"expires_at":"{expires_at}"')
+    pieces.append("}")
+    return "".join(pieces)
+
+
+def _complete(signed_text: str, digest: str, signature: str) -> str:
+    return signed_text[:-1] + _END.format(digest, signature)
+
+
+# --- fields ------------------------------------------------------------------------
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise ContentTooLarge(
+            f"a message of {size} bytes is over the limit of {max_bytes}: nodes cannot pass it on"
+        )
+
+
+def _text(tree: dict[str, Any], name: str) -> str:
+    value = tree[name]
+    if type(value) is not str:
+        raise MalformedMessage(f"the message's {name!r} is not a string")
+    return value
+
+
+def _optional_text(tree: dict[str, Any], name: str) -> str | None:
+    if tree.get(name) is None:
+        return None
+    text = _text(tree, name)
+    if len(text) > MAX_FIELD_CHARS:
+        raise MalformedMessage(
+            f"the message's {name!r} has {len(text)} characters, {MAX_FIELD_CHARS} are the limit"
+        )
+    return text
+
+
+def _time(text: str, name: str) -> tuple[str, int]:
+    try:
+        return parse_timestamp(text)
+    except MalformedMessage as e:
+        raise MalformedMessage(f"the message's {name!r} cannot be read: {e}") from None
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    if type(value) is not list or not all(type(tag) is str for tag in value):
+        raise MalformedMessage("the message's 'tags' is not an array of strings")
+    if len(value) > MAX_TAGS:
+        raise MalformedMessage(f"the message has {len(value)} tags, {MAX_TAGS} are the limit")
+    if any(len(tag) > MAX_TAG_CHARS for tag in value):
+        raise MalformedMessage(f"a tag has more than {MAX_TAG_CHARS} characters")
+    return tuple(value)
+
+
+def _author(text: str) -> PublicKey:
+    try:
+        key = PublicKey.parse(text)
+    except InvalidPublicKey as e:
+        raise MalformedMessage(f"the message's 'author' is no key: {e}") from None
+    # The id is hashed as text, so that no other spelling of the key will do.
+    if key.text != text:
+        raise MalformedMessage(f"the message's 'author' has to be spelled {key.text}")
+    return key
+
+
+def _sequence(value: Any) -> int:
+    if type(value) is not int:
+        raise MalformedMessage("the message's 'sequence' is not an integer")
+    if not 1 <= value <= MAX_SEQUENCE:
+        raise InvalidSequence(f"sequence numbers start at 1 and end at {MAX_SEQUENCE}: not {value}")
+    return value
+
+
+def _digest(tree: dict[str, Any], name: str) -> str:
+    text = _text(tree, name)
+    if not _HASH.fullmatch(text):
+        raise MalformedMessage(f"the message's {name!r} is not 64 lower-case hex digits")
+    return text
+
+
+def _signature(text: str) -> bytes:
+    try:
+        signature = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        signature = b""
+    # Comparing the re-encoded form refuses a second spelling of the same signature.
+    if len(signature) != SIGNATURE_BYTES or base64.b64encode(signature).decode("ascii") != text:
+        raise MalformedMessage("the message's 'signature' is not the base64 of 64 bytes")
+    return signature
+
+
+def _content_type(content: Any) -> str | None:
+    value = content.get("type") if type(content) is dict else None
+    return value if type(value) is str else None
