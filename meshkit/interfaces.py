@@ -7,7 +7,7 @@ C{meshkit.parts}, and nothing else of a node's insides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -118,11 +118,18 @@ class IFeedStore(Interface):
             L{meshkit.errors.StorageFailed}.
         """
 
-    def ingest(raw_messages: Sequence[bytes]) -> Any:
+    def ingest(
+        raw_messages: Sequence[bytes], *, author: bytes | None = None, first: int | None = None
+    ) -> Any:
         """
-        Check and store messages that others wrote.
+        Check and store messages that others wrote.  Cancelling only forgets the wish to
+        be told.
 
         @param raw_messages: the JSON texts, as received.
+        @param author: 32-byte key: refuse what others than this one wrote, with
+            L{meshkit.errors.UnexpectedMessage}.
+        @param first: refuse, likewise, what is not this sequence number and those that
+            follow it, one by one.
         @return: Deferred of one L{meshkit.feed.chain.Verdict} per text, in order,
             fired when what was accepted is on the disk.
         """
@@ -153,52 +160,92 @@ class IPeerBook(Interface):
     def dialable() -> Any:
         """@return: list of L{meshkit.identity.addresses.MeshAddress}, in a stable order."""
 
-    def note(address: Any, **facts: Any) -> None:
-        """Record what happened with an address (C{connected}, C{error}, C{synced})."""
+    def watch(callback: Any) -> None:
+        """Call C{callback()} whenever the set of addresses may have changed."""
+
+    def note_connected(address: Any) -> None:
+        """Record that a channel to the address was opened."""
+
+    def note_disconnected(address: Any) -> None:
+        """Record that the channel to the address is gone."""
+
+    def note_failed(address: Any, error: Any) -> None:
+        """Record why the address could not be reached, or why its channel was dropped."""
 
 
 class IConnections(Interface):
     """How a part reaches other nodes."""
 
-    def dial(address: Any, label: str, factory: Any) -> Any:
+    def endpoint(address: Any, label: str) -> Any:
         """
-        Open a secure channel to a peer for one protocol.
+        Where a peer serves one protocol, as an endpoint.
 
         @param address: L{meshkit.identity.addresses.MeshAddress}.
         @param label: the capability label to use.
-        @param factory: L{twisted.internet.interfaces.IProtocolFactory}.
-        @return: Deferred of the connected protocol, fired when the peer is
-            authenticated; fails with L{meshkit.errors.HandshakeError} or with what
-            the inner endpoint fails with.  Cancelling it aborts the connection.
+        @return: L{twisted.internet.interfaces.IStreamClientEndpoint}.  Its C{connect}
+            fires when the peer is authenticated and fails with
+            L{meshkit.errors.HandshakeError} or what the inner endpoint fails with;
+            cancelling it aborts the connection.
         """
 
 
 class IFiles(Interface):
-    """The file system, as meshkit uses it.  Handed in, so that it can be simulated."""
+    """
+    The file system, as meshkit uses it.  Handed in, so that it can be simulated.
+
+    Every error is an L{OSError} that names the path, unless stated otherwise.  All
+    methods block for as long as the disk takes.
+    """
 
     def read(path: str, limit: int) -> bytes:
         """
-        @param limit: refuse a larger file with L{OSError}.
+        Symbolic links are followed.
+
+        @param limit: refuse a larger file with C{EFBIG}.
         @return: the whole content.
+        """
+
+    def read_secret(path: str, limit: int) -> bytes:
+        """
+        Read a file that only its owner may read.  A symbolic link is refused.
+
+        @raise UnsafePermissions: if group or others have any right to it.
         """
 
     def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
         """
-        Replace a file so that a crash leaves either the old or the new content:
-        temporary file, fsync, rename, fsync of the folder.
+        Replace a file so that a crash leaves either the old or the new content, and a
+        return means that the new one is on the disk.  A symbolic link is replaced,
+        not written through.
         """
 
     def create(path: str, data: bytes, mode: int = 0o600) -> None:
         """Like L{write_atomic}, but fail with L{FileExistsError} if the file is there."""
 
     def make_folder(path: str, mode: int = 0o700) -> None:
-        """Make a folder and its parents, durably; nothing happens if it is there."""
+        """
+        Make a folder and its missing parents, all with this mode, durably.  Nothing
+        happens if it is there.
+        """
 
     def mode(path: str) -> int | None:
-        """@return: permission bits, or L{None} if there is no such file."""
+        """
+        @return: permission bits of what the path leads to, or L{None} if there is no
+            such file.
+        """
 
     def remove(path: str) -> None:
         """Remove a file, durably; nothing happens if it is not there."""
+
+    def lock(path: str, note: str) -> Callable[[], None]:
+        """
+        Take a lock that lasts until it is released or the process ends, however it
+        ends.  The file stays.
+
+        @param note: written to the file, for people.
+        @return: what releases the lock; calling it again does nothing.
+        @raise BlockingIOError: if somebody else holds it.
+        """
 
 
 @frozen

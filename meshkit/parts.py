@@ -17,13 +17,14 @@ scripts; and C{make_part(context)}, which returns an L{meshkit.interfaces.IMeshP
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from attrs import field, frozen
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.plugin import IPlugin
 from zope.interface import implementer
@@ -34,6 +35,8 @@ from meshkit.operations import BoundOperation
 if TYPE_CHECKING:
     from meshkit.identity.keys import Identity, PublicKey
     from meshkit.identity.network import NetworkKey
+
+T = TypeVar("T")
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
@@ -126,3 +129,19 @@ class Part(Service):
 
     def status(self) -> Any:
         return None
+
+
+def shield(work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+    """
+    Have something done to its end, even if nobody waits for it any more.
+
+    A caller who goes away cancels what an operation waits for.  A write that has begun
+    cannot be called back, and what follows it here (a counter, an event, an entry in
+    memory) must not be left out.
+
+    @return: Deferred of what C{work} returns.  Cancelling it does not touch C{work}.
+    """
+    waiting: Deferred[T] = Deferred()
+    # Once cancelled, it ignores the result that comes later.
+    Deferred.fromCoroutine(work).addCallbacks(waiting.callback, waiting.errback)
+    return waiting

@@ -28,6 +28,7 @@ from meshkit.errors import InvalidNetworkSecret
 SECRET_BYTES: Final = 32
 PREFIX: Final = "mknet1-"
 _CHECKSUM_BYTES: Final = 3
+_WEAK_MARK: Final = " weak"
 
 #: Shape of a capability label.  Third parties use a dotted name that they own.
 LABEL: Final = re.compile(r"[a-z][a-z0-9.-]{0,31}")
@@ -72,10 +73,7 @@ class NetworkSecret:
         """
         body = text.strip()
         if not body.lower().startswith(PREFIX):
-            raise InvalidNetworkSecret(
-                f"a network secret starts with {PREFIX!r}; for a passphrase "
-                f"(weak: it can be guessed) write passphrase:YOUR WORDS"
-            )
+            raise InvalidNetworkSecret(f"a network secret starts with {PREFIX!r}")
         encoded = body[len(PREFIX) :].upper()
         try:
             data = base64.b32decode(encoded + "=" * (-len(encoded) % 8))
@@ -105,6 +103,40 @@ class NetworkSecret:
             memlimit=_ARGON2_MEMORY,
         )
         return cls(raw, weak=True)
+
+    @classmethod
+    def from_setting(cls, text: str) -> NetworkSecret:
+        """
+        Read what a person gave: a secret, or else a passphrase.
+
+        @raise InvalidNetworkSecret: if it begins like a secret and is none; a misspelt
+            secret must not become a passphrase of its own.
+        """
+        if text.strip().lower().startswith(PREFIX.removesuffix("1-")):
+            return cls.parse(text)
+        return cls.from_passphrase(text)
+
+    def encode(self) -> bytes:
+        """
+        The content of the file that keeps the secret.  A stretched passphrase is marked,
+        so that it is stretched once and still shown as weak.
+        """
+        return (self.text + (_WEAK_MARK if self.weak else "") + "\n").encode("ascii")
+
+    @classmethod
+    def decode(cls, data: bytes, path: str) -> NetworkSecret:
+        """
+        Read what L{encode} wrote.
+
+        @param path: for the error.
+        @raise InvalidNetworkSecret: if it is anything else.
+        """
+        text = data.decode("ascii", "replace").strip()
+        try:
+            secret = cls.parse(text.removesuffix(_WEAK_MARK))
+        except InvalidNetworkSecret as e:
+            raise InvalidNetworkSecret(f"the file {path} cannot be used: {e}") from None
+        return cls(secret.raw, weak=text.endswith(_WEAK_MARK))
 
     @property
     def text(self) -> str:
