@@ -1,0 +1,319 @@
+"""
+One port, many protocols: the hello of each connection says which is wanted.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+)
+from twisted.internet.protocol import ServerFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from meshkit.errors import HelloReplayed, MeshkitError, TooManyHandshakes
+from meshkit.identity.addresses import PeerAddress
+from meshkit.identity.keys import Identity, PublicKey
+from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel
+from meshkit.shs.handshake import ServerHandshake
+from meshkit.shs.hellos import EPHEMERAL_BYTES, Capability, HelloTable, ReplayCache
+
+#: C{authorize(peer, label)}: C{True} admits.  A C{bool}, or a Deferred of it.
+Authorize = Callable[[PublicKey, str], Any]
+
+#: C{on_refusal(address, error)}: the address beneath and why it was turned away.
+OnRefusal = Callable[[IAddress, MeshkitError], None]
+
+#: Connections that have not proved who they are, in all.
+MAX_UNAUTHENTICATED: Final = 512
+#: ... from one IPv4 address or one IPv6 /64.
+MAX_UNAUTHENTICATED_PER_ORIGIN: Final = 16
+#: ... from this machine.
+MAX_UNAUTHENTICATED_LOCAL: Final = 32
+
+#: Seconds that L{SecureListener.close_all} gives peers to take what is left.
+CLOSE_ALL_TIMEOUT: Final = 5.0
+
+
+@frozen
+class _Offer:
+    factory: IProtocolFactory
+    authorize: Authorize | None
+
+
+@frozen
+class _Origin:
+    """Addresses that share a limit, because one host can have them all."""
+
+    name: str
+    limit: int
+
+
+def _origin_of(address: IAddress | None) -> _Origin:
+    host = getattr(address, "host", None)
+    try:
+        ip = ipaddress.ip_address(str(host))
+    except ValueError:
+        # Not the Internet: a unix socket, a tunnel's circuit, memory.
+        return _Origin(str(address), MAX_UNAUTHENTICATED_LOCAL)
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    if ip.is_loopback:
+        return _Origin("this machine", MAX_UNAUTHENTICATED_LOCAL)
+    if isinstance(ip, ipaddress.IPv6Address):
+        block = ipaddress.IPv6Network((int(ip) >> 64 << 64, 64))
+        return _Origin(str(block), MAX_UNAUTHENTICATED_PER_ORIGIN)
+    return _Origin(str(ip), MAX_UNAUTHENTICATED_PER_ORIGIN)
+
+
+class SecureListener(ServerFactory):
+    """
+    The factory of a port that speaks the secure channel.
+
+    Protocols are registered and unregistered while it runs.  A connection is counted
+    as unauthenticated until its peer has proved its key and was admitted; when there
+    are too many of those, a random one is dropped to make room, so that a flood
+    slows newcomers down but cannot shut them out.
+
+    @ivar refusals: how many connections were turned away, by error code.
+    @ivar on_refusal: called for each of them.
+    """
+
+    _log = Logger()
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        identity: Identity,
+        rng: Random,
+        *,
+        timeout: float = HANDSHAKE_TIMEOUT,
+        on_refusal: OnRefusal | None = None,
+    ) -> None:
+        """
+        @param rng: gives 32 bytes for each connection, and chooses who is dropped.
+        @param timeout: seconds for each whole handshake.
+        """
+        self._reactor = reactor
+        self._identity = identity
+        self._rng = rng
+        self._timeout = timeout
+        self.on_refusal = on_refusal
+        self.refusals: dict[str, int] = Counter()
+        self._hellos = HelloTable()
+        self._replays = ReplayCache()
+        self._offers: dict[Capability, _Offer] = {}
+        # Insertion-ordered; channels that are not authenticated, in all and by origin.
+        self._waiting: dict[SecureChannel, _Origin] = {}
+        self._by_origin: dict[str, dict[SecureChannel, None]] = {}
+        self._live: dict[SecureChannel, None] = {}
+        # These, and those that were dropped but are not gone yet.
+        self._all: dict[SecureChannel, None] = {}
+        self._stopping = False
+        self._closed: list[Deferred[None]] = []
+        self._close_call: IDelayedCall | None = None
+
+    # --- what is offered ---
+
+    def register(
+        self,
+        capability: Capability,
+        factory: IProtocolFactory,
+        authorize: Authorize | None = None,
+    ) -> None:
+        """
+        Offer a protocol.
+
+        @param factory: its C{buildProtocol} gets a L{PeerAddress}, after the handshake.
+        @param authorize: asked after the peer has proved its key and before it learns
+            anything from us; has 2 s.  Anything but C{True} refuses the peer, which
+            sees the same silence as after a bad signature.  L{None} admits every
+            member of the network.
+        @raise meshkit.errors.PartConflict: if the label, the key or the table is taken.
+        """
+        self._hellos.register(capability)
+        self._offers[capability] = _Offer(factory, authorize)
+        if self.numPorts:
+            factory.doStart()
+
+    def unregister(self, capability: Capability) -> None:
+        """
+        Offer a protocol no longer.  Handshakes for it that are under way are refused;
+        connections that are open belong to the factory and stay.
+
+        @raise LookupError: if it is not offered.
+        """
+        self._hellos.unregister(capability)
+        offer = self._offers.pop(capability)
+        if self.numPorts:
+            offer.factory.doStop()
+
+    @property
+    def channels(self) -> tuple[SecureChannel, ...]:
+        """The authenticated connections, oldest first."""
+        return tuple(self._live)
+
+    @property
+    def unauthenticated(self) -> int:
+        """How many connections have not proved who they are."""
+        return len(self._waiting)
+
+    # --- ServerFactory ---
+
+    def startFactory(self) -> None:
+        self._stopping = False
+        for offer in self._offers.values():
+            offer.factory.doStart()
+
+    def stopFactory(self) -> None:
+        for offer in self._offers.values():
+            offer.factory.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """@return: a new L{SecureChannel}; L{None} while everything is being closed."""
+        if self._stopping:
+            return None
+        origin = _origin_of(addr)
+        self._make_room(origin)
+        handshake = ServerHandshake(
+            self._identity, self._match, self._rng.randbytes(EPHEMERAL_BYTES)
+        )
+        channel = SecureChannel(self._reactor, handshake, self, timeout=self._timeout)
+        self._all[channel] = None
+        self._waiting[channel] = origin
+        self._by_origin.setdefault(origin.name, {})[channel] = None
+        return channel
+
+    def _match(self, hello: bytes) -> Capability | None:
+        capability = self._hellos.match(hello)
+        if capability is not None and not self._replays.is_new(hello, self._reactor.seconds()):
+            raise HelloReplayed(
+                f"a hello for {capability.name} was received twice: somebody plays back a "
+                f"recording, nothing was answered"
+            )
+        return capability
+
+    def _make_room(self, origin: _Origin) -> None:
+        same = self._by_origin.get(origin.name, {})
+        if len(same) >= origin.limit:
+            self._drop_one(
+                same, f"{origin.limit} handshakes are under way with {origin.name} already"
+            )
+        elif len(self._waiting) >= MAX_UNAUTHENTICATED:
+            self._drop_one(self._waiting, f"{MAX_UNAUTHENTICATED} handshakes are under way already")
+
+    def _drop_one(self, among: dict[SecureChannel, Any], why: str) -> None:
+        victims = list(among)
+        victim = victims[int(self._rng.random() * len(victims))]
+        # Its place is free now; its connection is gone a turn later.
+        self._forget(victim)
+        victim.refuse(TooManyHandshakes(f"{why}: one at random was dropped, try again"))
+
+    def _forget(self, channel: SecureChannel) -> None:
+        origin = self._waiting.pop(channel, None)
+        if origin is not None:
+            same = self._by_origin[origin.name]
+            del same[channel]
+            if not same:
+                del self._by_origin[origin.name]
+
+    # --- ChannelOwner ---
+
+    def authorize(self, channel: SecureChannel, peer: PublicKey) -> Any:
+        offer = self._offer(channel)
+        if offer is None or channel.capability is None:
+            return False
+        if offer.authorize is None:
+            return True
+        return offer.authorize(peer, channel.capability.label)
+
+    def build_protocol(self, channel: SecureChannel, address: PeerAddress) -> IProtocol | None:
+        self._forget(channel)
+        self._live[channel] = None
+        offer = self._offer(channel)
+        if offer is None:
+            return None
+        try:
+            return offer.factory.buildProtocol(address)
+        except Exception:
+            self._log.failure("the factory {factory} raised an exception", factory=offer.factory)
+            raise
+
+    def channel_opened(self, channel: SecureChannel, protocol: IProtocol) -> None:
+        pass  # it is live since its protocol was asked for
+
+    def channel_failed(self, channel: SecureChannel, reason: Failure) -> None:
+        self._forget(channel)
+        error = reason.value
+        if not isinstance(error, MeshkitError):
+            return  # we aborted it ourselves, or it is a local bug, which was logged
+        self.refusals[error.code] += 1
+        address = channel.inner_peer
+        self._log.info(
+            "refused {address}: {code}: {error}", address=address, code=error.code, error=str(error)
+        )
+        if self.on_refusal is not None:
+            self.on_refusal(address, error)
+
+    def channel_lost(self, channel: SecureChannel) -> None:
+        self._forget(channel)
+        self._live.pop(channel, None)
+        self._all.pop(channel, None)
+        self._tell_if_closed()
+
+    def _offer(self, channel: SecureChannel) -> _Offer | None:
+        # It may have been unregistered since the hello was matched.
+        capability = channel.capability
+        return None if capability is None else self._offers.get(capability)
+
+    # --- stopping ---
+
+    def close_all(self, timeout: float = CLOSE_ALL_TIMEOUT) -> Deferred[None]:
+        """
+        Close every connection and take no new one, until the port is opened again.
+
+        @param timeout: seconds for peers to take what is left; then they are cut off.
+        @return: Deferred that fires with L{None} when all are gone.  Cancelling it
+            only forgets the wish to be told.
+        """
+        self._stopping = True
+        if not self._all:
+            return succeed(None)
+        told: Deferred[None] = Deferred()
+        self._closed.append(told)
+        if self._close_call is None:
+            self._close_call = self._reactor.callLater(timeout, self._cut_off)
+        for channel in tuple(self._all):
+            if channel in self._live:
+                channel.loseConnection()
+            else:
+                channel.abortConnection()
+        return told
+
+    def _cut_off(self) -> None:
+        self._close_call = None
+        for channel in tuple(self._all):
+            channel.abortConnection()
+
+    def _tell_if_closed(self) -> None:
+        if self._all or not self._closed:
+            return
+        if self._close_call is not None:
+            self._close_call.cancel()
+            self._close_call = None
+        waiting, self._closed = self._closed, []
+        for told in waiting:
+            told.callback(None)
