@@ -420,6 +420,7 @@ class FormTests(SynchronousTestCase):
 
 class LimitTests(SynchronousTestCase):
     def test_sequence_numbers_end_at_both_ends(self) -> None:
+        self.assertEqual(MAX_SEQUENCE, 2**63 - 1, "the largest integer of SQLite")
         for sequence in (1, MAX_SEQUENCE):
             self.assertEqual(check(signed(sequence=sequence).raw).sequence, sequence)
         for bad in (0, -1, MAX_SEQUENCE + 1):

@@ -1,0 +1,356 @@
+"""The part C{feed}: ties the message format to the database and to the doors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from meshkit.errors import (
+    FeedError,
+    InvalidRequest,
+    MeshkitError,
+    NotFound,
+    UnexpectedMessage,
+)
+from meshkit.feed import operations as offered
+from meshkit.feed import store
+from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
+from meshkit.feed.chain import Verdict
+from meshkit.feed.intake import Checked, Intake
+from meshkit.feed.message import Message, parse_message, sign_message, verify_message
+from meshkit.feed.store import MIGRATIONS as MIGRATIONS
+from meshkit.identity.keys import Identity, PublicKey
+from meshkit.interfaces import IFeedStore, MessagesStored
+from meshkit.operations import BoundOperation, Page
+from meshkit.parts import Part, PartContext, shield
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section C{[feed]}."""
+
+    verify_batch: Annotated[
+        int,
+        msgspec.Meta(ge=16, le=1000, description="messages verified per call into a worker thread"),
+    ] = 128
+
+
+def check_texts(
+    raws: Sequence[bytes], author: bytes | None = None, first: int | None = None
+) -> list[Message | MeshkitError]:
+    """
+    Parse and verify texts; runs in a worker thread.
+
+    @param author: see L{IFeedStore.ingest}.
+    @param first: likewise.
+    @return: per text, the message or why it is none.
+    """
+    checked: list[Message | MeshkitError] = []
+    for number, raw in enumerate(raws):
+        try:
+            message = parse_message(raw)
+            if author is not None and message.author.raw != author:
+                raise UnexpectedMessage(
+                    f"a message of {message.author.text} came in place of one of "
+                    f"{PublicKey(author).text}"
+                )
+            if first is not None and message.sequence != first + number:
+                raise UnexpectedMessage(
+                    f"message {message.sequence} of {message.author.text} came in place of "
+                    f"message {first + number}"
+                )
+            verify_message(message)
+            checked.append(message)
+        except FeedError as e:
+            checked.append(e)
+    return checked
+
+
+def prepare_texts(texts: Sequence[bytes], before: int) -> list[Prepared]:
+    """
+    Make contents ready to be signed; runs in a worker thread.
+
+    @param before: how many of the batch come before these.
+    @raise FeedError: saying which of the many cannot be published.
+    """
+    contents = []
+    for number, text in enumerate(texts, before + 1):
+        try:
+            contents.append(prepare_content_text(text))
+        except FeedError as e:
+            raise type(e)(f"message {number} of the batch: {e}") from e
+    return contents
+
+
+@implementer(IFeedStore)
+class FeedPart(Part):
+    """
+    This node's feeds.
+
+    @ivar refused: how many received messages were refused, by error code.
+    """
+
+    _log = Logger()
+
+    def __init__(self, context: PartContext) -> None:
+        self._identity: Identity = context.identity
+        self._database = context.database
+        self._workers = context.workers
+        self._events = context.events
+        self._wall_clock: Callable[[], int] = context.wall_clock
+        self._verify_batch: int = context.config.verify_batch
+        self._messages = 0
+        self._feeds = 0
+        self._intake = Intake(self._store)
+        self.refused: Counter[str] = Counter()
+
+    # --- the service -------------------------------------------------------------
+
+    def startService(self) -> Deferred[None]:
+        super().startService()
+        return Deferred.fromCoroutine(self._load())
+
+    async def _load(self) -> None:
+        self._messages, self._feeds = await self._database.read(store.count_all)
+
+    def status(self) -> offered.FeedStatus:
+        return offered.FeedStatus(
+            messages=self._messages, feeds=self._feeds, refused=dict(sorted(self.refused.items()))
+        )
+
+    # --- IFeedStore ----------------------------------------------------------------
+
+    def publish(
+        self,
+        content: Any,
+        *,
+        schema_id: str | None = None,
+        relates: str | None = None,
+        tags: Sequence[str] = (),
+        trace_id: str | None = None,
+        span_id: str | None = None,
+        expires_at: str | None = None,
+    ) -> Deferred[Message]:
+        sign = partial(
+            sign_message,
+            self._identity,
+            schema_id=schema_id,
+            relates=relates,
+            tags=tuple(tags),
+            trace_id=trace_id,
+            span_id=span_id,
+            expires_at=expires_at,
+        )
+        return Deferred.fromCoroutine(self._publish_one(partial(prepare_content, content), sign))
+
+    async def _publish_one(
+        self, prepare: Callable[[], Prepared], sign: Callable[..., Message]
+    ) -> Message:
+        (message,) = await shield(self._append([prepare()], sign))
+        return message
+
+    async def _append(
+        self, contents: Sequence[Prepared], sign: Callable[..., Message]
+    ) -> list[Message]:
+        """
+        Number, sign and store: all on the writer thread in one savepoint, so that two
+        publishers can never be given the same sequence number.
+        """
+
+        def job(connection: Any) -> tuple[list[Message], store.Stored]:
+            now_ns = self._wall_clock()
+            sequence, previous = store.own_tail(connection, self._identity.public.raw)
+            messages: list[Message] = []
+            for content in contents:
+                sequence += 1
+                message = sign(
+                    sequence=sequence, previous=previous, timestamp_ns=now_ns, content=content
+                )
+                messages.append(message)
+                previous = message.hash
+            return messages, store.append_own(connection, messages, now_ns)
+
+        messages: list[Message]
+        messages, stored = await self._database.write(job)
+        self._announce(stored, local=True)
+        return messages
+
+    def ingest(
+        self,
+        raw_messages: Sequence[bytes],
+        *,
+        author: bytes | None = None,
+        first: int | None = None,
+    ) -> Deferred[list[Verdict]]:
+        return shield(self._ingest(list(raw_messages), author, first))
+
+    async def _ingest(
+        self, raws: list[bytes], author: bytes | None, first: int | None
+    ) -> list[Verdict]:
+        step = self._verify_batch
+        checking = Deferred.fromCoroutine(
+            _joined(
+                self._workers.run(
+                    check_texts, raws[at : at + step], author, None if first is None else first + at
+                )
+                for at in range(0, len(raws), step)
+            )
+        )
+        return await self._intake.add(checking)
+
+    def _store(self, checked: Checked) -> Deferred[list[Verdict]]:
+        return Deferred.fromCoroutine(self._store_checked(checked))
+
+    async def _store_checked(self, checked: Checked) -> list[Verdict]:
+        now_ns = self._wall_clock()
+        stored: store.Stored = await self._database.write(
+            lambda connection: store.store_batch(connection, checked, now_ns)
+        )
+        for verdict in stored.verdicts:
+            if verdict.error is not None:
+                self.refused[verdict.error.code] += 1
+        self._announce(stored, local=False)
+        return stored.verdicts
+
+    def _announce(self, stored: store.Stored, *, local: bool) -> None:
+        self._messages += stored.messages
+        self._feeds += stored.feeds
+        for author, contiguous in stored.heads:
+            self._events.publish(MessagesStored(author, contiguous, local))
+
+    def heads(
+        self, authors: Sequence[bytes] | None = None, after: bytes = b"", limit: int = 1000
+    ) -> Deferred[list[tuple[bytes, int]]]:
+        result: Deferred[list[tuple[bytes, int]]] = self._database.read(
+            lambda connection: store.list_heads(connection, authors, after, limit)
+        )
+        return result
+
+    def read(
+        self, author: bytes, after: int, max_bytes: int, max_messages: int
+    ) -> Deferred[list[bytes]]:
+        result: Deferred[list[bytes]] = self._database.read(
+            lambda connection: store.read_chain(connection, author, after, max_bytes, max_messages)
+        )
+        return result
+
+    # --- the doors -------------------------------------------------------------------
+
+    def operations(self) -> Sequence[BoundOperation]:
+        return (
+            BoundOperation(offered.PUBLISH, self._answer_publish),
+            BoundOperation(offered.PUBLISH_BATCH, self._answer_publish_batch),
+            BoundOperation(offered.LIST, self._answer_list),
+            BoundOperation(offered.AUTHOR, self._answer_author),
+            BoundOperation(offered.INSIGHTS, self._answer_insights),
+            BoundOperation(offered.SEARCH, self._answer_search),
+            BoundOperation(offered.MESSAGE, self._answer_message),
+        )
+
+    async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw:
+        sign = partial(
+            sign_message,
+            self._identity,
+            schema_id=request.schema_id,
+            relates=request.relates,
+            tags=tuple(request.tags),
+            trace_id=request.trace_id,
+            span_id=request.span_id,
+            expires_at=request.expires_at,
+        )
+        prepare = partial(prepare_content_text, bytes(request.content))
+        message = await self._publish_one(prepare, sign)
+        # The row as it was committed just now, without reading it back.
+        return shown(store.Row(message.raw, chain_valid=True))
+
+    async def _answer_publish_batch(self, request: offered.PublishBatch) -> offered.Published:
+        texts = [bytes(text) for text in request.contents]
+        step = self._verify_batch
+        contents: list[Prepared] = await _joined(
+            self._workers.run(prepare_texts, texts[at : at + step], at)
+            for at in range(0, len(texts), step)
+        )
+        messages = await shield(self._append(contents, partial(sign_message, self._identity)))
+        return offered.Published(
+            count=len(messages),
+            first=messages[0].sequence,
+            last=messages[-1].sequence,
+            last_hash=messages[-1].hash,
+        )
+
+    async def _answer_list(self, request: offered.ListFeed) -> Page:
+        not_author = None if request.include_self else self._identity.public.raw
+        wanted = store.Filter(not_author=not_author, content_type=request.content_type)
+        return await self._page(wanted, request.limit, request.offset)
+
+    async def _answer_author(self, request: offered.ListAuthor) -> Page:
+        author = PublicKey.parse(request.author)
+        wanted = store.Filter(author=author.raw, content_type=request.content_type)
+        return await self._page(wanted, request.limit, request.offset)
+
+    async def _answer_insights(self, request: offered.ListInsights) -> Page:
+        wanted = store.Filter(content_type="insight")
+        return await self._page(wanted, request.limit, request.offset)
+
+    async def _page(self, wanted: store.Filter, limit: int, offset: int) -> Page:
+        rows, total = await self._database.read(
+            lambda connection: store.list_messages(connection, wanted, limit, offset)
+        )
+        return Page([shown(row) for row in rows], total=total, limit=limit, offset=offset)
+
+    async def _answer_search(self, request: offered.Search) -> Page:
+        expression = store.search_expression(request.q)
+        if expression is None:
+            raise InvalidRequest(
+                f"q={request.q[:80]!r} has no word to search for, or more than "
+                f"{store.MAX_SEARCH_WORDS}"
+            )
+        rows, total = await self._database.read(
+            lambda connection: store.search_messages(
+                connection, expression, request.limit, request.offset
+            )
+        )
+        return Page(
+            [shown(row) for row in rows], total=total, limit=request.limit, offset=request.offset
+        )
+
+    async def _answer_message(self, request: offered.MessageByHash) -> msgspec.Raw:
+        row = await self._database.read(
+            lambda connection: store.message_by_hash(connection, bytes.fromhex(request.hash))
+        )
+        if row is None:
+            raise NotFound(f"no message with hash {request.hash} is stored here")
+        return shown(row)
+
+
+async def _joined(pending: Iterable[Deferred[list[Any]]]) -> list[Any]:
+    """The lists that several Deferreds give, one after the other; the first error of any."""
+    # Every one of them is waited for by this, so that no second error is left unhandled.
+    gathered = gatherResults(pending, consumeErrors=True).addErrback(_unwrapped)
+    return [item for part in await gathered for item in part]
+
+
+def _unwrapped(failure: Failure) -> Failure:
+    error = failure.value
+    return error.subFailure if isinstance(error, FirstError) else failure
+
+
+def shown(row: store.Row) -> msgspec.Raw:
+    """
+    A stored message for people: its text untouched, with C{chain_valid} as one more
+    member at the end.
+    """
+    text = row.raw.rstrip()
+    valid = b"true" if row.chain_valid else b"false"
+    return msgspec.Raw(text[:-1] + b',"chain_valid":' + valid + b"}")
+
+
+def make_part(context: PartContext) -> FeedPart:
+    return FeedPart(context)

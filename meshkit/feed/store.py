@@ -1,0 +1,453 @@
+"""
+Feeds in SQLite: what is stored, in which order it is checked, how it is found.
+
+Everything here is a function of an open connection and is run by
+L{meshkit.runtime.database.Database}: the writing ones on its one writer thread,
+inside a savepoint of a group commit, the reading ones on read-only connections that
+never wait for the writer.  The raw text of a message is kept exactly as it came and
+is what other nodes are given.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain as joined
+from typing import Final
+
+from attrs import define, field, frozen
+
+from meshkit.errors import FeedError, MeshkitError
+from meshkit.feed.chain import Link, Neighbours, Verdict, judge
+from meshkit.feed.message import MAX_SEQUENCE, Message, content_text
+
+MIGRATIONS: Final = (
+    """
+    -- contiguous: highest sequence up to which nothing is missing from 1 on.
+    -- head: hash of the message at that sequence.  latest: highest sequence stored.
+    CREATE TABLE feed_authors (
+        id INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        contiguous INTEGER NOT NULL,
+        head BLOB,
+        latest INTEGER NOT NULL
+    ) STRICT;
+
+    -- id grows with arrival.  shown_ns is the author's timestamp, but never later
+    -- than the arrival, so that a clock in the future pins nothing to the top.
+    CREATE TABLE feed_messages (
+        id INTEGER PRIMARY KEY,
+        author INTEGER NOT NULL REFERENCES feed_authors (id),
+        sequence INTEGER NOT NULL,
+        hash BLOB NOT NULL UNIQUE,
+        previous BLOB,
+        shown_ns INTEGER NOT NULL,
+        received_ns INTEGER NOT NULL,
+        content_type TEXT,
+        chain_valid INTEGER NOT NULL,
+        raw BLOB NOT NULL,
+        UNIQUE (author, sequence)
+    ) STRICT;
+    CREATE INDEX feed_messages_shown ON feed_messages (shown_ns, id);
+    CREATE INDEX feed_messages_type ON feed_messages (content_type, shown_ns, id);
+
+    CREATE VIRTUAL TABLE feed_text USING fts5 (body, content = '');
+    """,
+)
+
+#: Words of a search beyond these are refused.
+MAX_SEARCH_WORDS: Final = 32
+
+# Messages per INSERT.  The GIL is let go for every statement, and the threads that check
+# the next messages take it: one statement per message would mostly wait for them.
+_ROWS: Final = 50
+_INSERT_MESSAGES: Final = (
+    "INSERT INTO feed_messages (id, author, sequence, hash, previous, shown_ns, "
+    "received_ns, content_type, chain_valid, raw) VALUES "
+)
+_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ROWS: Final = _INSERT_MESSAGES + ", ".join([_VALUES] * _ROWS)
+_INSERT_ROW: Final = _INSERT_MESSAGES + _VALUES
+# One by one: FTS5 writes its index out before every statement of several rows.
+_INSERT_TEXT: Final = "INSERT INTO feed_text (rowid, body) VALUES (?, ?)"
+
+
+@define
+class _Author:
+    """A row of feed_authors while a batch is written."""
+
+    id: int
+    key: bytes
+    contiguous: int
+    head: bytes | None
+    latest: int
+    changed: bool = False
+
+
+@frozen
+class Stored:
+    """
+    What a batch did to the store.
+
+    @ivar verdicts: one per message, in order.
+    @ivar heads: (author key, contiguous) of every feed that messages were added to.
+    @ivar messages: how many messages were added.
+    @ivar feeds: how many authors were added.
+    """
+
+    verdicts: list[Verdict]
+    heads: list[tuple[bytes, int]]
+    messages: int
+    feeds: int
+
+
+@define
+class _Batch:
+    """
+    One writing job: gathers rows until somebody has to see them, and remembers the
+    authors it touched and writes them back once.
+    """
+
+    connection: sqlite3.Connection
+    now_ns: int
+    authors: dict[bytes, _Author] = field(factory=dict)
+    rows: list[tuple[object, ...]] = field(factory=list)
+    texts: list[tuple[int, str]] = field(factory=list)
+    last_id: int = 0
+    messages: int = 0
+    feeds: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        (self.last_id,) = self.connection.execute(
+            "SELECT coalesce(max(id), 0) FROM feed_messages"
+        ).fetchone()
+
+    def flush(self) -> None:
+        """Insert the rows that were gathered."""
+        whole = len(self.rows) - len(self.rows) % _ROWS
+        for at in range(0, whole, _ROWS):
+            self.connection.execute(
+                _INSERT_ROWS, [*joined.from_iterable(self.rows[at : at + _ROWS])]
+            )
+        self.connection.executemany(_INSERT_ROW, self.rows[whole:])
+        self.connection.executemany(_INSERT_TEXT, self.texts)
+        self.rows.clear()
+        self.texts.clear()
+
+    def author(self, key: bytes) -> _Author | None:
+        """The stored row of an author, if there is one."""
+        known = self.authors.get(key)
+        if known is None:
+            row = self.connection.execute(
+                "SELECT id, key, contiguous, head, latest FROM feed_authors WHERE key = ?", (key,)
+            ).fetchone()
+            if row is None:
+                return None
+            known = self.authors[key] = _Author(*row)
+        return known
+
+    def new_author(self, key: bytes) -> _Author:
+        # "returned" by the cursor rather than RETURNING: works on every SQLite 3.
+        cursor = self.connection.execute(
+            "INSERT INTO feed_authors (key, contiguous, head, latest) VALUES (?, 0, NULL, 0)",
+            (key,),
+        )
+        assert cursor.lastrowid is not None
+        self.feeds += 1
+        author = self.authors[key] = _Author(cursor.lastrowid, key, 0, None, 0)
+        return author
+
+    def neighbours(self, author: _Author | None, message: Message) -> Neighbours:
+        """What is stored beside the place where a message belongs."""
+        if author is None:
+            return Neighbours(same=None, predecessor=None, successor_previous=None)
+        sequence = message.sequence
+        if author.latest == author.contiguous == sequence - 1:
+            # The usual case, the next message of a feed without gaps: no look-up.
+            head = author.head.hex() if author.head is not None else None
+            return Neighbours(same=None, predecessor=head, successor_previous=None)
+        same = predecessor = successor_previous = None
+        self.flush()
+        rows = self.connection.execute(
+            "SELECT sequence, hash, previous FROM feed_messages "
+            "WHERE author = ? AND sequence BETWEEN ? AND ? ORDER BY sequence",
+            (author.id, sequence - 1, min(sequence + 1, MAX_SEQUENCE)),
+        )
+        for at, digest, previous in rows:
+            if at == sequence - 1:
+                predecessor = digest.hex()
+            elif at == sequence:
+                same = digest.hex()
+            else:
+                successor_previous = previous.hex()
+        return Neighbours(same=same, predecessor=predecessor, successor_previous=successor_previous)
+
+    def add(self, message: Message) -> Verdict:
+        """
+        Store one verified message, if the feed has a place for it.
+
+        @return: a verdict that says C{accepted} or C{duplicate}.
+        @raise FeedError: as L{judge} does.
+        """
+        author = self.author(message.author.raw)
+        link = judge(message, self.neighbours(author, message))
+        if author is None:
+            author = self.new_author(message.author.raw)
+        self._insert(author, message, link)
+        self._advance(author, message, link)
+        return Verdict.accepted(message, link)
+
+    def _insert(self, author: _Author, message: Message, link: Link) -> None:
+        self.last_id += 1
+        self.rows.append(
+            (
+                self.last_id,
+                author.id,
+                message.sequence,
+                bytes.fromhex(message.hash),
+                None if message.previous is None else bytes.fromhex(message.previous),
+                min(message.timestamp_ns, self.now_ns),
+                self.now_ns,
+                message.content_type,
+                link.chain_valid,
+                message.raw,
+            )
+        )
+        self.texts.append((self.last_id, content_text(message.content)))
+        if link.promotes_successor:
+            self.connection.execute(
+                "UPDATE feed_messages SET chain_valid = 1 WHERE author = ? AND sequence = ?",
+                (author.id, message.sequence + 1),
+            )
+        self.messages += 1
+
+    def _advance(self, author: _Author, message: Message, link: Link) -> None:
+        author.changed = True
+        if message.sequence == author.contiguous + 1:
+            author.contiguous = message.sequence
+            author.head = bytes.fromhex(message.hash)
+            if link.promotes_successor:
+                # The gap closed: walk on to the next one.
+                rows = self.connection.execute(
+                    "SELECT sequence, hash FROM feed_messages "
+                    "WHERE author = ? AND sequence > ? ORDER BY sequence",
+                    (author.id, author.contiguous),
+                )
+                for sequence, digest in rows:
+                    if sequence != author.contiguous + 1:
+                        break
+                    author.contiguous, author.head = sequence, digest
+        author.latest = max(author.latest, message.sequence)
+
+    def finish(self, verdicts: list[Verdict]) -> Stored:
+        """Insert what is left, write the authors back and say what changed."""
+        self.flush()
+        changed = [author for author in self.authors.values() if author.changed]
+        self.connection.executemany(
+            "UPDATE feed_authors SET contiguous = ?, head = ?, latest = ? WHERE id = ?",
+            [(author.contiguous, author.head, author.latest, author.id) for author in changed],
+        )
+        heads = [(author.key, author.contiguous) for author in changed]
+        return Stored(verdicts, heads, self.messages, self.feeds)
+
+
+def store_batch(
+    connection: sqlite3.Connection, checked: Sequence[Message | MeshkitError], now_ns: int
+) -> Stored:
+    """
+    Store the messages of a batch, each by its own merits.
+
+    @param checked: verified messages, or why a text was not one.
+    @param now_ns: when they arrived.
+    """
+    batch = _Batch(connection, now_ns)
+    verdicts = []
+    for item in checked:
+        if isinstance(item, Message):
+            try:
+                verdicts.append(batch.add(item))
+            except FeedError as e:
+                verdicts.append(Verdict.refused(e, item))
+        else:
+            verdicts.append(Verdict.refused(item))
+    return batch.finish(verdicts)
+
+
+def own_tail(connection: sqlite3.Connection, key: bytes) -> tuple[int, str | None]:
+    """
+    Where the next message of a feed goes.
+
+    @return: the last sequence stored (0 for none) and the hash there.
+    """
+    row = connection.execute(
+        "SELECT m.sequence, m.hash FROM feed_messages m JOIN feed_authors a ON a.id = m.author "
+        "WHERE a.key = ? ORDER BY m.sequence DESC LIMIT 1",
+        (key,),
+    ).fetchone()
+    return (0, None) if row is None else (row[0], row[1].hex())
+
+
+def append_own(connection: sqlite3.Connection, messages: Sequence[Message], now_ns: int) -> Stored:
+    """
+    Store messages that this node has just signed: all of them, or none.
+
+    @raise FeedError: if the feed has no place for one of them.
+    """
+    batch = _Batch(connection, now_ns)
+    return batch.finish([batch.add(message) for message in messages])
+
+
+# --- reading -------------------------------------------------------------------------
+
+
+@frozen
+class Row:
+    """
+    A stored message as lists show it.
+
+    @ivar raw: its text, as its author wrote it.
+    @ivar chain_valid: the link to its predecessor was seen and holds.
+    """
+
+    raw: bytes
+    chain_valid: bool
+
+
+@frozen
+class Filter:
+    """
+    Which messages a list is about.
+
+    @ivar author: only this author's.
+    @ivar not_author: all but this author's.
+    @ivar content_type: only with this C{type} in the content.
+    """
+
+    author: bytes | None = None
+    not_author: bytes | None = None
+    content_type: str | None = None
+
+    def where(self) -> tuple[str, list[object]]:
+        """An SQL condition over the table alias C{m}, and its values."""
+        parts: list[str] = []
+        values: list[object] = []
+        for key, operator in ((self.author, "="), (self.not_author, "IS NOT")):
+            if key is not None:
+                parts.append(f"m.author {operator} (SELECT id FROM feed_authors WHERE key = ?)")
+                values.append(key)
+        if self.content_type is not None:
+            parts.append("m.content_type = ?")
+            values.append(self.content_type)
+        return " AND ".join(parts) or "1", values
+
+
+def list_messages(
+    connection: sqlite3.Connection, wanted: Filter, limit: int, offset: int
+) -> tuple[list[Row], int]:
+    """
+    Messages, newest first.  "Newest" is by the author's clock, but never later than
+    the arrival; messages of one moment come in the order of their arrival.
+
+    @return: at most C{limit} rows after C{offset}, and how many there are in all.
+    """
+    where, values = wanted.where()
+    rows = connection.execute(
+        f"SELECT m.raw, m.chain_valid FROM feed_messages m WHERE {where} "
+        "ORDER BY m.shown_ns DESC, m.id DESC LIMIT ? OFFSET ?",
+        (*values, limit, offset),
+    ).fetchall()
+    (total,) = connection.execute(
+        f"SELECT count(*) FROM feed_messages m WHERE {where}", values
+    ).fetchone()
+    return [Row(raw, bool(valid)) for raw, valid in rows], total
+
+
+def search_messages(
+    connection: sqlite3.Connection, expression: str, limit: int, offset: int
+) -> tuple[list[Row], int]:
+    """
+    Messages whose text matches, best first.
+
+    @param expression: from L{search_expression}.
+    """
+    rows = connection.execute(
+        "SELECT m.raw, m.chain_valid FROM feed_text t JOIN feed_messages m ON m.id = t.rowid "
+        "WHERE feed_text MATCH ? ORDER BY t.rank, m.id DESC LIMIT ? OFFSET ?",
+        (expression, limit, offset),
+    ).fetchall()
+    (total,) = connection.execute(
+        "SELECT count(*) FROM feed_text WHERE feed_text MATCH ?", (expression,)
+    ).fetchone()
+    return [Row(raw, bool(valid)) for raw, valid in rows], total
+
+
+def search_expression(text: str) -> str | None:
+    """
+    Turn what a person typed into an FTS5 expression that cannot be a syntax error:
+    every word must occur, quotation marks hold a phrase together, all else is text.
+
+    @return: L{None} if there is no word in it, or more than L{MAX_SEARCH_WORDS}.
+    """
+    terms: list[str] = []
+    # SQLite takes a NUL for the end of the expression.
+    for number, piece in enumerate(text.replace("\0", " ").split('"')):
+        # Odd pieces stood between quotation marks.
+        terms.extend([piece] if number % 2 else piece.split())
+    quoted = [f'"{term}"' for term in terms if any(c.isalnum() for c in term)]
+    if not 0 < len(quoted) <= MAX_SEARCH_WORDS:
+        return None
+    return " ".join(quoted)
+
+
+def message_by_hash(connection: sqlite3.Connection, digest: bytes) -> Row | None:
+    row = connection.execute(
+        "SELECT raw, chain_valid FROM feed_messages WHERE hash = ?", (digest,)
+    ).fetchone()
+    return None if row is None else Row(row[0], bool(row[1]))
+
+
+def list_heads(
+    connection: sqlite3.Connection, authors: Sequence[bytes] | None, after: bytes, limit: int
+) -> list[tuple[bytes, int]]:
+    """See L{meshkit.interfaces.IFeedStore.heads}."""
+    if authors is None:
+        return connection.execute(
+            "SELECT key, contiguous FROM feed_authors WHERE key > ? AND contiguous > 0 "
+            "ORDER BY key LIMIT ?",
+            (after, limit),
+        ).fetchall()
+    heads = []
+    for key in sorted(authors):
+        row = connection.execute(
+            "SELECT key, contiguous FROM feed_authors WHERE key = ? AND contiguous > 0", (key,)
+        ).fetchone()
+        if row is not None:
+            heads.append(row)
+    return heads
+
+
+def read_chain(
+    connection: sqlite3.Connection, author: bytes, after: int, max_bytes: int, max_messages: int
+) -> list[bytes]:
+    """See L{meshkit.interfaces.IFeedStore.read}."""
+    rows = connection.execute(
+        "SELECT m.raw FROM feed_messages m JOIN feed_authors a ON a.id = m.author "
+        "WHERE a.key = ? AND m.sequence > ? AND m.sequence <= a.contiguous "
+        "ORDER BY m.sequence LIMIT ?",
+        (author, after, max_messages),
+    )
+    page: list[bytes] = []
+    size = 0
+    for (raw,) in rows:
+        size += len(raw)
+        if page and size > max_bytes:
+            break
+        page.append(raw)
+    return page
+
+
+def count_all(connection: sqlite3.Connection) -> tuple[int, int]:
+    """@return: how many messages and how many authors are stored."""
+    (messages,) = connection.execute("SELECT count(*) FROM feed_messages").fetchone()
+    (feeds,) = connection.execute("SELECT count(*) FROM feed_authors").fetchone()
+    return messages, feeds

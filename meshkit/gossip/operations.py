@@ -1,0 +1,84 @@
+"""What the part C{gossip} offers at the doors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from meshkit.operations import Nothing, Operation
+
+
+class Follow(msgspec.Struct, forbid_unknown_fields=True):
+    author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
+
+
+class Followed(msgspec.Struct):
+    """@ivar author: C{@<base64>.ed25519}."""
+
+    author: str
+
+
+FOLLOWS = Operation(
+    name="follows_list",
+    method="GET",
+    path="/v1/follows",
+    request=Nothing,
+    answer=list[Followed],
+    doc="Whom this node follows.  An empty list means that it replicates everybody.",
+)
+FOLLOW = Operation(
+    name="follows_add",
+    method="POST",
+    path="/v1/follows/{author}",
+    request=Follow,
+    answer=Followed,
+    doc="Follow an author: from the first follow on, only followed feeds are asked for.",
+    permission="write",
+    success=201,
+)
+UNFOLLOW = Operation(
+    name="follows_remove",
+    method="DELETE",
+    path="/v1/follows/{author}",
+    request=Follow,
+    answer=None,
+    doc="Stop following an author.  What is stored stays.",
+    permission="write",
+    success=204,
+)
+
+
+class LinkStatus(msgspec.Struct):
+    """
+    A connection to a peer.
+
+    @ivar peer: its id.
+    @ivar dialled: this node opened it.
+    @ivar received: messages that came from it and were new.
+    @ivar sent: messages that it was given.
+    @ivar fetching: feeds being fetched from it now.
+    """
+
+    peer: str
+    dialled: bool
+    received: int
+    sent: int
+    fetching: int
+
+
+class GossipStatus(msgspec.Struct):
+    """
+    @ivar links: open connections, in the order in which they were opened.
+    @ivar follows: how many authors are followed; 0 means everybody.
+    @ivar refused: messages from peers that were refused since the start, by code.
+    @ivar broken: connections that ended in an error since the start, by code.
+    @ivar idle: why this part does nothing, if it does nothing.
+    """
+
+    links: list[LinkStatus]
+    follows: int
+    refused: dict[str, int]
+    broken: dict[str, int]
+    idle: str | None = None

@@ -1,0 +1,413 @@
+"""
+The part C{gossip}: dials the peers of the book, answers those who dial, and tells
+all of them what is new.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from twisted.application.internet import ClientService, backoffPolicy
+from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from meshkit.errors import MeshkitError, PeerKeyRefused
+from meshkit.gossip import operations as offered
+from meshkit.gossip.link import GossipLink
+from meshkit.gossip.session import Claims
+from meshkit.identity.addresses import MeshAddress
+from meshkit.identity.keys import PublicKey
+from meshkit.interfaces import IFeedStore, MessagesStored
+from meshkit.operations import BoundOperation, Nothing
+from meshkit.parts import Part, PartContext, shield
+
+#: The label of gossip's capability.
+LABEL: Final = "gossip"
+#: Seconds for which a peer that misbehaved is neither dialled nor let in.
+BAN: Final = 600.0
+#: Peers that are remembered as banned; the oldest are forgotten beyond it.
+MAX_BANNED: Final = 1_000
+#: Connections with one peer, whoever opened them: a further one closes the oldest,
+#: which may be one that the peer does not know any more.
+MAX_LINKS_PER_PEER: Final = 4
+#: Seconds that peers have to take what is left when this node stops.
+CLOSE_GRACE: Final = 5.0
+#: Seconds within which the arrivals of other feeds are told together.
+GATHER: Final = 0.01
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE gossip_follows (
+        author BLOB PRIMARY KEY,
+        added_ns INTEGER NOT NULL
+    ) STRICT;
+    """,
+)
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section C{[gossip]}."""
+
+    interval: Annotated[
+        float,
+        msgspec.Meta(ge=1, le=86_400, description="seconds between full announcements to peers"),
+    ] = 300.0
+    max_links: Annotated[
+        int, msgspec.Meta(ge=1, le=10_000, description="connections to peers at the same time")
+    ] = 256
+    retry_max: Annotated[
+        float,
+        msgspec.Meta(ge=1, le=3_600, description="longest pause before a peer is dialled again, s"),
+    ] = 60.0
+
+
+class _LinkFactory(Factory):
+    """
+    Builds the links that are accepted, or those that are dialled at an address.
+    """
+
+    noisy = False
+
+    def __init__(self, part: GossipPart, address: MeshAddress | None = None) -> None:
+        self._part = part
+        self._address = address
+
+    def buildProtocol(self, addr: IAddress | None) -> GossipLink | None:
+        if self._part.is_full():
+            return None
+        return GossipLink(self._part, self._address)
+
+
+@implementer(IStreamClientEndpoint)
+class _WatchedEndpoint:
+    """A peer's endpoint that tells the peer book what happened."""
+
+    def __init__(self, part: GossipPart, address: MeshAddress, inner: Any) -> None:
+        self._part = part
+        self._address = address
+        self._inner = inner
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        if self._part.is_banned(self._address.key):
+            return fail(
+                PeerKeyRefused(f"{self._address.key} is banned for {BAN:.0f} s for misbehaving")
+            )
+        connecting: Deferred[IProtocol] = self._inner.connect(protocolFactory)
+
+        def connected(protocol: IProtocol) -> IProtocol:
+            self._part.peers.note_connected(self._address)
+            return protocol
+
+        def failed(failure: Failure) -> Failure:
+            self._part.peers.note_failed(self._address, failure.value)
+            return failure
+
+        return connecting.addCallbacks(connected, failed)
+
+
+class GossipPart(Part):
+    """
+    See the module.
+
+    @ivar store: the feeds, L{IFeedStore}.
+    @ivar claims: who fetches which feed.
+    """
+
+    _log = Logger()
+
+    def __init__(self, context: PartContext, store: Any) -> None:
+        self.reactor = context.reactor
+        self.peers = context.peers
+        self.store = store
+        self.claims = Claims()
+        self._config: Config = context.config
+        self._identity = context.identity
+        self._connections = context.connections
+        self._database = context.database
+        self._events = context.events
+        self._wall_clock: Callable[[], int] = context.wall_clock
+        self._rng = context.rng
+        # Links in the order in which they were made; the values say nothing.
+        self._links: dict[GossipLink, None] = {}
+        self._dialling: dict[str, ClientService] = {}
+        self._follows: dict[bytes, None] = {}
+        self._banned: dict[PublicKey, float] = {}
+        self._news: dict[bytes, int] = {}
+        self._telling: IDelayedCall | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._announcing = LoopingCall(self._announce_all)
+        self._announcing.clock = self.reactor
+        self._all_lost: Deferred[None] | None = None
+        self.refused: Counter[str] = Counter()
+        self.broken: Counter[str] = Counter()
+
+    # --- the service -----------------------------------------------------------------
+
+    def startService(self) -> Deferred[None]:
+        super().startService()
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        rows = await self._database.read(_all_follows)
+        self._follows = {author: None for (author,) in rows}
+        self._unsubscribe = self._events.subscribe(MessagesStored, self._stored)
+        self.peers.watch(self._dial_all)
+        self._dial_all()
+        self._announcing.start(self._config.interval, now=False)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._announcing.running:
+            self._announcing.stop()
+        if self._telling is not None and self._telling.active():
+            self._telling.cancel()
+        stopping = [service.stopService() for service in self._dialling.values()]
+        self._dialling.clear()
+        for link in list(self._links):
+            link.close()
+        if self._links:
+            self._all_lost = Deferred()
+            cut_off = self.reactor.callLater(CLOSE_GRACE, self._cut_off)
+            await self._all_lost
+            if cut_off.active():
+                cut_off.cancel()
+        await DeferredList([d for d in stopping if d is not None])
+
+    def _cut_off(self) -> None:
+        for link in list(self._links):
+            link.abort()
+
+    def capabilities(self) -> dict[str, IProtocolFactory]:
+        return {LABEL: _LinkFactory(self)}
+
+    def authorize(self, peer: PublicKey, label: str) -> bool:
+        return bool(self.running) and not self.is_banned(peer) and not self.is_full()
+
+    def status(self) -> offered.GossipStatus:
+        return offered.GossipStatus(
+            links=[
+                offered.LinkStatus(
+                    peer=link.connected_to.text,
+                    dialled=link.dialled,
+                    received=link.received,
+                    sent=link.sent,
+                    fetching=len(link.session.asked),
+                )
+                for link in self._links
+            ],
+            follows=len(self._follows),
+            refused=dict(sorted(self.refused.items())),
+            broken=dict(sorted(self.broken.items())),
+        )
+
+    def is_full(self) -> bool:
+        """No further connection is taken."""
+        return len(self._links) >= self._config.max_links
+
+    # --- dialling -------------------------------------------------------------------------
+
+    def _dial_all(self) -> None:
+        """Dial what is in the book, stop dialling what is no longer in it."""
+        if not self.running:
+            return
+        wanted = {
+            address.text: address
+            for address in self.peers.dialable()
+            if address.key != self._identity.public
+        }
+        for text in [text for text in self._dialling if text not in wanted]:
+            self._dialling.pop(text).stopService()
+            for link in list(self._links):
+                if link.address is not None and link.address.text == text:
+                    link.close()
+        for text, address in wanted.items():
+            if text not in self._dialling:
+                endpoint = self._connections.endpoint(address, LABEL)
+                service = self._dialling[text] = ClientService(
+                    _WatchedEndpoint(self, address, endpoint),
+                    _LinkFactory(self, address),
+                    retryPolicy=backoffPolicy(
+                        initialDelay=0.5,
+                        maxDelay=self._config.retry_max,
+                        factor=1.5,
+                        jitter=self._rng.random,
+                    ),
+                    clock=self.reactor,
+                )
+                service.startService()
+
+    # --- links ------------------------------------------------------------------------------
+
+    def link_made(self, link: GossipLink) -> None:
+        self._links[link] = None
+        if not self.running:
+            # Its handshake was under way when we stopped.
+            link.close()
+            return
+        self._log.info("gossip with {peer}", peer=str(link.connected_to), dialled=link.dialled)
+        same = [other for other in self._links if other.connected_to == link.connected_to]
+        if len(same) > MAX_LINKS_PER_PEER:
+            same[0].close()
+        link.announce_all()
+
+    def link_lost(self, link: GossipLink, reason: Failure) -> None:
+        self._links.pop(link, None)
+        if isinstance(reason.value, MeshkitError):
+            # The channel broke: a byte was changed, the end is missing, a peer is stuck.
+            self.link_failed(link, reason.value)
+        elif link.address is not None:
+            self.peers.note_disconnected(link.address)
+        if self._links:
+            self.feed_released()
+        elif self._all_lost is not None:
+            all_lost, self._all_lost = self._all_lost, None
+            all_lost.callback(None)
+
+    def link_failed(self, link: GossipLink, error: MeshkitError) -> None:
+        """A link ends in an error: its peer misbehaved, or somebody between us did."""
+        self.broken[error.code] += 1
+        if link.address is not None:
+            self.peers.note_failed(link.address, error)
+
+    def feed_released(self) -> None:
+        """Some feed is no longer being fetched: whoever waits for it may ask."""
+        for link in list(self._links):
+            link.ask_more()
+
+    def count_refused(self, link: GossipLink, error: MeshkitError) -> None:
+        """A message that a peer sent was refused."""
+        self.refused[error.code] += 1
+        self._log.info(
+            "message from {peer} refused: {code}: {error}",
+            peer=str(link.connected_to),
+            code=error.code,
+            error=str(error),
+        )
+
+    def ban(self, peer: PublicKey, error: MeshkitError) -> None:
+        """
+        Have nothing to do with a peer for L{BAN} seconds.
+
+        @param error: what it did last.
+        """
+        self._banned.pop(peer, None)
+        self._banned[peer] = self.reactor.seconds() + BAN
+        while len(self._banned) > MAX_BANNED:
+            del self._banned[next(iter(self._banned))]
+        for link in list(self._links):
+            if link.connected_to == peer:
+                link.drop(error)
+
+    def is_banned(self, peer: PublicKey) -> bool:
+        until = self._banned.get(peer)
+        return until is not None and until > self.reactor.seconds()
+
+    # --- telling ----------------------------------------------------------------------------
+
+    def _stored(self, event: MessagesStored) -> None:
+        self._news[event.author] = event.contiguous
+        # A message of our own goes out at once, those of others gather for a moment.
+        wait = 0 if event.local else GATHER
+        if self._telling is None or not self._telling.active():
+            self._telling = self.reactor.callLater(wait, self._tell)
+        elif event.local:
+            self._telling.reset(0)
+
+    def _tell(self) -> None:
+        news, self._news = list(self._news.items()), {}
+        for link in list(self._links):
+            link.announce(news)
+
+    def _announce_all(self) -> None:
+        for link in list(self._links):
+            link.announce_all()
+
+    # --- whom to follow -----------------------------------------------------------------------
+
+    def selected(self, authors: Iterable[bytes]) -> list[bytes]:
+        """Of some feeds, those that this node replicates."""
+        if not self._follows:
+            return list(authors)
+        own = self._identity.public.raw
+        return [author for author in authors if author in self._follows or author == own]
+
+    def operations(self) -> Sequence[BoundOperation]:
+        return (
+            BoundOperation(offered.FOLLOWS, self._answer_follows),
+            BoundOperation(offered.FOLLOW, self._answer_follow),
+            BoundOperation(offered.UNFOLLOW, self._answer_unfollow),
+        )
+
+    def _answer_follows(self, request: Nothing) -> list[offered.Followed]:
+        return [offered.Followed(PublicKey(author).text) for author in sorted(self._follows)]
+
+    def _answer_follow(self, request: offered.Follow) -> Deferred[offered.Followed]:
+        return shield(self._add_follow(request))
+
+    async def _add_follow(self, request: offered.Follow) -> offered.Followed:
+        author = PublicKey.parse(request.author)
+        now_ns = self._wall_clock()
+        await self._database.write(lambda connection: _follow(connection, author.raw, now_ns))
+        self._follows[author.raw] = None
+        self._reconsider()
+        return offered.Followed(author.text)
+
+    def _answer_unfollow(self, request: offered.Follow) -> Deferred[None]:
+        return shield(self._remove_follow(request))
+
+    async def _remove_follow(self, request: offered.Follow) -> None:
+        author = PublicKey.parse(request.author)
+        await self._database.write(lambda connection: _unfollow(connection, author.raw))
+        self._follows.pop(author.raw, None)
+        self._reconsider()
+
+    def _reconsider(self) -> None:
+        """The selection changed: look again at what the peers have."""
+        for link in list(self._links):
+            link.reconsider()
+
+
+def _all_follows(connection: sqlite3.Connection) -> list[tuple[bytes]]:
+    return connection.execute("SELECT author FROM gossip_follows ORDER BY author").fetchall()
+
+
+def _follow(connection: sqlite3.Connection, author: bytes, now_ns: int) -> None:
+    connection.execute("INSERT OR IGNORE INTO gossip_follows VALUES (?, ?)", (author, now_ns))
+
+
+def _unfollow(connection: sqlite3.Connection, author: bytes) -> None:
+    connection.execute("DELETE FROM gossip_follows WHERE author = ?", (author,))
+
+
+class IdlePart(Part):
+    """What is left of gossip in a node that keeps no feeds."""
+
+    def status(self) -> offered.GossipStatus:
+        return offered.GossipStatus(
+            links=[], follows=0, refused={}, broken={}, idle="no enabled part provides IFeedStore"
+        )
+
+
+def make_part(context: PartContext) -> Part:
+    store = context.find(IFeedStore)
+    return IdlePart() if store is None else GossipPart(context, store)

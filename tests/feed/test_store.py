@@ -1,0 +1,626 @@
+"""Tests of L{meshkit.feed.store}."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.errors import (
+    DuplicateMessage,
+    FeedError,
+    ForkRefused,
+    HashMismatch,
+    InvalidSequence,
+    MalformedMessage,
+    SignatureInvalid,
+)
+from meshkit.feed import store
+from meshkit.feed.chain import Neighbours, Verdict, judge
+from meshkit.feed.message import MAX_SEQUENCE, Message
+from meshkit.feed.part import check_texts
+from meshkit.testing.identities import DAY_NS, Author
+
+NOW_NS = DAY_NS + 10**15
+ADA, BOB = Author("ada"), Author("bob")
+ADA.write_many(12)
+BOB.write_many(12)
+
+
+def fresh() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:")
+    for script in store.MIGRATIONS:
+        connection.executescript(script)
+    return connection
+
+
+def ingest(connection: sqlite3.Connection, *raws: bytes, now_ns: int = NOW_NS) -> list[Verdict]:
+    """What a node does with texts it receives."""
+    return store.store_batch(connection, check_texts(raws), now_ns).verdicts
+
+
+def feed(connection: sqlite3.Connection, key: bytes) -> list[tuple[int, bool]]:
+    """(sequence, chain_valid) of everything that is stored of an author."""
+    rows = connection.execute(
+        "SELECT m.sequence, m.chain_valid FROM feed_messages m JOIN feed_authors a "
+        "ON a.id = m.author WHERE a.key = ? ORDER BY m.sequence",
+        (key,),
+    )
+    return [(sequence, bool(valid)) for sequence, valid in rows]
+
+
+def state(connection: sqlite3.Connection) -> dict[bytes, tuple[int, str | None, int]]:
+    """author -> (contiguous, hash at contiguous, latest)."""
+    return {
+        key: (contiguous, head and head.hex(), latest)
+        for key, contiguous, head, latest in connection.execute(
+            "SELECT key, contiguous, head, latest FROM feed_authors ORDER BY key"
+        )
+    }
+
+
+class Rules(SynchronousTestCase):
+    """Each rule of ingest, by the name of its error."""
+
+    def setUp(self) -> None:
+        self.connection = fresh()
+
+    def refuse(self, raw: bytes, error: type[FeedError], status: str = "refused") -> None:
+        before = list(self.connection.iterdump())
+        (verdict,) = ingest(self.connection, raw)
+        self.assertEqual((verdict.status, type(verdict.error)), (status, error))
+        self.assertFalse(verdict.chain_valid)
+        self.assertEqual(list(self.connection.iterdump()), before)
+
+    def test_a_message_is_stored_as_it_was_sent(self) -> None:
+        (verdict,) = ingest(self.connection, ADA.raws[0])
+        first = ADA.messages[0]
+        self.assertEqual(
+            verdict,
+            Verdict("accepted", None, ADA.key, 1, first.hash, True),
+        )
+        row = store.message_by_hash(self.connection, bytes.fromhex(first.hash))
+        self.assertEqual(row, store.Row(first.raw, True))
+
+    def test_a_forged_signature_is_refused(self) -> None:
+        first, second = ADA.messages[0], ADA.messages[1]
+        forged = first.raw.replace(_signature(first), _signature(second))
+        self.refuse(forged, SignatureInvalid)
+
+    def test_an_author_who_did_not_sign_is_refused(self) -> None:
+        text = ADA.raws[0]
+        forged = text.replace(ADA.identity.public.text.encode(), BOB.identity.public.text.encode())
+        self.refuse(forged, SignatureInvalid)
+
+    def test_altered_content_is_refused(self) -> None:
+        altered = ADA.raws[0].replace(b"number 1", b"number 2")
+        self.assertNotEqual(altered, ADA.raws[0])
+        self.refuse(altered, HashMismatch)
+
+    def test_a_wrong_hash_is_refused(self) -> None:
+        first = ADA.messages[0]
+        altered = first.raw.replace(first.hash.encode(), b"0" * 64)
+        self.refuse(altered, SignatureInvalid)
+
+    def test_a_duplicate_is_told_from_a_refusal(self) -> None:
+        ingest(self.connection, ADA.raws[0])
+        self.refuse(ADA.raws[0], DuplicateMessage, "duplicate")
+
+    def test_what_is_no_message_is_refused(self) -> None:
+        self.refuse(b"{", MalformedMessage)
+
+    def test_sequence_zero_is_refused(self) -> None:
+        zero = ADA.raws[0].replace(b'"sequence":1', b'"sequence":0')
+        self.refuse(zero, InvalidSequence)
+
+    def test_a_first_message_with_a_predecessor_is_refused(self) -> None:
+        odd = ADA.write(sequence=1, previous="ab" * 32)
+        self.refuse(odd.raw, InvalidSequence)
+
+    def test_a_later_message_without_predecessor_is_refused(self) -> None:
+        odd = ADA.write(sequence=5, previous=None)
+        self.refuse(odd.raw, InvalidSequence)
+
+    def test_a_fork_at_a_place_that_is_taken_is_refused(self) -> None:
+        ingest(self.connection, *ADA.raws[:3])
+        for sequence, previous in ((1, None), (2, ADA.messages[0].hash), (3, ADA.messages[1].hash)):
+            fork = ADA.write("other", sequence=sequence, previous=previous)
+            self.refuse(fork.raw, ForkRefused)
+
+    def test_a_message_that_names_another_predecessor_is_refused(self) -> None:
+        ingest(self.connection, *ADA.raws[:3])
+        self.refuse(ADA.write("x", sequence=4, previous="ab" * 32).raw, ForkRefused)
+
+    def test_a_message_that_a_stored_successor_does_not_name_is_refused(self) -> None:
+        ingest(self.connection, ADA.raws[3])
+        self.refuse(ADA.write("x", sequence=3, previous="ab" * 32).raw, ForkRefused)
+
+    def test_a_fork_that_is_longer_does_not_win(self) -> None:
+        ingest(self.connection, *ADA.raws[:2])
+        fork = Author("ada")
+        fork.write("another beginning")
+        fork.write_many(4)
+        verdicts = ingest(self.connection, *fork.raws)
+        self.assertEqual([type(v.error) for v in verdicts[:3]], [ForkRefused] * 3)
+        # Beyond the gap nothing stored contradicts it, but it is never counted.
+        self.assertEqual(state(self.connection)[ADA.key][0], 2)
+        self.assertEqual(store.read_chain(self.connection, ADA.key, 0, 10**6, 100), ADA.raws[:2])
+
+    def test_the_last_sequence_of_all_is_stored_like_any_other(self) -> None:
+        last = ADA.write(sequence=MAX_SEQUENCE, previous="ab" * 32)
+        ingest(self.connection, ADA.raws[0])
+        (verdict,) = ingest(self.connection, last.raw)
+        self.assertEqual((verdict.status, verdict.chain_valid), ("accepted", False))
+        self.refuse(last.raw, DuplicateMessage, "duplicate")
+        self.assertEqual(state(self.connection)[ADA.key][::2], (1, MAX_SEQUENCE))
+
+    def test_each_message_of_a_batch_is_judged_alone(self) -> None:
+        altered = ADA.raws[1].replace(b"number 2", b"number 3")
+        verdicts = ingest(self.connection, ADA.raws[0], altered, b"", ADA.raws[1], ADA.raws[0])
+        self.assertEqual(
+            [verdict.status for verdict in verdicts],
+            ["accepted", "refused", "refused", "accepted", "duplicate"],
+        )
+
+    def test_a_batch_tells_what_it_changed(self) -> None:
+        ingest(self.connection, ADA.raws[0])
+        checked = check_texts([ADA.raws[0], ADA.raws[1], BOB.raws[2], b"?"])
+        stored = store.store_batch(self.connection, checked, NOW_NS)
+        self.assertEqual(stored.heads, [(ADA.key, 2), (BOB.key, 0)])
+        self.assertEqual((stored.messages, stored.feeds), (2, 1))
+        self.assertEqual(store.count_all(self.connection), (3, 2))
+
+    def test_a_batch_that_adds_nothing_changes_nothing(self) -> None:
+        ingest(self.connection, *ADA.raws[:2])
+        stored = store.store_batch(self.connection, check_texts(ADA.raws[:2]), NOW_NS)
+        self.assertEqual((stored.heads, stored.messages, stored.feeds), ([], 0, 0))
+
+
+def _signature(message: Message) -> bytes:
+    text = message.raw.rpartition(b'"signature":"')[2]
+    return text.removesuffix(b'"}')
+
+
+class Gaps(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.connection = fresh()
+
+    def put(self, *sequences: int) -> list[bool]:
+        raws = [ADA.raws[sequence - 1] for sequence in sequences]
+        return [verdict.chain_valid for verdict in ingest(self.connection, *raws)]
+
+    def contiguous(self) -> int:
+        return state(self.connection)[ADA.key][0]
+
+    def test_a_message_beyond_a_gap_is_kept_and_flagged(self) -> None:
+        self.assertEqual(self.put(1, 4, 5), [True, False, True])
+        self.assertEqual(feed(self.connection, ADA.key), [(1, True), (4, False), (5, True)])
+        self.assertEqual(state(self.connection)[ADA.key], (1, ADA.messages[0].hash, 5))
+
+    def test_a_message_beyond_a_gap_is_not_served(self) -> None:
+        self.put(1, 3)
+        self.assertEqual(store.read_chain(self.connection, ADA.key, 0, 10**6, 9), [ADA.raws[0]])
+        self.assertEqual(store.list_heads(self.connection, None, b"", 9), [(ADA.key, 1)])
+
+    def test_an_author_without_a_beginning_has_no_head(self) -> None:
+        self.put(2)
+        self.assertEqual(store.list_heads(self.connection, None, b"", 9), [])
+        self.assertEqual(store.list_heads(self.connection, [ADA.key], b"", 9), [])
+        self.assertEqual(state(self.connection)[ADA.key], (0, None, 2))
+
+    def test_what_closes_a_gap_promotes_the_next(self) -> None:
+        self.put(1, 3)
+        self.put(2)
+        self.assertEqual(feed(self.connection, ADA.key), [(1, True), (2, True), (3, True)])
+        self.assertEqual(state(self.connection)[ADA.key], (3, ADA.messages[2].hash, 3))
+
+    def test_several_gaps_close_one_by_one(self) -> None:
+        self.put(1, 3, 4, 6, 7, 9)
+        self.assertEqual(self.contiguous(), 1)
+        self.put(5)
+        self.assertEqual(self.contiguous(), 1)
+        self.put(2)
+        self.assertEqual(self.contiguous(), 7)
+        self.put(8)
+        self.assertEqual(self.contiguous(), 9)
+        self.assertEqual(state(self.connection)[ADA.key], (9, ADA.messages[8].hash, 9))
+
+    def test_a_chain_that_arrives_backwards_in_one_batch_is_whole(self) -> None:
+        self.put(*range(12, 0, -1))
+        self.assertEqual(feed(self.connection, ADA.key), [(n, True) for n in range(1, 13)])
+        self.assertEqual(self.contiguous(), 12)
+
+
+class Model:
+    """A store as simple as it can be: dictionaries, and every rule asked of L{judge}."""
+
+    def __init__(self) -> None:
+        self.feeds: dict[bytes, dict[int, tuple[Message, bool]]] = {}
+
+    def add(self, message: Message) -> Verdict:
+        here = self.feeds.get(message.author.raw, {})
+
+        def at(sequence: int) -> Message | None:
+            return here[sequence][0] if sequence in here else None
+
+        same, before, after = (at(message.sequence + step) for step in (0, -1, 1))
+        around = Neighbours(same and same.hash, before and before.hash, after and after.previous)
+        try:
+            link = judge(message, around)
+        except FeedError as e:
+            return Verdict.refused(e, message)
+        self.feeds.setdefault(message.author.raw, {})[message.sequence] = (
+            message,
+            link.chain_valid,
+        )
+        if link.promotes_successor and after is not None:
+            self.feeds[message.author.raw][after.sequence] = (after, True)
+        return Verdict.accepted(message, link)
+
+    def state(self) -> dict[bytes, tuple[int, str | None, int]]:
+        found = {}
+        for key, messages in sorted(self.feeds.items()):
+            contiguous = 0
+            while contiguous + 1 in messages:
+                contiguous += 1
+            head = messages[contiguous][0].hash if contiguous else None
+            found[key] = (contiguous, head, max(messages))
+        return found
+
+
+def _with_forks(author: Author, count: int) -> list[Message]:
+    """A chain, and beside it a second one that leaves it in the middle."""
+    fork = Author("fork")
+    fork.identity = author.identity
+    fork.messages = author.messages[: count // 2]
+    for number in range(count // 2):
+        fork.write(f"forked {number}")
+    return [*author.messages[:count], *fork.messages[count // 2 :]]
+
+
+POOL = [*_with_forks(ADA, 8), *_with_forks(BOB, 6)]
+
+
+def batches(pool: Sequence[Message]) -> Any:
+    """Messages of a pool, some twice, some never, in any order, in batches of any size."""
+    return st.lists(st.lists(st.sampled_from(pool), max_size=12), max_size=8)
+
+
+@st.composite
+def deliveries(draw: Any) -> list[list[Message]]:
+    """All messages of two chains, each at least once, in any order and in any batches."""
+    lengths = [draw(st.integers(0, 12)), draw(st.integers(0, 12))]
+    chains = [ADA.messages[: lengths[0]], BOB.messages[: lengths[1]]]
+    wanted = [message for chain in chains for message in chain]
+    again = draw(st.lists(st.sampled_from(wanted), max_size=6)) if wanted else []
+    order = draw(st.permutations([*wanted, *again]))
+    cuts = sorted(draw(st.lists(st.integers(0, len(order)), max_size=5)))
+    return [
+        list(order[start:end]) for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True)
+    ]
+
+
+def _canonical(connection: sqlite3.Connection) -> list[Any]:
+    """What is stored, but for the order of its arrival."""
+    return connection.execute(
+        "SELECT a.key, a.contiguous, a.head, a.latest, m.sequence, m.hash, m.previous, "
+        "m.shown_ns, m.received_ns, m.content_type, m.chain_valid, m.raw "
+        "FROM feed_messages m JOIN feed_authors a ON a.id = m.author "
+        "ORDER BY a.key, m.sequence"
+    ).fetchall()
+
+
+class Convergence(SynchronousTestCase):
+    @given(deliveries())
+    def test_any_order_in_any_batches_ends_in_the_same_store(
+        self, delivery: list[list[Message]]
+    ) -> None:
+        connection, expected = fresh(), fresh()
+        accepted: list[str | None] = []
+        counted = 0
+        for batch in delivery:
+            stored = store.store_batch(connection, batch, NOW_NS)
+            accepted += [v.hash for v in stored.verdicts if v.status == "accepted"]
+            self.assertEqual(
+                [v.status for v in stored.verdicts if v.status not in ("accepted", "duplicate")],
+                [],
+            )
+            counted += stored.messages
+        everything = {m.hash: m for batch in delivery for m in batch}
+        in_order = sorted(everything.values(), key=lambda m: (m.author.raw, m.sequence))
+        store.store_batch(expected, in_order, NOW_NS)
+        self.assertEqual(_canonical(connection), _canonical(expected))
+        self.assertEqual(sorted(accepted, key=str), sorted(everything))
+        self.assertEqual(counted, len(everything))
+        self.assertEqual(store.count_all(connection)[0], counted)
+
+    @given(batches(POOL))
+    def test_with_forks_it_does_what_a_simple_model_does(
+        self, delivery: list[list[Message]]
+    ) -> None:
+        connection, model = fresh(), Model()
+        for batch in delivery:
+            verdicts = store.store_batch(connection, batch, NOW_NS).verdicts
+            expected = [model.add(message) for message in batch]
+            self.assertEqual(
+                [evolve(v, error=None) for v in verdicts],
+                [evolve(v, error=None) for v in expected],
+            )
+            self.assertEqual([type(v.error) for v in verdicts], [type(v.error) for v in expected])
+            self.assertEqual(state(connection), model.state())
+            for key, messages in model.feeds.items():
+                self.assertEqual(
+                    feed(connection, key),
+                    [(n, valid) for n, (_, valid) in sorted(messages.items())],
+                )
+                (contiguous, _, _) = model.state()[key]
+                self.assertEqual(
+                    store.read_chain(connection, key, 0, 10**9, 10**9),
+                    [messages[n + 1][0].raw for n in range(contiguous)],
+                )
+
+    def test_more_messages_than_go_into_one_statement(self) -> None:
+        """Rows are gathered; whatever their number, each is stored and can be found."""
+        author = Author("prolific")
+        author.write_many(2 * store._ROWS + 7)
+        connection = fresh()
+        store.store_batch(connection, [*author.messages[1:], author.messages[0]], NOW_NS)
+        self.assertEqual(store.read_chain(connection, author.key, 0, 10**9, 10**9), author.raws)
+        rows, total = store.search_messages(connection, '"number"', 200, 0)
+        self.assertEqual((len(rows), total), (len(author.raws),) * 2)
+
+
+class Own(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.connection = fresh()
+
+    def test_an_empty_feed_begins_at_one(self) -> None:
+        self.assertEqual(store.own_tail(self.connection, ADA.key), (0, None))
+
+    def test_the_tail_is_the_last_message(self) -> None:
+        store.append_own(self.connection, ADA.messages[:3], NOW_NS)
+        ingest(self.connection, *BOB.raws[:5])
+        self.assertEqual(store.own_tail(self.connection, ADA.key), (3, ADA.messages[2].hash))
+
+    def test_a_sequence_number_beyond_a_gap_is_not_used_again(self) -> None:
+        """
+        After a restored backup, others may give back the end of our feed before the
+        middle: writing on from the middle would make a fork.
+        """
+        ingest(self.connection, *ADA.raws[:2], ADA.raws[6])
+        self.assertEqual(store.own_tail(self.connection, ADA.key), (7, ADA.messages[6].hash))
+
+    def test_a_message_that_does_not_fit_raises(self) -> None:
+        store.append_own(self.connection, ADA.messages[:2], NOW_NS)
+        fork = ADA.write("fork", sequence=2, previous=ADA.messages[0].hash)
+        self.assertRaises(
+            ForkRefused, store.append_own, self.connection, [ADA.messages[2], fork], NOW_NS
+        )
+
+
+def _dated(author: Author, timestamp: str) -> bytes:
+    """A first message with a time that does not fit 64 bits of nanoseconds."""
+    signed, _, _ = author.write("dated").raw.partition(b',"hash":')
+    text = re.sub(rb'"timestamp":"[^"]*"', f'"timestamp":"{timestamp}"'.encode(), signed) + b"}"
+    digest = hashlib.sha256(text).hexdigest().encode("ascii")
+    signature = base64.b64encode(author.identity._sign_raw(digest))
+    return text[:-1] + b',"hash":"' + digest + b'","signature":"' + signature + b'"}'
+
+
+class Lists(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.connection = fresh()
+
+    def publish(self, author: Author, at_ns: int, content: Any, now_ns: int = NOW_NS) -> bytes:
+        raw = author.write(content, timestamp_ns=at_ns).raw
+        (verdict,) = ingest(self.connection, raw, now_ns=now_ns)
+        self.assertEqual(verdict.status, "accepted")
+        return raw
+
+    def listed(self, limit: int = 50, offset: int = 0, **wanted: Any) -> list[bytes]:
+        rows, total = store.list_messages(self.connection, store.Filter(**wanted), limit, offset)
+        everything, count = store.list_messages(self.connection, store.Filter(**wanted), 1000, 0)
+        self.assertEqual(total, count)
+        self.assertEqual(rows, everything[offset : offset + limit])
+        return [row.raw for row in rows]
+
+    def test_newest_first_by_the_authors_clock(self) -> None:
+        ada, bob = Author("a"), Author("b")
+        raws = [
+            self.publish(author, DAY_NS + ns, n)
+            for n, (author, ns) in enumerate([(ada, 5), (bob, 9), (ada, 7), (bob, 1)])
+        ]
+        self.assertEqual(self.listed(), [raws[1], raws[2], raws[0], raws[3]])
+
+    def test_one_moment_is_listed_in_the_order_of_arrival(self) -> None:
+        ada, bob = Author("a"), Author("b")
+        raws = [self.publish(author, DAY_NS, n) for n, author in enumerate([ada, bob, ada])]
+        self.assertEqual(self.listed(), raws[::-1])
+
+    def test_a_clock_in_the_future_pins_nothing_to_the_top(self) -> None:
+        ada, bob = Author("a"), Author("b")
+        future = _dated(ada, "9999-12-31T23:59:59.999999999Z")
+        ingest(self.connection, future, now_ns=DAY_NS)
+        past = self.publish(bob, 0, "from 1970", now_ns=DAY_NS + 1)
+        now = self.publish(bob, DAY_NS + 2, "now", now_ns=DAY_NS + 2)
+        self.assertIn(b'"1970-01-01T00:00:00Z"', past)
+        self.assertEqual(self.listed(), [now, future, past])
+
+    def test_filters(self) -> None:
+        ada, bob = Author("a"), Author("b")
+        note = self.publish(ada, DAY_NS + 1, {"type": "note"})
+        insight = self.publish(ada, DAY_NS + 2, {"type": "insight"})
+        other = self.publish(bob, DAY_NS + 3, {"type": "insight"})
+        plain = self.publish(bob, DAY_NS + 4, "no type")
+        self.assertEqual(self.listed(), [plain, other, insight, note])
+        self.assertEqual(self.listed(author=ada.key), [insight, note])
+        self.assertEqual(self.listed(not_author=ada.key), [plain, other])
+        self.assertEqual(self.listed(content_type="insight"), [other, insight])
+        self.assertEqual(self.listed(content_type="insight", author=ada.key), [insight])
+        self.assertEqual(self.listed(content_type="' OR 1 --"), [])
+        self.assertEqual(self.listed(author=bytes(32)), [])
+        self.assertEqual(len(self.listed(not_author=bytes(32))), 4)
+
+    def test_limit_and_offset_cut_a_stretch_out(self) -> None:
+        ada = Author("a")
+        raws = [self.publish(ada, DAY_NS + n, n) for n in range(7)][::-1]
+        self.assertEqual(self.listed(limit=3), raws[:3])
+        self.assertEqual(self.listed(limit=3, offset=5), raws[5:])
+        self.assertEqual(self.listed(limit=3, offset=7), [])
+
+    def test_a_message_that_is_not_there(self) -> None:
+        self.assertIsNone(store.message_by_hash(self.connection, bytes(32)))
+
+
+class Pages(SynchronousTestCase):
+    """What other nodes are served."""
+
+    def setUp(self) -> None:
+        self.connection = fresh()
+        ingest(self.connection, *ADA.raws, *BOB.raws[:4])
+
+    def read(self, after: int, max_bytes: int = 10**9, max_messages: int = 10**9) -> list[bytes]:
+        return store.read_chain(self.connection, ADA.key, after, max_bytes, max_messages)
+
+    def test_a_page_follows_a_sequence(self) -> None:
+        self.assertEqual(self.read(0), ADA.raws)
+        self.assertEqual(self.read(9), ADA.raws[9:])
+        self.assertEqual(self.read(12), [])
+        self.assertEqual(self.read(MAX_SEQUENCE), [])
+
+    def test_a_page_has_at_most_so_many_messages(self) -> None:
+        self.assertEqual(self.read(3, max_messages=4), ADA.raws[3:7])
+
+    def test_a_page_has_at_most_so_many_bytes(self) -> None:
+        two = len(ADA.raws[0]) + len(ADA.raws[1])
+        self.assertEqual(self.read(0, max_bytes=two), ADA.raws[:2])
+        self.assertEqual(self.read(0, max_bytes=two - 1), ADA.raws[:1])
+
+    def test_a_page_has_at_least_one_message(self) -> None:
+        self.assertEqual(self.read(0, max_bytes=1), ADA.raws[:1])
+
+    def test_an_unknown_author_has_no_messages(self) -> None:
+        self.assertEqual(store.read_chain(self.connection, bytes(32), 0, 10**6, 9), [])
+
+    def test_heads_come_page_by_page_in_the_order_of_keys(self) -> None:
+        heads = sorted([(ADA.key, 12), (BOB.key, 4)])
+        self.assertEqual(store.list_heads(self.connection, None, b"", 10), heads)
+        self.assertEqual(store.list_heads(self.connection, None, b"", 1), heads[:1])
+        self.assertEqual(store.list_heads(self.connection, None, heads[0][0], 1), heads[1:])
+        self.assertEqual(store.list_heads(self.connection, None, heads[1][0], 1), [])
+
+    def test_heads_of_named_authors_are_sorted_too(self) -> None:
+        heads = sorted([(ADA.key, 12), (BOB.key, 4)])
+        asked = [BOB.key, bytes(32), ADA.key]
+        self.assertEqual(store.list_heads(self.connection, asked, b"", 1), heads)
+        self.assertEqual(store.list_heads(self.connection, [], b"", 1), [])
+
+
+class Searching(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.connection = fresh()
+        self.author = Author("searched")
+
+    def publish(self, content: Any) -> bytes:
+        raw = self.author.write(content).raw
+        ingest(self.connection, raw)
+        return raw
+
+    def search(self, text: str, limit: int = 50, offset: int = 0) -> list[bytes]:
+        expression = store.search_expression(text)
+        assert expression is not None, text
+        rows, total = store.search_messages(self.connection, expression, limit, offset)
+        if limit == 50:
+            self.assertEqual(total, len(rows))
+        return [row.raw for row in rows]
+
+    def test_values_are_found_and_keys_are_not(self) -> None:
+        raw = self.publish({"type": "insight", "title": "heron", "deep": [{"more": ["kestrel"]}]})
+        for word in ("heron", "HERON", "kestrel", "insight"):
+            self.assertEqual(self.search(word), [raw], word)
+        for word in ("title", "deep", "more"):
+            self.assertEqual(self.search(word), [], word)
+
+    def test_every_word_has_to_occur(self) -> None:
+        both = self.publish("a heron met a kestrel")
+        self.publish("a heron")
+        self.assertEqual(self.search("kestrel heron"), [both])
+        self.assertEqual(self.search("kestrel heron owl"), [])
+
+    def test_a_quoted_phrase_stands_together(self) -> None:
+        phrase = self.publish("the grey heron waits")
+        loose = self.publish("heron, grey")
+        self.assertEqual(self.search('"grey heron"'), [phrase])
+        self.assertEqual(self.search('waits "grey heron'), [phrase])
+        self.assertEqual(set(self.search("grey heron")), {phrase, loose})
+
+    def test_a_phrase_does_not_go_over_two_strings(self) -> None:
+        self.publish(["grey", "owl"])
+        self.assertEqual(len(self.search("grey owl")), 1)
+
+    def test_syntax_is_text(self) -> None:
+        raw = self.publish("heron AND NOT kestrel near c++ body: col*n (x) ^y {z}")
+        for text in (
+            "AND",
+            "NOT kestrel",
+            "heron OR owl heron",
+            "body:heron",
+            "her*",
+            "heron*",
+            "^heron",
+            "NEAR(heron kestrel)",
+            "c++",
+            "(heron",
+            "{body} : heron",
+            "heron'; DROP TABLE feed_text; --",
+            "-heron",
+            "heron\x00kestrel",
+            "a\x00",
+            "\ufffe heron",
+        ):
+            self.search(text)
+        self.assertEqual(self.search("heron AND NOT"), [raw])
+        self.assertEqual(self.search("her*"), [])
+        self.assertEqual(self.search("heron*"), [raw])
+
+    @given(st.text(max_size=40))
+    def test_no_text_is_a_syntax_error(self, text: str) -> None:
+        expression = store.search_expression(text)
+        if expression is not None:
+            store.search_messages(self.connection, expression, 1, 0)
+
+    def test_what_has_no_word_is_refused(self) -> None:
+        for text in ("", " ", '"', '""', "* + -", '" " "'):
+            self.assertIsNone(store.search_expression(text), text)
+
+    def test_the_number_of_words_is_limited(self) -> None:
+        most = store.MAX_SEARCH_WORDS
+        self.assertIsNotNone(store.search_expression("a " * most))
+        self.assertIsNone(store.search_expression("a " * (most + 1)))
+
+    def test_many_words_in_one_phrase_can_be_searched(self) -> None:
+        raw = self.publish("ab " * 40)
+        self.assertEqual(self.search('"' + "ab " * 33 + '"'), [raw])
+
+    def test_the_best_match_comes_first(self) -> None:
+        weak = self.publish("heron " + "filler " * 50)
+        strong = self.publish("heron heron heron")
+        self.assertEqual(self.search("heron"), [strong, weak])
+
+    def test_limit_offset_and_total(self) -> None:
+        raws = [self.publish(f"heron {n}") for n in range(5)]
+        rows, total = store.search_messages(self.connection, '"heron"', 2, 1)
+        self.assertEqual(([row.raw for row in rows], total), ([raws[3], raws[2]], 5))
+
+    def test_content_with_a_nul_is_searchable_on_both_sides(self) -> None:
+        raw = self.publish("heron\x00kestrel")
+        self.assertEqual(self.search("heron"), [raw])
+        self.assertEqual(self.search("kestrel"), [raw])
