@@ -1,0 +1,235 @@
+"""
+Asking the node, over its local door.
+
+Where the door is and what opens it stand in the node's data folder: the addresses it
+really listens on in C{endpoints.json}, the bearer token in C{door.token}.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import react
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, ResponseNeverReceived
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from meshkit.errors import DoorUnreachable, MeshkitError
+from meshkit.runtime.config import data_folder
+from meshkit.runtime.files import LocalFiles
+from meshkit.runtime.folder import DataFolder
+from meshkit.services.node import stored_token
+
+T = TypeVar("T")
+
+#: Seconds to wait for an answer.
+PATIENCE: Final = 60.0
+#: Largest answer that is read.
+MAX_ANSWER: Final = 64 * 1024 * 1024
+
+
+def open_folder(flag: str | None) -> DataFolder:
+    """The data folder that the command line means."""
+    path = data_folder(flag, os.environ, os.path.expanduser("~"))
+    return DataFolder(os.path.abspath(path), LocalFiles())
+
+
+class RemoteError(MeshkitError):
+    """What the node answered when it refused."""
+
+    def __init__(self, message: str, code: str, status: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+@implementer(IAgentEndpointFactory)
+@frozen
+class _DoorEndpoints:
+    """Every request goes to the one door, whatever its URI says."""
+
+    endpoint: IStreamClientEndpoint
+
+    def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
+        return self.endpoint
+
+
+@frozen
+class Answer:
+    """
+    @ivar data: the answer, decoded.
+    @ivar metadata: of a paged list: total, limit, offset.
+    """
+
+    data: Any
+    metadata: dict[str, Any]
+
+
+class Door:
+    """A node's door, for one command."""
+
+    def __init__(self, reactor: Any, folder: DataFolder) -> None:
+        """@raise DoorUnreachable: if the folder's node does not run."""
+        self._folder = folder
+        self._reactor = reactor
+        doors = (folder.read_endpoints() or {}).get("api", [])
+        if not doors:
+            raise DoorUnreachable(
+                f"no node with a door is running on {folder.path}: start it with "
+                f"'twistd -n mesh-node --data-dir {folder.path}'"
+            )
+        self._url = doors[0]
+        self._token = stored_token(folder).decode("ascii")
+        if self._url.startswith("unix:"):
+            inner: Any = UNIXClientEndpoint(reactor, self._url.removeprefix("unix:"))
+            self._base = "http://localhost"
+        else:
+            parts = urlsplit(self._url)
+            inner = HostnameEndpoint(reactor, str(parts.hostname), int(parts.port or 80))
+            self._base = self._url
+        self._pool = HTTPConnectionPool(reactor, persistent=False)
+        self._agent = Agent.usingEndpointFactory(reactor, _DoorEndpoints(inner), pool=self._pool)
+
+    async def get(self, path: str, **query: Any) -> Answer:
+        """@raise MeshkitError: what the node refused, or L{DoorUnreachable}."""
+        return await self._ask("GET", path, query=query)
+
+    async def post(self, path: str, body: Any = None) -> Answer:
+        """See L{get}."""
+        return await self._ask("POST", path, body=body)
+
+    async def delete(self, path: str) -> Answer:
+        """See L{get}."""
+        return await self._ask("DELETE", path)
+
+    async def _ask(
+        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> Answer:
+        from treq.client import HTTPClient
+
+        headers: dict[bytes | str, bytes | str] = {"Authorization": f"Bearer {self._token}"}
+        data = b""
+        if method == "POST":
+            headers["Content-Type"] = "application/json"
+            data = body if isinstance(body, bytes) else msgspec.json.encode(body or {})
+        client = HTTPClient(self._agent)
+        try:
+            response = await client.request(
+                method,
+                self._base + path,
+                params=_query(query or {}),
+                headers=headers,
+                data=data or None,
+                timeout=PATIENCE,
+            )
+            received = await _read(response)
+        except (ConnectError, ResponseFailed, ConnectionClosed, DeferredTimeout) as e:
+            raise DoorUnreachable(
+                f"the node at {self._url} does not answer ({_reason(e)}): is it still running? "
+                f"Start it with 'twistd -n mesh-node --data-dir {self._folder.path}'"
+            ) from None
+        if response.code == 204:
+            return Answer(None, {})
+        try:
+            envelope = msgspec.json.decode(received, type=_Envelope)
+        except msgspec.DecodeError:
+            raise DoorUnreachable(
+                f"what answers at {self._url} is not a meshkit node (HTTP {response.code})"
+            ) from None
+        if envelope.success:
+            return Answer(envelope.data, envelope.metadata or {})
+        error = envelope.error or _Error("INTERNAL_ERROR", f"HTTP {response.code}")
+        raise RemoteError(error.message, error.code, response.code)
+
+
+class _Error(msgspec.Struct):
+    code: str
+    message: str
+
+
+class _Envelope(msgspec.Struct):
+    success: bool
+    data: Any = None
+    error: _Error | None = None
+    metadata: dict[str, Any] | None = None
+
+
+def _query(given: Mapping[str, Any]) -> dict[str, str]:
+    texts = {}
+    for name, value in given.items():
+        if value is not None:
+            texts[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return texts
+
+
+async def _read(response: Any) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+
+    def collect(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        if size > MAX_ANSWER:
+            raise DoorUnreachable(f"the answer is larger than {MAX_ANSWER} bytes")
+        pieces.append(piece)
+
+    from treq import collect as treq_collect
+
+    await treq_collect(response, collect)
+    return b"".join(pieces)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, (ResponseFailed, ResponseNeverReceived)) and error.reasons:
+        return str(error.reasons[0].getErrorMessage()).rstrip(".")
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def segment(text: str) -> str:
+    """Text as one segment of a path."""
+    return quote(text, safe="@")
+
+
+def ask(flag: str | None, job: Callable[[Door], Coroutine[Any, Any, T]]) -> T:
+    """
+    Run one conversation with the node and return what it gave.
+
+    @param flag: the data folder, as the command line has it.
+    @raise MeshkitError: what the node refused, or that there is none.
+    """
+    folder = open_folder(flag)
+    results: list[T] = []
+    problems: list[Failure] = []
+
+    async def talk(reactor: Any) -> None:
+        results.append(await job(Door(reactor, folder)))
+
+    def run(reactor: Any) -> Deferred[None]:
+        talking = Deferred.fromCoroutine(talk(reactor))
+        return talking.addErrback(keep)
+
+    def keep(failure: Failure) -> None:
+        problems.append(failure)
+
+    try:
+        react(run)
+    except SystemExit as e:
+        if e.code not in (0, None):
+            raise
+    if problems:
+        problems[0].raiseException()
+    return results[0]
+
+
+__all__ = ["Answer", "Door", "RemoteError", "ask", "open_folder", "segment"]

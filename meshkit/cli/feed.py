@@ -1,0 +1,245 @@
+"""C{meshkit feed} and its shortcuts: publish, read, search, import, follow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final
+
+import click
+import msgspec
+
+from meshkit.cli.door import Answer, Door, ask, segment
+from meshkit.cli.output import json_option, line, print_json
+from meshkit.errors import InvalidRequest
+
+#: Most messages and bytes of one batch; the door's limit is a little above.
+BATCH_MESSAGES: Final = 10_000
+BATCH_BYTES: Final = 15 * 1024 * 1024
+_MAX_LINE: Final = 256 * 1024
+_SHOWN: Final = 160
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def feed(ctx: click.Context) -> None:
+    """Publish, read, search, import and follow feeds. Alone: show the newest messages."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(show)
+
+
+@feed.command()
+@click.argument("text", required=False)
+@click.option("--title", help="A title for the text.")
+@click.option("--tag", "tags", multiple=True, help="A tag; may be repeated.")
+@click.option("--relates", metavar="HASH", help="The message this one is about.")
+@click.option(
+    "--content", metavar="JSON", help="The whole content as JSON, or - to read it from stdin."
+)
+@json_option
+@click.pass_obj
+def publish(
+    flag: str | None,
+    text: str | None,
+    title: str | None,
+    tags: tuple[str, ...],
+    relates: str | None,
+    content: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Sign a message and publish it.
+
+    TEXT becomes {"type": "message", "text": TEXT}; --content publishes any JSON.
+    """
+    if (text is None) == (content is None):
+        raise click.UsageError("Give either TEXT or --content.")
+    if content is not None:
+        if title is not None:
+            raise click.UsageError("--title goes with TEXT; put it into the --content instead.")
+        raw = sys.stdin.buffer.read(_MAX_LINE) if content == "-" else content.encode("utf-8")
+        body = _checked(raw, "the content")
+    else:
+        value = {"type": "message", "text": text} | ({"title": title} if title else {})
+        body = msgspec.json.encode(value)
+    request: dict[str, Any] = {"content": msgspec.Raw(body)}
+    if tags:
+        request["tags"] = tags
+    if relates:
+        request["relates"] = relates
+
+    async def job(door: Door) -> Any:
+        return (await door.post("/v1/publish", request)).data
+
+    message = ask(flag, job)
+    if as_json:
+        print_json(message)
+    else:
+        line(f"Published as number {message['sequence']} of your feed: {message['hash']}")
+
+
+def _checked(raw: bytes, what: str) -> bytes:
+    """JSON text that can stand inside a request.  The node checks it in earnest."""
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise InvalidRequest(f"{what} is not JSON: {e}") from None
+    return raw.strip()
+
+
+@feed.command()
+@click.argument("author", required=False)
+@click.option("--all", "include_self", is_flag=True, help="Your own messages as well.")
+@click.option("--type", "content_type", help="Only messages of this content type.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option("--offset", type=click.IntRange(0), default=0)
+@json_option
+@click.pass_obj
+def show(
+    flag: str | None,
+    author: str | None = None,
+    include_self: bool = False,
+    content_type: str | None = None,
+    limit: int = 20,
+    offset: int = 0,
+    as_json: bool = False,
+) -> None:
+    """The newest messages of others, or of AUTHOR."""
+
+    async def job(door: Door) -> Answer:
+        query = {"content_type": content_type, "limit": limit, "offset": offset}
+        if author is not None:
+            return await door.get(f"/v1/feed/{segment(author)}", **query)
+        return await door.get("/v1/feed", include_self=include_self, **query)
+
+    _print_page(ask(flag, job), as_json, "Nothing here yet.")
+
+
+@feed.command()
+@click.argument("query")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option("--offset", type=click.IntRange(0), default=0)
+@json_option
+@click.pass_obj
+def search(flag: str | None, query: str, limit: int, offset: int, as_json: bool) -> None:
+    """Search the text of all messages. All words must occur; "a phrase" stands together."""
+
+    async def job(door: Door) -> Answer:
+        return await door.get("/v1/insights/search", q=query, limit=limit, offset=offset)
+
+    _print_page(ask(flag, job), as_json, "Nothing found.")
+
+
+def _print_page(answer: Answer, as_json: bool, nothing: str) -> None:
+    if as_json:
+        print_json({"messages": answer.data, **answer.metadata})
+        return
+    if not answer.data:
+        line(nothing)
+    for message in answer.data:
+        flag = "" if message["chain_valid"] else "  (a message before this one is missing)"
+        line(f"{message['timestamp']}  {message['author']}  #{message['sequence']}{flag}")
+        line(f"  {_excerpt(message['content'])}")
+    total, end = answer.metadata["total"], answer.metadata["offset"] + len(answer.data)
+    if total > end:
+        line(f"{end} of {total}; go on with --offset {end}")
+
+
+def _excerpt(content: Any) -> str:
+    if isinstance(content, dict):
+        told = [content[key] for key in ("title", "text", "observation") if key in content]
+        text = ": ".join(value for value in told if isinstance(value, str))
+        if text:
+            kind = content.get("type")
+            return _cut(f"[{kind}] {text}" if isinstance(kind, str) else text)
+    return _cut(json.dumps(content, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+@feed.command("import")
+@click.argument("file", type=click.File("rb"))
+@json_option
+@click.pass_obj
+def import_file(flag: str | None, file: BinaryIO, as_json: bool) -> None:
+    """
+    Publish every line of FILE (JSON Lines; - for stdin) as one message of yours.
+
+    A batch is published whole or not at all; 10,000 lines or 15 MiB make a batch.
+    """
+
+    async def job(door: Door) -> list[dict[str, Any]]:
+        batches = []
+        for body in _batches(file):
+            batches.append((await door.post("/v1/publish/batch", body)).data)
+        return batches
+
+    batches = ask(flag, job)
+    count = sum(batch["count"] for batch in batches)
+    if as_json:
+        print_json({"count": count, "batches": batches})
+    elif not count:
+        line("The file has no lines: nothing was published.")
+    else:
+        line(f"Published {count} messages, up to number {batches[-1]['last']} of your feed.")
+
+
+def _batches(file: BinaryIO) -> Iterator[bytes]:
+    """Bodies of batch requests, made while the file is read."""
+    texts: list[bytes] = []
+    size = 0
+    for number, text in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), 1):
+        if len(text) > _MAX_LINE:
+            raise InvalidRequest(f"line {number} is longer than {_MAX_LINE} bytes")
+        if not text.strip():
+            continue
+        text = _checked(text, f"line {number}")
+        if texts and (len(texts) >= BATCH_MESSAGES or size + len(text) > BATCH_BYTES):
+            yield _body(texts)
+            texts, size = [], 0
+        texts.append(text)
+        size += len(text) + 1
+    if texts:
+        yield _body(texts)
+
+
+def _body(texts: list[bytes]) -> bytes:
+    return b'{"contents":[' + b",".join(texts) + b"]}"
+
+
+@feed.command()
+@click.argument("author", required=False)
+@click.option("--remove", is_flag=True, help="Stop following AUTHOR.")
+@json_option
+@click.pass_obj
+def follow(flag: str | None, author: str | None, remove: bool, as_json: bool) -> None:
+    """
+    Follow AUTHOR, or list whom you follow.
+
+    As long as you follow nobody, the feeds of everybody are replicated.
+    """
+    if remove and author is None:
+        raise click.UsageError("--remove needs an AUTHOR.")
+
+    async def job(door: Door) -> Any:
+        if author is None:
+            return (await door.get("/v1/follows")).data
+        if remove:
+            await door.delete(f"/v1/follows/{segment(author)}")
+            return {"removed": author}
+        return (await door.post(f"/v1/follows/{segment(author)}")).data
+
+    answer = ask(flag, job)
+    if as_json:
+        print_json(answer)
+    elif author is None:
+        for each in answer:
+            line(each["author"])
+        if not answer:
+            line("You follow nobody: the feeds of everybody are replicated.")
+    else:
+        line(f"No longer following {author}" if remove else f"Following {answer['author']}")

@@ -1,0 +1,96 @@
+"""The tree of verbs."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from meshkit import __version__
+from meshkit.errors import MeshkitError
+
+# verb -> (module, attribute, first sentence of its help).  The sentence stands here so
+# that "meshkit --help" imports no verb.
+_VERBS: Final = {
+    "config": ("meshkit.cli.config", "config", "Show the settings and where they come from."),
+    "demo": ("meshkit.cli.demo", "demo", "Three strangers build a mesh, before your eyes."),
+    "feed": ("meshkit.cli.feed", "feed", "Publish, read, search, import and follow feeds."),
+    "follow": ("meshkit.cli.feed", "follow", "Follow an author, or list whom you follow."),
+    "id": ("meshkit.cli.node", "show_id", "Print this node's id and addresses."),
+    "import": ("meshkit.cli.feed", "import_file", "Publish every line of a JSON Lines file."),
+    "init": ("meshkit.cli.node", "init", "Make the identity and the network of a data folder."),
+    "peer": ("meshkit.cli.peer", "peer", "List, add and remove the peers to dial."),
+    "publish": ("meshkit.cli.feed", "publish", "Sign a message and publish it."),
+    "search": ("meshkit.cli.feed", "search", "Search the text of all messages."),
+    "status": ("meshkit.cli.node", "status", "Show how the node is doing."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a verb when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module, attribute, _ = _VERBS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _VERBS[name][2]) for name in sorted(_VERBS)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _VERBS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, _VERBS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            ctx.fail(f"There is no command '{name}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="The node itself is started with: twistd -n mesh-node",
+)
+@click.version_option(__version__, prog_name="meshkit")
+@click.option(
+    "--data-dir",
+    "-d",
+    metavar="FOLDER",
+    help="The node's data folder [default: $MESHKIT_HOME, else ~/.local/share/meshkit].",
+)
+@click.pass_context
+def cli(ctx: click.Context, data_dir: str | None) -> None:
+    """Talk to your node of a peer-to-peer mesh."""
+    ctx.obj = data_dir
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """
+    Run the command.  Whatever meshkit refuses is one line on standard error and exit
+    code 1; a misused command line is exit code 2, as click has it.
+    """
+    try:
+        return cli.main(args=argv, prog_name="meshkit")
+    except MeshkitError as e:
+        print(f"meshkit: {e} [{e.code}]", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output has gone ("meshkit feed | head"): not an error.
+        sys.stderr.close()
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

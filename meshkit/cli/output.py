@@ -1,0 +1,45 @@
+"""What the verbs print: one JSON document with C{--json}, tables and text without."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+
+def json_option(command: Any) -> Any:
+    """The option C{--json}, the same for every verb."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def print_json(value: Any) -> None:
+    """Print a JSON document, indented for people and stable for scripts."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    sys.stdout.buffer.write(text + b"\n")
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """
+    Text for the terminal: control characters that could drive it are shown, not sent,
+    and so are characters that it cannot show.
+    """
+    shown = "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def line(text: str) -> None:
+    """Print a line.  What other people wrote is printed through here: L{printable}."""
+    click.echo(printable(text))
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns that are as wide as they need to be."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        line("  ".join(cells).rstrip())

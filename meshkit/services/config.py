@@ -1,0 +1,46 @@
+"""The settings of C{mesh-node}, declared once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """
+    The top level of C{meshkit.toml}; each part adds a section of its own.
+
+    Endpoints are Twisted endpoint strings.
+    """
+
+    listen: Annotated[
+        str, Meta(description="Endpoint on which other nodes reach this one", min_length=1)
+    ] = "tcp:7655"
+    api: Annotated[
+        str,
+        Meta(description="Endpoint of the local HTTP door; 'none' for no door", min_length=1),
+    ] = "tcp:7654:interface=127.0.0.1"
+    peers: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Address of a peer to dial, net:HOST:PORT~shs:KEY",
+            extra={"flag": "peer"},
+        ),
+    ] = ()
+    network_key: Annotated[
+        str,
+        Meta(
+            description="The network's secret, mknet1-..., or a passphrase (weak: it can be "
+            "guessed) [default: the one that 'meshkit init' made]",
+            extra={"secret": True, "flag": "network-key"},
+        ),
+    ] = ""
+    disable: Annotated[
+        tuple[str, ...],
+        Meta(description="Name of a part to leave out", extra={"flag": "disable"}),
+    ] = ()
+    workers: Annotated[
+        int, Meta(description="Threads for signature checks and hashing", ge=1, le=64)
+    ] = 2

@@ -1,0 +1,610 @@
+"""
+A whole node as one Twisted service.
+
+Life of a node::
+
+    NodeService(...)          builds objects; nothing is opened
+    privilegedStartService()  folder, lock, keys, schema, listening sockets; all of it
+                              synchronous, so that a failed start is known before
+                              twistd lets the shell go and before privileges are shed
+    startService()            database and worker threads, then the parts one after
+                              another, each after those it uses; then "ready"
+    stopService()             the same backwards: doors, parts, channels, database
+
+Until the node is ready, its port accepts connections but knows no capability, and its
+door answers 503.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from random import Random
+from typing import Any, Final
+
+import msgspec
+from attrs import define
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.endpoints import HostnameEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from meshkit import __version__
+from meshkit.errors import (
+    BrokenPart,
+    CannotListen,
+    ConfigError,
+    MeshkitError,
+    PartConflict,
+    StartError,
+)
+from meshkit.identity.addresses import MeshAddress
+from meshkit.identity.keyfile import MAX_KEY_FILE, decode_identity, encode_identity
+from meshkit.identity.keys import Identity
+from meshkit.identity.network import NetworkKey, NetworkSecret
+from meshkit.interfaces import IConnections, IFiles, IMeshPart
+from meshkit.operations import BoundOperation, Nothing
+from meshkit.parts import PartContext
+from meshkit.runtime.config import Settings
+from meshkit.runtime.database import Database
+from meshkit.runtime.events import EventBus
+from meshkit.runtime.folder import DataFolder
+from meshkit.runtime.peers import MIGRATIONS, PeerBook, PeerEntry
+from meshkit.runtime.registry import Composition
+from meshkit.runtime.workers import WorkerFactory, WorkerPool
+from meshkit.services import operations as offered
+from meshkit.services.config import NodeConfig
+from meshkit.shs import Capability, SecureListener, wrap_client
+from meshkit.web.limits import LimitedSite, RequestHead
+from meshkit.web.rest import RestDoor
+from meshkit.web.security import DoorGuard
+
+#: Seconds that one part may take to stop.
+STOP_DEADLINE: Final = 10.0
+
+#: Seconds that answers under way at the door may take to be finished.
+CLOSE_GRACE: Final = 5.0
+
+#: Connections to the door at a time; each may hold one request body.
+MAX_DOOR_CONNECTIONS: Final = 64
+
+SECRET_KEY: Final = "secret.key"
+NETWORK_SECRET: Final = "network.secret"
+DOOR_TOKEN: Final = "door.token"
+DATABASE: Final = "node.db"
+#: Value of the setting C{api} for a node without a door.
+NO_DOOR: Final = "none"
+
+_NEW_SECRET: Final = 32
+
+
+def load_identity(folder: DataFolder, rng: Random) -> Identity:
+    """The identity of a data folder, made on the first call."""
+    try:
+        return stored_identity(folder)
+    except FileNotFoundError:
+        identity = Identity(rng.randbytes(_NEW_SECRET))
+        folder.create_secret(SECRET_KEY, encode_identity(identity))
+        return identity
+
+
+def stored_identity(folder: DataFolder) -> Identity:
+    """
+    The identity of a data folder.
+
+    @raise FileNotFoundError: if it has none.
+    """
+    data = folder.read_secret(SECRET_KEY, MAX_KEY_FILE)
+    return decode_identity(data, folder.file(SECRET_KEY))
+
+
+def stored_network(folder: DataFolder) -> NetworkSecret | None:
+    """The network of a data folder, if it has one."""
+    try:
+        data = folder.read_secret(NETWORK_SECRET)
+    except FileNotFoundError:
+        return None
+    return NetworkSecret.decode(data, folder.file(NETWORK_SECRET))
+
+
+def load_network(folder: DataFolder, setting: str, rng: Random) -> NetworkSecret:
+    """
+    The network of a data folder: the one that the setting gives, else the stored one,
+    else a new random one.  The first one a folder gets is stored.  There is no network
+    that is everybody's.
+
+    @param setting: C{mknet1-...}, a passphrase, or nothing.
+    """
+    stored = stored_network(folder)
+    if setting:
+        secret = NetworkSecret.from_setting(setting)
+    elif stored is not None:
+        return stored
+    else:
+        secret = NetworkSecret.generate(rng)
+    if stored is None:
+        folder.create_secret(NETWORK_SECRET, secret.encode())
+    return secret
+
+
+def load_token(folder: DataFolder, rng: Random) -> bytes:
+    """The bearer token of a data folder's door, made on the first call."""
+    try:
+        return stored_token(folder)
+    except FileNotFoundError:
+        pass
+    token = rng.randbytes(_NEW_SECRET).hex().encode("ascii")
+    folder.create_secret(DOOR_TOKEN, token + b"\n")
+    return token
+
+
+def stored_token(folder: DataFolder) -> bytes:
+    """
+    The bearer token of a data folder's door.
+
+    @raise FileNotFoundError: if it has none.
+    """
+    return folder.read_secret(DOOR_TOKEN).strip()
+
+
+@implementer(IConnections)
+@define
+class _Connections:
+    """How the parts dial."""
+
+    reactor: Any
+    rng: Random
+    identity: Identity
+    network: NetworkKey
+
+    def endpoint(self, address: MeshAddress, label: str) -> IStreamClientEndpoint:
+        return wrap_client(
+            self.reactor,
+            HostnameEndpoint(self.reactor, address.host, address.port),
+            identity=self.identity,
+            capability=Capability(label, 1, self.network.capability(label)),
+            peer=address.key,
+            rng=self.rng,
+        )
+
+
+class NodeService(Service):
+    """
+    See the module.
+
+    @ivar identity: who this node is, once it was started.
+    @ivar ready: all parts are started.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        folder: DataFolder,
+        settings: Settings[NodeConfig],
+        composition: Composition,
+        *,
+        rng: Random,
+        wall_clock: Callable[[], int],
+        files: IFiles,
+        pid: Callable[[], int],
+        on_failure: Callable[[MeshkitError], None],
+        make_workers: WorkerFactory = WorkerPool,
+        make_database: Callable[..., Database] = Database,
+    ) -> None:
+        """
+        @param reactor: clock, sockets and threads.
+        @param folder: the node's data folder.
+        @param settings: with a section per part in C{composition}.
+        @param composition: the parts, from L{meshkit.runtime.registry.compose}.
+        @param rng: all randomness: C{random.SystemRandom()} outside simulations.
+        @param wall_clock: nanoseconds since 1970.
+        @param files: the file system.
+        @param pid: our process id, asked for after the daemon has forked.
+        @param on_failure: called when the node fails to start after C{startService}
+            has returned; it is expected to end the process.
+        @param make_workers: the worker pool to use.
+        @param make_database: the database to use.
+        @raise ConfigError: if an endpoint or a peer address is malformed.
+        """
+        self._reactor = reactor
+        self._folder = folder
+        self._settings = settings
+        self._config = settings.root
+        self._composition = composition
+        self._rng = rng
+        self._wall_clock = wall_clock
+        self._files = files
+        self._pid = pid
+        self._on_failure = on_failure
+        self._mesh_endpoint = _endpoint(reactor, "listen", self._config.listen)
+        self._door_endpoint = (
+            None if self._config.api == NO_DOOR else _endpoint(reactor, "api", self._config.api)
+        )
+        self._configured = [MeshAddress.parse(text) for text in self._config.peers]
+        self._workers = make_workers(reactor, self._config.workers, name="meshkit-worker")
+        self._database = make_database(reactor, os.path.join(folder.path, DATABASE))
+        self._peers = PeerBook(self._database, wall_clock)
+        self._events = EventBus()
+        self._parts: dict[str, Any] = {}
+        self._begun: list[str] = []
+        self._ports: list[IListeningPort] = []
+        self._door_ports: list[IListeningPort] = []
+        self._site: LimitedSite | None = None
+        self._prepared = False
+        self._starting: Deferred[None] | None = None
+        self._since = 0.0
+        self.ready = False
+        self.identity: Identity
+        self._secret: NetworkSecret
+        self._network: NetworkKey
+        self._listener: SecureListener
+
+    # --- starting ------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """
+        @raise StartError: if the node cannot start; everything it had taken is given
+            back.
+        """
+        super().privilegedStartService()
+        if not self._prepared:
+            self._folder.lock(self._pid())
+            try:
+                self._prepare()
+            except BaseException as e:
+                for port in (*self._ports, *self._door_ports):
+                    port.stopListening()
+                self._ports, self._door_ports = [], []
+                self._folder.unlock()
+                if isinstance(e, OSError):
+                    raise StartError(f"cannot use {e.filename}: {e.strerror}") from e
+                raise
+            self._prepared = True
+
+    def _prepare(self) -> None:
+        self.identity = load_identity(self._folder, self._rng)
+        self._secret = load_network(self._folder, self._config.network_key, self._rng)
+        self._network = self._secret.key()
+        migrations: dict[str, Sequence[str]] = {"node": MIGRATIONS}
+        for maker in self._composition.order:
+            with naming_the_part(maker.name):
+                migrations[maker.name] = tuple(maker.migrations())
+        self._database.open_and_migrate(migrations)
+        self._peers.configure(self._configured)
+        self._parts = {}
+        for maker in self._composition.order:
+            with naming_the_part(maker.name):
+                self._parts[maker.name] = self._make_part(maker)
+        self._listener = SecureListener(self._reactor, self.identity, self._rng)
+        self._ports = [_listen(self._mesh_endpoint, self._listener, "listen", self._config.listen)]
+        if self._door_endpoint is not None:
+            self._site = self._make_site(load_token(self._folder, self._rng))
+            port = _listen(self._door_endpoint, self._site, "api", self._config.api)
+            self._door_ports = [port]
+
+    def _make_part(self, maker: Any) -> Any:
+        part = maker.create(
+            PartContext(
+                reactor=self._reactor,
+                rng=self._rng,
+                wall_clock=self._wall_clock,
+                config=self._settings.section(maker.name),
+                identity=self.identity,
+                network=self._network,
+                database=self._database,
+                workers=self._workers,
+                files=self._files,
+                data_folder=os.path.join(self._folder.path, maker.name),
+                connections=_Connections(self._reactor, self._rng, self.identity, self._network),
+                peers=self._peers,
+                events=self._events,
+                find=partial(self._find, maker),
+            )
+        )
+        for interface in (IMeshPart, *maker.provides):
+            if not interface.providedBy(part):
+                raise BrokenPart(
+                    f"the part {maker.name!r} made something that does not provide "
+                    f"{interface.__name__}, as it should"
+                )
+        return part
+
+    def _find(self, maker: Any, interface: Any) -> Any:
+        if interface not in (*maker.requires, *maker.wants):
+            # Without that, whether it is there yet would depend on the order of parts.
+            raise BrokenPart(
+                f"the part {maker.name!r} asks for {interface.__name__}, which it neither "
+                f"requires nor wants"
+            )
+        name = self._composition.providers.get(interface)
+        return None if name is None else self._parts[name]
+
+    def _make_site(self, token: bytes) -> LimitedSite:
+        try:
+            door = RestDoor(self._operations(), ready=lambda: self.ready)
+        except ValueError as e:
+            # Its message begins with the name of the operation.
+            raise BrokenPart(f"an operation cannot be served: {e}") from e
+        try:
+            guard = DoorGuard(door.resource(), token)
+        except ValueError as e:
+            raise StartError(
+                f"{self._folder.file(DOOR_TOKEN)} holds no token that can be used ({e}): remove "
+                f"it, a new one is made at the next start"
+            ) from None
+
+        def admit(head: RequestHead) -> MeshkitError | None:
+            return guard.admit(head) or door.admit(head)
+
+        return LimitedSite(
+            guard,
+            self._reactor,
+            max_body=door.max_body,
+            max_connections=MAX_DOOR_CONNECTIONS,
+            admit=admit,
+            wall_clock=self._wall_clock,
+        )
+
+    def startService(self) -> None:
+        # twist, unlike twistd, does not call privilegedStartService.
+        if not self._prepared:
+            self.privilegedStartService()
+        super().startService()
+        self._since = self._reactor.seconds()
+        self._database.startService()
+        self._workers.startService()
+        self._starting = Deferred.fromCoroutine(self._start_parts())
+        self._starting.addErrback(self._start_failed)
+
+    async def _start_parts(self) -> None:
+        await self._peers.load()
+        served: dict[str, str] = {}
+        for name, part in self._parts.items():
+            # Before it is started: what failed half-way has something to stop as well.
+            self._begun.append(name)
+            with naming_the_part(name):
+                await maybeDeferred(part.startService)
+                for label, factory in sorted(part.capabilities().items()):
+                    if served.setdefault(label, name) != name:
+                        raise PartConflict(
+                            f"the parts {served[label]!r} and {name!r} both serve the label "
+                            f"{label!r}: disable one of them"
+                        )
+                    capability = Capability(label, 1, self._network.capability(label))
+                    self._listener.register(capability, factory, part.authorize)
+        self._folder.write_endpoints({"mesh": self._mesh_addresses(), "api": self._door_urls()})
+        self.ready = True
+        self._log.info(
+            "node {identity} is ready: mesh {mesh}, door {api}",
+            identity=self.identity.public.text,
+            mesh=", ".join(self._mesh_addresses()),
+            api=", ".join(self._door_urls()) or NO_DOOR,
+        )
+        if self._secret.weak:
+            self._log.warn(
+                "the network was made from a passphrase: whoever records one connection can "
+                "guess it off line; 'meshkit init' makes a random network"
+            )
+
+    def _start_failed(self, failure: Failure) -> None:
+        if not self.running:
+            # It was stopped before it was ready.
+            failure.trap(CancelledError)
+            return
+        if isinstance(failure.value, MeshkitError):
+            error = failure.value
+        else:
+            self._log.failure("the node failed to start", failure)
+            error = StartError(f"the node failed to start: {failure.getErrorMessage()}")
+        self._on_failure(error)
+
+    # --- stopping --------------------------------------------------------------------
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self.ready = False
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if not self._prepared:
+            return
+        if self._starting is not None:
+            self._starting.cancel()
+        for port in (*self._ports, *self._door_ports):
+            await maybeDeferred(port.stopListening)
+        if self._site is not None:
+            await self._site.close(CLOSE_GRACE)
+        while self._begun:
+            await self._stop_part(self._begun.pop())
+        await self._listener.close_all()
+        await maybeDeferred(self._database.stopService)
+        await maybeDeferred(self._workers.stopService)
+        self._folder.unlock()
+        self._prepared = False
+
+    async def _stop_part(self, name: str) -> None:
+        stopping = maybeDeferred(self._parts[name].stopService)
+        stopping.addTimeout(STOP_DEADLINE, self._reactor)
+        try:
+            await stopping
+        except Exception:
+            # The others, and the database with what is acknowledged, still have to stop.
+            self._log.failure("the part {name} did not stop in good order", name=name)
+
+    # --- what the node itself offers ---------------------------------------------------
+
+    def _operations(self) -> list[BoundOperation]:
+        bound = [
+            BoundOperation(offered.STATUS, self._answer_status),
+            BoundOperation(offered.IDENTITY, self._answer_identity),
+            BoundOperation(offered.PEERS, self._answer_peers),
+            BoundOperation(offered.PEER_ADD, self._answer_peer_add),
+            BoundOperation(offered.PEER_REMOVE, self._answer_peer_remove),
+        ]
+        for part in self._parts.values():
+            bound.extend(part.operations())
+        return bound
+
+    def _answer_status(self, request: Nothing) -> offered.NodeStatus:
+        statuses = {name: part.status() for name, part in self._parts.items()}
+        return offered.NodeStatus(
+            version=__version__,
+            identity=self.identity.public.text,
+            network=self._network.net_id.hex(),
+            network_weak=self._secret.weak,
+            ready=self.ready,
+            uptime_secs=round(self._reactor.seconds() - self._since, 3),
+            mesh=self._mesh_addresses(),
+            api=self._door_urls(),
+            peer_count=len(self._peers.entries()),
+            channels=len(self._listener.channels),
+            refused=dict(sorted(self._listener.refusals.items())),
+            parts={name: status for name, status in statuses.items() if status is not None},
+        )
+
+    def _answer_identity(self, request: Nothing) -> offered.NodeIdentity:
+        return offered.NodeIdentity(
+            public_id=self.identity.public.text,
+            x25519_public=_base64(self.identity.public.x25519),
+            addresses=self._mesh_addresses(),
+        )
+
+    def _answer_peers(self, request: Nothing) -> list[offered.Peer]:
+        return [_peer(entry) for entry in self._peers.entries()]
+
+    async def _answer_peer_add(self, request: offered.PeerByAddress) -> offered.Peer:
+        address = MeshAddress.parse(request.address)
+        if address.key == self.identity.public:
+            raise ConfigError(f"{address.text} is this node's own address")
+        return _peer(await self._peers.add(address))
+
+    async def _answer_peer_remove(self, request: offered.PeerByAddress) -> None:
+        await self._peers.remove(MeshAddress.parse(request.address))
+
+    def _mesh_addresses(self) -> list[str]:
+        """Addresses that name a host.  A wildcard is shown as the loopback address."""
+        return [
+            MeshAddress(_shown_host(host), host.port, self.identity.public).text
+            for host in (port.getHost() for port in self._ports)
+            if isinstance(host, (IPv4Address, IPv6Address))
+        ]
+
+    def _door_urls(self) -> list[str]:
+        """Where the door is: C{http://HOST:PORT}, or C{unix:PATH}."""
+        found = []
+        for host in (port.getHost() for port in self._door_ports):
+            if isinstance(host, (IPv4Address, IPv6Address)):
+                shown = _shown_host(host)
+                found.append(f"http://{f'[{shown}]' if ':' in shown else shown}:{host.port}")
+            elif isinstance(host, UNIXAddress) and host.name is not None:
+                found.append(f"unix:{os.fsdecode(host.name)}")
+        return found
+
+
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _shown_host(host: IPv4Address | IPv6Address) -> str:
+    return _WILDCARDS.get(host.host, host.host)
+
+
+def _base64(data: bytes) -> str:
+    return msgspec.json.encode(data).decode("ascii").strip('"')
+
+
+def _rfc3339(ns: int) -> str:
+    moment = _EPOCH + timedelta(microseconds=ns // 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _peer(entry: PeerEntry) -> offered.Peer:
+    last = entry.last_connected_ns
+    return offered.Peer(
+        address=entry.address.text,
+        public_id=entry.address.key.text,
+        source=entry.source,
+        connected=entry.connected,
+        last_connected=None if last is None else _rfc3339(last),
+        failures=entry.failures,
+        last_error=entry.last_error,
+    )
+
+
+@contextmanager
+def naming_the_part(name: str) -> Iterator[None]:
+    """
+    While a part's own code runs.
+
+    @raise BrokenPart: naming the part, in place of what nobody could make sense of.
+    """
+    try:
+        yield
+    except (MeshkitError, CancelledError):
+        raise
+    except Exception as e:
+        raise BrokenPart(
+            f"the part {name!r} cannot be used ({type(e).__name__}: {e}): mend it, or leave it "
+            f"out with --disable {name}"
+        ) from e
+
+
+def _endpoint(reactor: Any, setting: str, text: str) -> Any:
+    try:
+        return serverFromString(reactor, text)
+    except (ValueError, TypeError, KeyError, IndexError) as e:
+        raise ConfigError(
+            f"the setting {setting} is {text!r}, which is no Twisted endpoint ({e}): "
+            f"write for example tcp:7655 or tcp:7654:interface=127.0.0.1"
+        ) from None
+
+
+def _listen(endpoint: Any, factory: Any, setting: str, text: str) -> IListeningPort:
+    """
+    Open a port now.
+
+    @raise CannotListen: if it cannot be opened, or not without waiting.
+    """
+    results: list[Any] = []
+    listening = endpoint.listen(factory)
+    listening.addBoth(results.append)
+    if not results:
+        listening.cancel()
+        raise CannotListen(f"the endpoint {text!r} of the setting {setting} cannot be opened here")
+    (result,) = results
+    if isinstance(result, Failure):
+        why = result.value
+        if isinstance(why, CannotListenError):
+            why = why.socketError
+        if isinstance(why, OSError) and why.strerror:
+            # Without the names of the files that Twisted made for it.
+            why = why.strerror
+        raise CannotListen(
+            f"cannot listen on {text!r} ({why}): stop what uses it, or set --{setting} to "
+            f"another endpoint"
+        ) from None
+    port: IListeningPort = result
+    return port
+
+
+def all_sections(makers: Sequence[Any]) -> dict[str, type[msgspec.Struct]]:
+    """
+    The config sections of parts, for L{meshkit.runtime.config.Declaration}.
+
+    @raise BrokenPart: naming the part whose module does not import.
+    """
+    sections = {}
+    for maker in makers:
+        with naming_the_part(maker.name):
+            sections[maker.name] = maker.config_type()
+    return sections

@@ -1,0 +1,122 @@
+"""What every node offers at its doors, whatever its parts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from meshkit.operations import Nothing, Operation
+
+
+class NodeStatus(msgspec.Struct):
+    """
+    @ivar version: of meshkit.
+    @ivar identity: this node's id.
+    @ivar network: first hex digits of the network's public name; equal on all members.
+    @ivar network_weak: the network was made from a passphrase, which can be guessed.
+    @ivar ready: all parts are started.
+    @ivar uptime_secs: seconds since the start.
+    @ivar mesh: addresses on which other nodes reach this one.
+    @ivar api: addresses of the local door.
+    @ivar peer_count: addresses in the peer book.
+    @ivar channels: secure channels that others have opened to this node.
+    @ivar refused: connections refused before they were authenticated, by code.
+    @ivar parts: what each part says of itself.
+    """
+
+    version: str
+    identity: str
+    network: str
+    network_weak: bool
+    ready: bool
+    uptime_secs: float
+    mesh: list[str]
+    api: list[str]
+    peer_count: int
+    channels: int
+    refused: dict[str, int]
+    parts: dict[str, Any]
+
+
+class NodeIdentity(msgspec.Struct):
+    """
+    @ivar public_id: C{@<base64>.ed25519}.
+    @ivar x25519_public: the same key for X25519, base64.
+    @ivar addresses: what others write to dial this node, where it can tell.
+    """
+
+    public_id: str
+    x25519_public: str
+    addresses: list[str]
+
+
+class Peer(msgspec.Struct):
+    """
+    @ivar address: C{net:HOST:PORT~shs:KEY}.
+    @ivar public_id: whom we expect there.
+    @ivar source: C{config} or C{manual}.
+    @ivar connected: a channel to it is open.
+    @ivar last_connected: RFC 3339 time of the last channel opened, if any.
+    @ivar failures: failures since it last worked.
+    @ivar last_error: why it failed last, until it works again.
+    """
+
+    address: str
+    public_id: str
+    source: str
+    connected: bool
+    last_connected: str | None
+    failures: int
+    last_error: str | None
+
+
+class PeerByAddress(msgspec.Struct, forbid_unknown_fields=True):
+    address: Annotated[str, Meta(description="net:HOST:PORT~shs:KEY", max_length=512)]
+
+
+STATUS = Operation(
+    name="node_status",
+    method="GET",
+    path="/v1/status",
+    request=Nothing,
+    answer=NodeStatus,
+    doc="How this node is doing: addresses, peers, and what each part says of itself.",
+)
+IDENTITY = Operation(
+    name="node_identity",
+    method="GET",
+    path="/v1/identity",
+    request=Nothing,
+    answer=NodeIdentity,
+    doc="Who this node is, and the addresses under which others can dial it.",
+)
+PEERS = Operation(
+    name="peers_list",
+    method="GET",
+    path="/v1/peers",
+    request=Nothing,
+    answer=list[Peer],
+    doc="The addresses this node dials, and what happened when it did.",
+)
+PEER_ADD = Operation(
+    name="peers_add",
+    method="POST",
+    path="/v1/peers",
+    request=PeerByAddress,
+    answer=Peer,
+    doc="Add an address to dial, now and after every start.",
+    permission="admin",
+    success=201,
+)
+PEER_REMOVE = Operation(
+    name="peers_remove",
+    method="DELETE",
+    path="/v1/peers/{address}",
+    request=PeerByAddress,
+    answer=None,
+    doc="Stop dialling an address and forget it.",
+    permission="admin",
+    success=204,
+)
