@@ -1,0 +1,70 @@
+# Every target makes ready what it needs, on a fresh machine too: see .ci/bootstrap.
+# The one assumption is a Python of version 3.11 or newer.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all lint types wheel bench soak clean
+
+# Ours is the environment in .venv, not the caller's.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+PYTHON_VENV := .venv/bin/python
+
+# Folders of tests that take longer, or need more than Python.
+SLOW := process interop netns sim browser slow
+SLOW_FOLDERS = $(wildcard $(SLOW:%=tests/%))
+
+# A worker that crashes is replaced, so that the others are heard; not without end.
+PYTEST := $(PYTHON_VENV) -m pytest -n 2 --max-worker-restart 2
+# Further arguments for pytest: make test PYTEST_ARGS="-k gossip"
+PYTEST_ARGS ?=
+
+help: ## say what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+demo: ## show a mesh of nodes at work on this machine; CHECK=1 checks what it shows
+	@.ci/bootstrap runtime
+	@.venv/bin/meshkit demo $(if $(filter-out 0,$(CHECK)),--check)
+
+test: ## the tests that need only Python: at most 10 minutes on 2 cores
+	@.ci/bootstrap test
+	@HYPOTHESIS_PROFILE=dev $(PYTEST) --dist worksteal \
+		$(SLOW_FOLDERS:%=--ignore=%) $(PYTEST_ARGS) tests
+
+test-all: ## all tests, with more examples: at most 40 minutes
+	@.ci/bootstrap test
+	@status=0; \
+	HYPOTHESIS_PROFILE=ci $(PYTEST) --dist worksteal \
+		$(SLOW_FOLDERS:%=--ignore=%) $(PYTEST_ARGS) tests || status=$$?; \
+	$(if $(SLOW_FOLDERS),HYPOTHESIS_PROFILE=ci $(PYTEST) --dist loadfile \
+		$(PYTEST_ARGS) $(SLOW_FOLDERS) || status=$$?;) \
+	exit $$status
+
+lint: ## check style and formatting
+	@.ci/bootstrap dev
+	@$(PYTHON_VENV) -m ruff check .
+	@$(PYTHON_VENV) -m ruff format --check .
+
+types: ## check types
+	@.ci/bootstrap dev
+	@$(PYTHON_VENV) -m mypy
+
+wheel: ## build the wheel into dist/
+	@.ci/bootstrap test
+	@$(PYTHON_VENV) .ci/build_wheel.py dist
+
+bench: ## measure, and print figures
+	@.ci/bootstrap test
+	@$(PYTHON_VENV) -m meshkit.sim.bench
+
+soak: ## the property tests with ever new examples, for HOURS=1 hours or to the first failure
+	@.ci/bootstrap test
+	@.ci/soak $(or $(HOURS),1)
+
+clean: ## remove what was built, but not .venv
+	@rm -rf .build build dist meshkit.egg-info .mypy_cache .ruff_cache .hypothesis .coverage
+	@rm -rf _trial_temp _trial_temp.lock _trial_temp-*
+	@find meshkit meshkit_plugins twisted tests examples -name __pycache__ -prune \
+		-exec rm -rf {} +
+	@find meshkit_plugins twisted -name dropin.cache -exec rm -f {} +

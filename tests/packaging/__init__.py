@@ -1,0 +1,1 @@
+"""Tests of what is shipped, and of the tools of this repository."""

@@ -1,0 +1,203 @@
+"""
+Durable means synced before the answer leaves.
+
+The system calls of a node that starts on an empty folder and is given one message are
+traced.  Before the bytes of the answer go out, the journal's bytes with the message have
+to be synced, and so has the folder in which the journal was made: without it the file's
+name, and so the file, may be gone after a power failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import ClassVar
+
+from attrs import frozen
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from tests.process.mesh import Mesh, wait_for
+
+CALLS = "fsync,fdatasync,openat,rename,renameat,renameat2,pwrite64,write,writev,sendto,sendmsg"
+
+# PID NAME(ARGUMENTS) = RESULT, or one half of it if another thread came between.
+_WHOLE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)")
+_BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
+_RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)\) += (-?\d+)")
+_OWN_FILE = re.compile(r"^\d+<([^>]*)>")
+
+
+@frozen
+class Call:
+    """
+    A system call that was finished, at the place in the trace where it was.
+
+    @ivar begun: the place where it was begun.
+    """
+
+    begun: int
+    ended: int
+    name: str
+    arguments: str
+    result: int
+
+    @property
+    def file(self) -> str:
+        """Path of the file descriptor that is its first argument."""
+        found = _OWN_FILE.match(self.arguments)
+        return found[1] if found else ""
+
+
+def calls_of(trace: str) -> list[Call]:
+    """The calls of a trace that succeeded."""
+    begun: dict[tuple[str, str], tuple[int, str]] = {}
+    calls = []
+    for number, line in enumerate(trace.splitlines()):
+        if match := _BEGUN.match(line):
+            begun[match[1], match[2]] = (number, match[3])
+        elif match := _RESUMED.match(line):
+            start, arguments = begun.pop((match[1], match[2]))
+            calls.append(Call(start, number, match[2], arguments + match[3], int(match[4])))
+        elif match := _WHOLE.match(line):
+            calls.append(Call(number, number, match[2], match[3], int(match[4])))
+    return [call for call in calls if call.result >= 0]
+
+
+class ReadingTests(SynchronousTestCase):
+    """How a trace is read."""
+
+    def test_calls_of_two_threads(self) -> None:
+        trace = """\
+7  fdatasync(9</d/node.db-wal> <unfinished ...>
+8  sendto(4<socket:[1]>, "x", 1, 0, NULL, 0) = 1
+7  <... fdatasync resumed>)          = 0
+8  fsync(5</d>) = -1 EIO (Input/output error)
+8  +++ exited with 0 +++
+"""
+        send, sync = sorted(calls_of(trace), key=lambda call: call.ended)
+        self.assertEqual((send.name, send.file, send.ended), ("sendto", "socket:[1]", 1))
+        self.assertEqual((sync.name, sync.file), ("fdatasync", "/d/node.db-wal"))
+        self.assertEqual((sync.begun, sync.ended), (0, 2))
+
+
+class DurableTests(SynchronousTestCase):
+    """What a node asks of the system around an answer."""
+
+    text: ClassVar[str] = "synced-before-it-is-acknowledged"
+
+    def setUp(self) -> None:
+        strace = shutil.which("strace")
+        if strace is None:
+            raise SkipTest("there is no strace on this machine, and only root can install it")
+        self.mesh = Mesh()
+        self.addCleanup(self.mesh.close)
+        self.node = self.mesh.node("a")
+        self.trace = Path(self.node.home / "trace")
+        self.node.prefix = [
+            *(strace, "-f", "-y", "-s", "4096", "-o", str(self.trace)),
+            *("-e", f"trace={CALLS}", "-e", "signal=none"),
+        ]
+
+    def traced(self) -> list[Call]:
+        """Start a node, publish, publish again, stop it; give its calls."""
+        self.node.start()
+        for number in (1, 2):
+            message = self.node.publish({"text": f"{self.text}-{number}"})
+            self.assertEqual(message["sequence"], number)
+        process = self.node.process
+        assert process is not None
+        # strace keeps SIGTERM to itself: the node is its child.
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.fail(f"the traced node does not end: {self.node.log_tail()}")
+        self.node.process = None
+        wait_for(
+            "trace", lambda: "exited" in self.trace.read_text() or "+++" in self.trace.read_text()
+        )
+        return calls_of(self.trace.read_text())
+
+    def test_journal_and_folder_are_synced_before_the_answer(self) -> None:
+        calls = self.traced()
+        journal = f"{self.node.database}-wal"
+        folder = str(self.node.data)
+        made = next(
+            call
+            for call in calls
+            if call.name == "openat"
+            and f'"{journal}"' in call.arguments
+            and "O_CREAT" in call.arguments
+        )
+        previous = made.ended
+        for number in (1, 2):
+            # The answer begins with the status line; the message stands in it.
+            answer = next(
+                call
+                for call in calls
+                if call.name in ("write", "writev", "sendto", "sendmsg")
+                and call.file.startswith(("socket:", "TCP:"))
+                and "HTTP/1.1 201" in call.arguments
+                and call.begun > previous
+            )
+            written = [
+                call
+                for call in calls
+                if call.name in ("pwrite64", "write")
+                and call.file == journal
+                and previous < call.ended < answer.begun
+            ]
+            self.assertTrue(written, f"message {number} was answered before it was written")
+            synced = [
+                call
+                for call in calls
+                if call.name in ("fsync", "fdatasync")
+                and call.file == journal
+                and call.begun > written[-1].ended
+                and call.ended < answer.begun
+            ]
+            self.assertTrue(synced, f"message {number} was answered before it was synced")
+            previous = answer.ended
+            if number == 1:
+                folders = [
+                    call
+                    for call in calls
+                    if call.name in ("fsync", "fdatasync")
+                    and call.file == folder
+                    and call.begun > made.ended
+                    and call.ended < answer.begun
+                ]
+                self.assertTrue(folders, "the folder was not synced after the journal was made")
+
+    def test_the_endpoint_file_is_synced_and_then_renamed(self) -> None:
+        calls = self.traced()
+        target = json.dumps(str(self.node.data / "endpoints.json"))
+        rename = next(
+            call for call in calls if call.name.startswith("rename") and target in call.arguments
+        )
+        source = re.search(r'"([^"]*)"', rename.arguments)
+        assert source is not None
+        self.assertTrue(
+            [
+                call
+                for call in calls
+                if call.name in ("fsync", "fdatasync")
+                and call.file.endswith(source[1].rpartition("/")[2])
+                and call.ended < rename.begun
+            ]
+        )
+        self.assertTrue(
+            [
+                call
+                for call in calls
+                if call.name == "fsync"
+                and call.file == str(self.node.data)
+                and call.begun > rename.ended
+            ]
+        )
