@@ -12,6 +12,7 @@ that everything happens on one virtual clock.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from inspect import isawaitable
@@ -95,7 +96,7 @@ class _Call:
             deferred.callback(result)
 
 
-class _Workers(Service):
+class _Workers(Service, ABC):
     """The bookkeeping, which is the same with and without threads."""
 
     _log = Logger()
@@ -232,17 +233,17 @@ class _Workers(Service):
         for waiter in waiters:
             waiter.callback(None)
 
+    @abstractmethod
     def _open(self) -> None:
         """Get ready for calls."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _submit(self, call: _Call) -> None:
         """Make the call and hand its outcome to L{_delivered}, later."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _close(self) -> None:
         """Nothing is outstanding any more."""
-        raise NotImplementedError
 
 
 class WorkerPool(_Workers):

@@ -247,7 +247,6 @@ class SecureChannel:
         self._write_closing = False
         self._goodbye_sent = False
         self._tell_write_lost = False
-        self._releasing = False
 
     # --- what the owner sees ---
 
@@ -706,9 +705,9 @@ class SecureChannel:
 
     def _outflow_changed(self) -> None:
         """
-        Start the deadline anew: something moved, or we began to wait.
+        Start the deadline of a close anew: something moved, or we began to wait.
 
-        It runs while the peer is what a close is waiting for, not while that is a
+        It runs while the peer is what the close is waiting for, not while that is a
         producer of our own.
         """
         if self._phase is not _Phase.OPEN or not self._closing:
@@ -717,22 +716,14 @@ class SecureChannel:
         self._cancel_deadline()
         if self._goodbye_sent or outflow.blocked or not outflow.streaming:
             self._deadline = self._reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
-        self._finish_if_done()
 
     def _finish_if_done(self) -> None:
-        """Both goodbyes are through, and what we wrote is on its way: let go."""
-        if (
-            self._phase is _Phase.OPEN
-            and self._goodbye_sent
-            and self._read_ended
-            and not self._outflow.blocked
-            and not self._releasing
-        ):
-            self._releasing = True
+        """Both goodbyes are through: let go of the transport beneath."""
+        if self._phase is _Phase.OPEN and self._goodbye_sent and self._read_ended:
             if not self._closing:
                 self._closing = True
                 self._outflow_changed()
-            # With a producer registered no transport closes.
+            # It sends what it still has; while a producer is registered it would not close.
             self._raw.unregisterProducer()
             self._raw.loseConnection()
 

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
@@ -159,7 +160,7 @@ def _open(key: bytes, box: bytes) -> bytes | None:
         return None
 
 
-class _Handshake:
+class _Handshake(ABC):
     """The buffer and the secrets that both sides have in common."""
 
     def __init__(self, identity: Identity, ephemeral: bytes) -> None:
@@ -258,14 +259,17 @@ class _Handshake:
             return self._hello_received(message)
         return self._proof_received(message)
 
+    @abstractmethod
     def _hello_received(self, hello: bytes) -> Step:
-        raise NotImplementedError
+        """The other side's 64 bytes are here."""
 
+    @abstractmethod
     def _proof_received(self, proof: bytes) -> Step:
-        raise NotImplementedError
+        """Its proof of identity is here."""
 
+    @abstractmethod
     def _loss(self) -> HandshakeError:
-        raise NotImplementedError
+        """What the end of the connection means in this phase."""
 
     def _chosen(self) -> Capability:
         if self._capability is None:

@@ -256,7 +256,6 @@ class SecureListener(ServerFactory):
         pass  # it is live since its protocol was asked for
 
     def channel_failed(self, channel: SecureChannel, reason: Failure) -> None:
-        self._forget(channel)
         error = reason.value
         if not isinstance(error, MeshkitError):
             return  # we aborted it ourselves, or it is a local bug, which was logged

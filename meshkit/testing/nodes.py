@@ -452,7 +452,7 @@ class MemoryNode:
         self._mesh = mesh
         self._config = config
         self._makers = makers
-        self._starts = 0
+        self._made = 0
         self.name = name
         self.host = host
         self.files = MemoryFiles()
@@ -468,7 +468,6 @@ class MemoryNode:
 
     def make(self) -> NodeService:
         """Make the service from what lies in the node's files, without starting it."""
-        self._starts += 1
         settings = Declaration(NodeConfig, all_sections(self._makers)).resolve(
             {}, {}, ("meshkit.toml", self._defaults() + self._config.encode("utf-8"))
         )
@@ -477,7 +476,7 @@ class MemoryNode:
             DataFolder(self.folder, self.files),
             settings,
             compose(self._makers, settings.root.disable),
-            rng=Random(f"{self._mesh.seed}/{self.name}/{self._starts}"),
+            rng=Random(f"{self._mesh.seed}/{self.name}/{self._made}"),
             wall_clock=self._mesh.wall_clock,
             files=self.files,
             pid=lambda: 1,
@@ -485,6 +484,7 @@ class MemoryNode:
             make_workers=InlineWorkers,
             make_database=self._make_database,
         )
+        self._made += 1
         return self.service
 
     def _defaults(self) -> bytes:
@@ -521,7 +521,7 @@ class MemoryNode:
     @property
     def running(self) -> bool:
         """Was it started and not stopped?"""
-        return self._starts > 0 and bool(self.service.running)
+        return self._made > 0 and bool(self.service.running)
 
     def ask(self, method: str, target: str, body: Any = None) -> Answer:
         """

@@ -104,6 +104,8 @@ class MemoryTransport:
         self.producer_paused = False
         self._waiting = bytearray()
         self._reading = True
+        # What a reactor's list of writers is: whether emptiness will be noticed.
+        self._watched = False
         self._write_ending = False
         self._write_ended = False  # our end mark is on its way or was seen
         self._end_seen = False  # by the other side
@@ -129,6 +131,7 @@ class MemoryTransport:
         if not self.connected or self.aborted or self._write_ended or not data:
             return
         self._waiting += data
+        self._watched = True
         self.sent += len(data)
         if self.producer is not None and self.streaming and len(self._waiting) > self.high_water:
             # Again at each further write, as Twisted's transports do.
@@ -141,11 +144,11 @@ class MemoryTransport:
 
     def loseConnection(self) -> None:
         if self.connected and not self.disconnecting:
-            self.disconnecting = True
+            self.disconnecting = self._watched = True
             self._wire.touch()
 
     def loseWriteConnection(self) -> None:
-        self._write_ending = True
+        self._write_ending = self._watched = True
         self._wire.touch()
 
     def abortConnection(self) -> None:
@@ -190,6 +193,8 @@ class MemoryTransport:
 
     def unregisterProducer(self) -> None:
         self.producer = None
+        if self.disconnecting:
+            self._watched = True
         self._wire.touch()
 
     # --- IPushProducer ---
@@ -232,13 +237,20 @@ class MemoryTransport:
         self.protocol.connectionLost(reason)
 
     def _drained(self) -> bool:
-        """All that was written has left.  @return: did anything happen?"""
+        """
+        All that was written has left: once for each time that something was written or
+        an end was asked for, as a reactor reports it.  So a close does not happen while
+        a producer that was paused, or pulls, is registered and writes nothing.
+
+        @return: did anything happen?
+        """
+        if not self._watched:
+            return False
+        self._watched = False
         if self.producer is not None and (self.producer_paused or not self.streaming):
             self.producer_paused = False
-            before = (self.sent, self.producer)
             self.producer.resumeProducing()
-            # A pull producer that gives nothing is not asked again until it wrote.
-            return before != (self.sent, self.producer)
+            return True
         if self.disconnecting:
             self._end(Failure(ConnectionDone()))
             return True

@@ -37,6 +37,7 @@ from meshkit.errors import (
     TruncatedStream,
 )
 from meshkit.identity.addresses import LocalAddress, PeerAddress
+from meshkit.shs.boxstream import Boxer
 from meshkit.shs.channel import (
     AUTHORIZE_TIMEOUT,
     CLOSE_TIMEOUT,
@@ -60,6 +61,7 @@ from tests.shs.common import (
     Recorder,
     new_client,
     new_server,
+    transcript,
 )
 
 
@@ -308,6 +310,21 @@ class FailingHandshakeTests(ChannelTestCase):
         self.assertEqual(len(pair.server_channel._early), 100)
         verdict.callback(True)
         self.assert_ended_in_tampering(pair)
+
+    def test_a_box_that_comes_together_with_the_proof_is_delivered(self) -> None:
+        # With the same ephemeral keys, so that the client's key is known in advance.
+        messages, outcome, _ = transcript(new_client(), new_server())
+        box = Boxer(outcome.encrypt_key, outcome.encrypt_nonce).box(b"early")
+        for verdict in (True, Deferred()):
+            app = Recorder()
+            owner = Owner(app, verdict)
+            channel = SecureChannel(Clock(), new_server(), owner)
+            channel.makeConnection(StringTransport())
+            channel.dataReceived(messages[0] + messages[2] + box)
+            if isinstance(verdict, Deferred):
+                self.assertEqual(app.events, [])
+                verdict.callback(True)
+            self.assertEqual(app.events, ["made", b"early"])
 
     def assert_ended_in_tampering(self, pair: Pair) -> None:
         pair.pump()
@@ -655,6 +672,26 @@ class ProducerTests(ChannelTestCase):
         transport.write(bytes(100_000))
         self.assertEqual(producer.events, ["pause"])
 
+    def test_a_resume_that_no_pause_came_before_is_not_passed_on(self) -> None:
+        pair = Pair().open()
+        producer = PushProducer()
+        pair.client.transport.registerProducer(producer, True)
+        pair.wire.first.producer.resumeProducing()
+        self.assertEqual(producer.events, [])
+        pair.wire.first.producer.pauseProducing()
+        pair.wire.first.producer.resumeProducing()
+        pair.wire.first.producer.resumeProducing()
+        self.assertEqual(producer.events, ["pause", "resume"])
+
+    def test_a_producer_is_stopped_even_if_the_transport_beneath_does_not(self) -> None:
+        pair = Pair().open()
+        producer = PushProducer()
+        pair.client.transport.registerProducer(producer, True)
+        pair.wire.first.producer = None
+        pair.wire.cut()
+        pair.pump()
+        self.assertEqual(producer.events, ["stop"])
+
     def test_there_is_one_producer_at_a_time(self) -> None:
         pair = Pair().open()
         transport = pair.client.transport
@@ -919,8 +956,16 @@ class ClosingTests(ChannelTestCase):
 
     def test_abort_keeps_no_keys_and_no_data(self) -> None:
         pair = Pair().open()
-        pair.client.transport.abortConnection()
         channel = pair.client_channel
+
+        def script(protocol: Recorder, event: Any) -> None:
+            if isinstance(event, bytes):
+                protocol.transport.write(b"collected, not encrypted yet")
+                protocol.transport.abortConnection()
+
+        pair.client.script = script
+        pair.server.transport.write(b"go")
+        pair.pump()
         self.assertEqual((channel._boxer, channel._unboxer, channel._corked), (None, None, []))
 
     def test_after_the_end_calls_do_nothing(self) -> None:
@@ -1137,6 +1182,56 @@ class HalfCloseTests(ChannelTestCase):
         pair.client.transport.loseConnection()
         pair.advance(CLOSE_TIMEOUT + 0.1)
         self.assert_ended(pair.client, PeerTooSlow)
+
+    def test_closing_right_after_a_half_close_is_a_close(self) -> None:
+        pair = Pair(HalfRecorder(), HalfRecorder()).open()
+        pair.client.transport.loseWriteConnection()
+        pair.client.transport.loseConnection()
+        pair.pump()
+        self.assertEqual(pair.client.events, ["made"])
+        self.assertEqual(pair.server.events, ["made", "read lost"])
+
+    def test_closing_after_a_half_close_finds_the_goodbye_behind_unread_data(self) -> None:
+        pair = Pair(HalfRecorder(), HalfRecorder()).open()
+        pair.client.transport.loseWriteConnection()
+        pair.pump()
+        pair.client.transport.pauseProducing()
+        pair.server.transport.write(b"unread")
+        pair.server.transport.loseConnection()
+        pair.pump()
+        self.assertEqual(pair.client.events, ["made", "write lost"])
+        pair.client.transport.loseConnection()
+        pair.pump()
+        self.assertEqual(pair.client.events, ["made", "write lost", ("lost", ConnectionDone)])
+        self.assert_clean(pair)
+
+    def test_the_rest_is_sent_when_the_peer_was_first_and_reads_late(self) -> None:
+        pair = Pair(HalfRecorder(), Recorder()).open()
+        pair.wire.first.pauseProducing()
+        data = Random(5).randbytes(200_000)
+        pair.server.transport.write(data)
+        pair.client.transport.loseWriteConnection()
+        pair.pump()
+        self.assertEqual(pair.server.events, ["made"])
+        pair.wire.first.resumeProducing()
+        pair.pump()
+        self.assertEqual(bytes(pair.client.received), data)
+        self.assert_ended(pair.server, ConnectionDone)
+        self.assert_clean(pair)
+
+    def test_a_dead_peer_does_not_hold_what_two_half_closes_ended(self) -> None:
+        pair = Pair(HalfRecorder(), HalfRecorder()).open()
+        pair.server.transport.loseWriteConnection()
+        pair.pump()
+        pair.wire.second.pauseProducing()
+        pair.client.transport.write(bytes(200_000))
+        pair.client.transport.loseWriteConnection()
+        pair.pump()
+        pair.advance(CLOSE_TIMEOUT - 0.1)
+        self.assertTrue(pair.wire.first.connected)
+        pair.advance(0.2)
+        self.assert_ended(pair.client, PeerTooSlow)
+        self.assert_clean(pair)
 
     def test_both_ends_half_close_at_the_same_time(self) -> None:
         pair = Pair(HalfRecorder(), HalfRecorder()).open()

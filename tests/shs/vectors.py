@@ -1,9 +1,10 @@
 """
 Known answers for Secret Handshake 1 and the box stream, from other implementations.
 
-C{SHS1_C} are the fixed keys and messages that the tests of C{shs1-c} and
-C{secret-handshake-rs} share (A. Meyer, generated with the JavaScript reference).
-C{PYTHON_SSB} are those of C{python-ssb/secret-handshake}, with its box stream.
+C{SHS1_C} is the test data of a C implementation (C{shs1.h}), which names as its origin
+the gist AljoschaMeyer/d8766ce2ee6bc8e1e20194567863f25c; Rust implementations use the
+same keys.  C{PYTHON_SSB} is that of C{python-ssb/secret-handshake}
+(C{tests/test_crypto.py}, C{tests/test_boxstream.py}), with its box stream.
 """
 
 from __future__ import annotations

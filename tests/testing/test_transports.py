@@ -236,6 +236,25 @@ class ProducerTests(WireTestCase):
         self.client.raw.registerProducer(late, True)
         self.assertEqual(late.events, ["stop"])
 
+    def test_a_close_waits_for_a_producer_that_was_paused(self) -> None:
+        self.connect()
+        producer = Producer()
+        self.client.raw.registerProducer(producer, True)
+        self.client.raw.write(bytes(HIGH_WATER + 1))
+        self.client.raw.loseConnection()
+        self.wire.pump()
+        self.assertEqual((producer.events, self.client.events), (["pause", "resume"], ["made"]))
+        self.client.raw.unregisterProducer()
+        self.wire.pump()
+        self.assertEqual(self.client.events, ["made", ConnectionDone])
+
+    def test_a_pull_producer_that_gives_nothing_is_not_asked_again(self) -> None:
+        self.connect()
+        producer = Producer()
+        self.client.raw.registerProducer(producer, False)
+        self.wire.pump()
+        self.assertEqual(producer.events, ["resume"])
+
     def test_there_is_one_at_a_time(self) -> None:
         self.connect()
         self.client.raw.registerProducer(Producer(), True)
