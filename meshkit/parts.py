@@ -26,9 +26,12 @@ from attrs import field, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
 from twisted.plugin import IPlugin
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from meshkit.errors import MeshkitError
 from meshkit.interfaces import IConnections, IFiles, IMeshPart, IMeshProtocol, IPeerBook
 from meshkit.operations import BoundOperation
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from meshkit.identity.network import NetworkKey
 
 T = TypeVar("T")
+
+_log = Logger()
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
@@ -139,9 +144,19 @@ def shield(work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
     cannot be called back, and what follows it here (a counter, an event, an entry in
     memory) must not be left out.
 
-    @return: Deferred of what C{work} returns.  Cancelling it does not touch C{work}.
+    @return: Deferred of what C{work} returns.  Cancelling it does not touch C{work}; if
+        that fails afterwards, it is logged.
     """
     waiting: Deferred[T] = Deferred()
-    # Once cancelled, it ignores the result that comes later.
-    Deferred.fromCoroutine(work).addCallbacks(waiting.callback, waiting.errback)
+
+    def failed(failure: Failure) -> None:
+        if not waiting.called:
+            waiting.errback(failure)
+        elif isinstance(failure.value, MeshkitError):
+            _log.info("what nobody waits for any more failed: {error}", error=str(failure.value))
+        else:
+            _log.failure("what nobody waits for any more failed", failure)
+
+    # Once cancelled, it ignores a result that comes later.
+    Deferred.fromCoroutine(work).addCallbacks(waiting.callback, failed)
     return waiting

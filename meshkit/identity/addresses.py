@@ -20,6 +20,7 @@ from meshkit.identity.keys import PublicKey
 
 _MAX_TEXT: Final = 512
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
+_SCOPE: Final = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _BARE: Final = re.compile(r"(\[[^\]]+\]|[^:~\s]+):(\d+)")
 
 
@@ -65,9 +66,7 @@ class MeshAddress:
             raise InvalidAddress(f"the key in the address {shown!r} is not usable: {e}") from None
         if not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text) < 65536:
             raise InvalidAddress(f"the port in {shown!r} is not a number from 1 to 65535")
-        return cls(
-            _check_host(host.removeprefix("[").removesuffix("]"), shown), int(port_text), key
-        )
+        return cls(_check_host(host, shown), int(port_text), key)
 
     @property
     def text(self) -> str:
@@ -80,12 +79,19 @@ class MeshAddress:
 
 
 def _check_host(host: str, shown: str) -> str:
+    literal = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    _, scoped, scope = literal.partition("%")
     try:
         # One spelling per address, so that a peer is not listed twice.
-        return str(ipaddress.ip_address(host))
+        ip = ipaddress.ip_address(literal)
     except ValueError:
         pass
-    if not _HOST_NAME.fullmatch(host) or ".." in host:
+    else:
+        if not scoped or _SCOPE.fullmatch(scope):
+            return str(ip)
+    # A name does not end in a number: that is an IPv4 address with a slip in it.
+    last = host.rstrip(".").rpartition(".")[2]
+    if not _HOST_NAME.fullmatch(host) or ".." in host or last.isdigit():
         raise InvalidAddress(f"the host in {shown!r} is neither a name nor an IP address")
     return host.lower()
 

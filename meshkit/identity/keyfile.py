@@ -56,13 +56,15 @@ def decode_identity(data: bytes, path: str) -> Identity:
     """
     try:
         version = msgspec.json.decode(data, type=_Versioned).version
+        if version < 1:
+            raise ValueError("no such version")
         if version > VERSION:
             raise InvalidKeyFile(
                 f"the key file {path} is of version {version}: upgrade meshkit to read it"
             )
         file = msgspec.json.decode(data, type=_File)
         seed = base64.b64decode(file.seed, validate=True)
-    except (msgspec.DecodeError, binascii.Error, UnicodeDecodeError, ValueError):
+    except (msgspec.DecodeError, binascii.Error, ValueError, RecursionError):
         # "from None", so that no traceback carries a piece of the file.
         raise InvalidKeyFile(
             f"{path} is not a meshkit key file: restore it from a backup, or move it away "

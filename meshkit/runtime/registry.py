@@ -21,8 +21,8 @@ from twisted.python.modules import PythonModule, getModule
 from meshkit.errors import BrokenPart, ConfigError, MissingProvider, PartConflict, PartCycle
 from meshkit.interfaces import IMeshProtocol
 
-#: Names that a part cannot take, because the node's own settings and tables use them.
-RESERVED_NAMES: Final = frozenset({"node"})
+#: Names that a part cannot take, because the node's own tables and files have them.
+RESERVED_NAMES: Final = frozenset({"node", "lock", "format"})
 
 
 def discover_parts(package: ModuleType) -> list[Any]:
