@@ -34,7 +34,6 @@ from attrs import field, frozen
 
 from meshkit.errors import (
     ContentTooLarge,
-    FeedError,
     HashMismatch,
     InvalidPublicKey,
     InvalidSequence,
@@ -81,19 +80,12 @@ _FIELDS: Final = frozenset(_REQUIRED + _OPTIONAL)
 
 _HASH: Final = re.compile("[0-9a-f]{64}")
 
+# Authors whose ids are remembered in parsed form: pages come from one author each.
+_KNOWN_AUTHORS: Final = 1_024
+
 # The last two fields, which are not signed: 64 hex digits, 88 characters of base64.
 _END: Final = ',"hash":"{}","signature":"{}"}}'
 _END_BYTES: Final = len(_END.format("", "")) + 64 + 88
-
-# Most messages come in normal form and without optional fields: this, their content in
-# canonical form, and that.
-_USUAL_START: Final = re.compile(
-    rb'\{"author":"(@[A-Za-z0-9+/]{43}=\.ed25519)","sequence":([1-9][0-9]{0,17}),'
-    rb'"previous":(?:null|"([0-9a-f]{64})"),"timestamp":"([0-9TZ:.-]{20,30})","content":'
-)
-_USUAL_END: Final = re.compile(rb',"hash":"([0-9a-f]{64})","signature":"([A-Za-z0-9+/]{86}==)"\}')
-#: Authors whose ids are remembered in their parsed form.
-_KNOWN_AUTHORS: Final = 1_024
 
 
 @frozen
@@ -151,58 +143,6 @@ def parse_message(raw: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
     @raise MalformedMessage: if anything else in it is out of form, saying what.
     """
     _check_size(len(raw), max_bytes)
-    return _parse_usual(raw) or _parse_any(raw, max_bytes)
-
-
-def _parse_usual(raw: bytes) -> Message | None:
-    """
-    The short way, in about half the time, for texts as other nodes send them.
-
-    @return: what the long way would make of it; L{None} where that has to be asked,
-        also to say what is wrong.
-    """
-    start = _USUAL_START.match(raw)
-    end = _USUAL_END.fullmatch(raw, max(0, len(raw) - _END_BYTES))
-    if start is None or end is None:
-        return None
-    sequence, previous, timestamp = map(_ascii, start.group(2, 3, 4))
-    text = raw[start.end() : end.start()]
-    try:
-        author = _author(_ascii(start[1]))
-        normal, timestamp_ns = parse_timestamp(timestamp)
-        content = canonicalise(read_json(text, MAX_MESSAGE_NESTING - 1)[0])
-        check_content_size(len(text))
-        signature = _signature(_ascii(end[2]))
-    except FeedError:
-        return None
-    if normal != timestamp or content.text.encode("utf-8") != text:
-        return None
-    return Message(
-        author=author,
-        sequence=int(sequence),
-        previous=previous or None,
-        timestamp=timestamp,
-        timestamp_ns=timestamp_ns,
-        content=content.value,
-        content_type=_content_type(content.value),
-        schema_id=None,
-        relates=None,
-        tags=(),
-        trace_id=None,
-        span_id=None,
-        expires_at=None,
-        hash=_ascii(end[1]),
-        signature=signature,
-        raw=raw,
-    )
-
-
-def _ascii(group: bytes | None) -> str:
-    return "" if group is None else group.decode("ascii")
-
-
-def _parse_any(raw: bytes, max_bytes: int) -> Message:
-    """The long way.  See L{parse_message}."""
     tree, repeated = read_json(raw, MAX_MESSAGE_NESTING)
     if type(tree) is not dict:
         raise MalformedMessage("a message is a JSON object")

@@ -39,7 +39,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verify_batch: Annotated[
         int,
         msgspec.Meta(ge=16, le=1000, description="messages verified per call into a worker thread"),
-    ] = 128
+    ] = 64
 
 
 def check_texts(

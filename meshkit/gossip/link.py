@@ -254,7 +254,8 @@ class GossipLink(Protocol):
             yield
         finally:
             self._undigested -= size
-            if self._reading_paused and self._undigested <= MAX_UNDIGESTED // 2:
+            # Early: while some pages are stored, the threads want others to check.
+            if self._reading_paused and self._undigested <= MAX_UNDIGESTED * 3 // 4:
                 self._reading_paused = False
                 if self._open:
                     self._channel.resumeProducing()

@@ -262,13 +262,16 @@ class Following(GossipCase):
 
     def test_a_follow_whose_caller_hangs_up_is_kept_in_memory_as_well(self) -> None:
         (bound,) = [b for b in self.b.gossip.operations() if b.operation.name == "follows_add"]
-        request = bound.operation.request(author=self.ada.identity.public.text)
-        waiting = bound.handler(request)
-        waiting.addErrback(lambda failure: None)
-        self.clock.advance(0)
-        waiting.cancel()
-        self.run_for()
-        self.assertEqual(self.b.gossip.status().follows, 1)
+        for steps, author in enumerate((self.ada, self.bob)):
+            request = bound.operation.request(author=author.identity.public.text)
+            waiting = bound.handler(request)
+            waiting.addErrback(lambda failure: None)
+            for _ in range(steps):  # the disk is at work
+                self.clock.calls.pop(0).func()
+            self.assertFalse(waiting.called)
+            waiting.cancel()
+            self.run_for()
+            self.assertEqual(self.b.gossip.status().follows, steps + 1)
 
 
 class Patience(GossipCase):
@@ -400,6 +403,16 @@ class Patience(GossipCase):
         for n in range(50):
             self.assertEqual(told[Author(f"news {n}").key], 1)
         self.assertIn(bytes(32), liar.finished())
+
+    def test_answers_do_not_heap_up_for_who_asks_and_does_not_read(self) -> None:
+        liar = self.lie_to(self.me)
+        liar.transport.pauseProducing()
+        nowhere = [n.to_bytes(32, "big") for n in range(MAX_WANTED)]
+        for _ in range(10):
+            liar.want(*((key, 0) for key in nowhere))
+            self.run_for(1)
+        self.assertLess(self.wires[-1].second.waiting, 70_000)
+        self.assertEqual(len(self.me.links), 1)
 
 
 class Lies(GossipCase):

@@ -158,6 +158,15 @@ class Claiming(SessionCase):
         self.assertEqual(self.one.pick(), [A])
         self.assertTrue(self.one.ask(A, 9))
 
+    def test_what_it_claimed_meanwhile_is_worth_another_try_after_a_failure_too(self) -> None:
+        self.hear(self.one, (A, 9))
+        self.assertEqual(self.ask(self.one), [A])
+        self.one.note_have([(A, 12)])
+        self.one.done_received(A)
+        self.one.finish(A, 4)
+        self.one.compare([A], {A: 4})
+        self.assertEqual(self.one.pick(), [A])
+
     def test_the_largest_claim_is_a_claim_like_any_other(self) -> None:
         self.hear(self.one, (A, 2**63 - 1))
         self.fetch(4)
@@ -216,6 +225,8 @@ class Bounds(SessionCase):
         for n in range(100):
             self.hear(self.one, (key(n), 5))
             self.ask(self.one)
+            if n % 2:  # forgotten before the answer comes
+                self.one.note_have([(key(1000 + 10 * n + k), 0) for k in range(10)])
             self.one.done_received(key(n))
             self.one.finish(key(n), 0)
         self.assertLessEqual(len(self.one._given_up), 10)
