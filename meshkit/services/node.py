@@ -17,6 +17,7 @@ door answers 503.
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ from meshkit.identity.network import NetworkKey, NetworkSecret
 from meshkit.interfaces import IConnections, IFiles, IMeshPart
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import PartContext
-from meshkit.runtime.config import Settings
+from meshkit.runtime.config import Setting, Settings
 from meshkit.runtime.database import Database
 from meshkit.runtime.events import EventBus
 from meshkit.runtime.folder import DataFolder
@@ -456,7 +457,7 @@ class NodeService(Service):
         return bound
 
     def _answer_status(self, request: Nothing) -> offered.NodeStatus:
-        statuses = {name: part.status() for name, part in self._parts.items()}
+        statuses = {name: self._status_of(name) for name in self._parts}
         return offered.NodeStatus(
             version=__version__,
             identity=self.identity.public.text,
@@ -472,10 +473,18 @@ class NodeService(Service):
             parts={name: status for name, status in statuses.items() if status is not None},
         )
 
+    def _status_of(self, name: str) -> Any:
+        try:
+            return self._parts[name].status()
+        except Exception:
+            # A part with a fault must not hide how the others are doing.
+            self._log.failure("the part {name} cannot say how it is doing", name=name)
+            return {"failed": "this part cannot say how it is doing: see the log"}
+
     def _answer_identity(self, request: Nothing) -> offered.NodeIdentity:
         return offered.NodeIdentity(
             public_id=self.identity.public.text,
-            x25519_public=_base64(self.identity.public.x25519),
+            x25519_public=base64.b64encode(self.identity.public.x25519).decode("ascii"),
             addresses=self._mesh_addresses(),
         )
 
@@ -517,10 +526,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def _shown_host(host: IPv4Address | IPv6Address) -> str:
     return _WILDCARDS.get(host.host, host.host)
-
-
-def _base64(data: bytes) -> str:
-    return msgspec.json.encode(data).decode("ascii").strip('"')
 
 
 def _rfc3339(ns: int) -> str:
@@ -583,7 +588,7 @@ def _listen(endpoint: Any, factory: Any, setting: str, text: str) -> IListeningP
         raise CannotListen(f"the endpoint {text!r} of the setting {setting} cannot be opened here")
     (result,) = results
     if isinstance(result, Failure):
-        why = result.value
+        why: object = result.value
         if isinstance(why, CannotListenError):
             why = why.socketError
         if isinstance(why, OSError) and why.strerror:
@@ -601,10 +606,13 @@ def all_sections(makers: Sequence[Any]) -> dict[str, type[msgspec.Struct]]:
     """
     The config sections of parts, for L{meshkit.runtime.config.Declaration}.
 
-    @raise BrokenPart: naming the part whose module does not import.
+    @raise BrokenPart: naming the part whose module does not import, or whose settings
+        cannot be declared.
     """
     sections = {}
     for maker in makers:
         with naming_the_part(maker.name):
             sections[maker.name] = maker.config_type()
+            for field in msgspec.structs.fields(sections[maker.name]):
+                Setting.declare(maker.name, field)
     return sections
