@@ -54,9 +54,9 @@ wheel: ## build the wheel into dist/
 	@.ci/bootstrap test
 	@$(PYTHON_VENV) .ci/build_wheel.py dist
 
-bench: ## measure, and print figures
+bench: ## measure, and print figures; BENCH_ARGS=--quick for a short look
 	@.ci/bootstrap test
-	@$(PYTHON_VENV) -m meshkit.sim.bench
+	@$(PYTHON_VENV) -m tests.bench $(BENCH_ARGS)
 
 soak: ## the property tests with ever new examples, for HOURS=1 hours or to the first failure
 	@.ci/bootstrap test

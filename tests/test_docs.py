@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import click
 from twisted.trial.unittest import SynchronousTestCase
 
 import meshkit_plugins
@@ -66,7 +67,7 @@ class ConfigurationTests(SynchronousTestCase):
         documented = {}
         for line in text.splitlines():
             cells = [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
-            if len(cells) == 5 and cells[1].startswith("--"):
+            if len(cells) == 5 and cells[1].startswith("--") and cells[0] != "---":
                 documented[cells[0]] = cells[1:4]
         declaration = Declaration(NodeConfig, all_sections(discover_parts(meshkit_plugins)))
         declared = {
@@ -83,16 +84,13 @@ class ConfigurationTests(SynchronousTestCase):
 class CommandTests(SynchronousTestCase):
     """The verbs that C{meshkit --help} lists."""
 
-    def test_each_can_be_imported_and_says_what_the_list_says(self) -> None:
-        for name, (_, _, sentence) in main._VERBS.items():
+    def test_each_can_be_imported_and_has_help_of_its_own(self) -> None:
+        context = click.Context(main.cli)
+        for name in main.cli.list_commands(context):
             with self.subTest(name):
-                command = main.cli.get_command(None, name)  # type: ignore[arg-type]
+                command = main.cli.get_command(context, name)
                 assert command is not None
-                said = (command.help or "").split("\n\n")[0]
-                self.assertEqual(
-                    " ".join(said.split()).split(". ")[0].rstrip("."),
-                    sentence.split(". ")[0].rstrip("."),
-                )
+                self.assertGreater(len(command.help or ""), 20)
 
 
 class ReadmeTests(SynchronousTestCase):
