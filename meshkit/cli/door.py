@@ -8,6 +8,7 @@ really listens on in C{endpoints.json}, the bearer token in C{door.token}.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -83,14 +84,25 @@ class Door:
         """@raise DoorUnreachable: if the folder's node does not run."""
         self._folder = folder
         self._reactor = reactor
-        doors = (folder.read_endpoints() or {}).get("api", [])
+        endpoints = folder.read_endpoints()
+        doors = (endpoints or {}).get("api", [])
+        if endpoints is not None and not doors:
+            raise DoorUnreachable(
+                f"the node on {folder.path} runs without a door: restart it without "
+                f"'--api none', and without api = \"none\" in its settings"
+            )
         if not doors:
             raise DoorUnreachable(
-                f"no node with a door is running on {folder.path}: start it with "
-                f"'twistd -n mesh-node --data-dir {folder.path}'"
+                f"no node is running on {folder.path}: start it with '{_start_command(folder)}'"
             )
         self._url = doors[0]
-        self._token = stored_token(folder).decode("ascii")
+        try:
+            self._token = stored_token(folder).decode("ascii")
+        except (FileNotFoundError, UnicodeDecodeError):
+            raise DoorUnreachable(
+                f"there is no token for the door in {folder.path}: restart the node, which "
+                f"makes one"
+            ) from None
         if self._url.startswith("unix:"):
             inner: Any = UNIXClientEndpoint(reactor, self._url.removeprefix("unix:"))
             self._base = "http://localhost"
@@ -116,41 +128,54 @@ class Door:
     async def _ask(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Answer:
-        from treq.client import HTTPClient
-
         headers: dict[bytes | str, bytes | str] = {"Authorization": f"Bearer {self._token}"}
         data = b""
         if method == "POST":
             headers["Content-Type"] = "application/json"
             data = body if isinstance(body, bytes) else msgspec.json.encode(body or {})
-        client = HTTPClient(self._agent)
+        asking = Deferred.fromCoroutine(
+            self._exchange(method, self._base + path, _query(query or {}), headers, data or None)
+        )
         try:
-            response = await client.request(
-                method,
-                self._base + path,
-                params=_query(query or {}),
-                headers=headers,
-                data=data or None,
-                timeout=PATIENCE,
-            )
-            received = await _read(response)
+            code, received = await asking.addTimeout(PATIENCE, self._reactor)
         except (ConnectError, ResponseFailed, ConnectionClosed, DeferredTimeout) as e:
             raise DoorUnreachable(
                 f"the node at {self._url} does not answer ({_reason(e)}): is it still running? "
-                f"Start it with 'twistd -n mesh-node --data-dir {self._folder.path}'"
+                f"Start it with '{_start_command(self._folder)}'"
             ) from None
-        if response.code == 204:
+        if code == 204:
             return Answer(None, {})
         try:
             envelope = msgspec.json.decode(received, type=_Envelope)
         except msgspec.DecodeError:
             raise DoorUnreachable(
-                f"what answers at {self._url} is not a meshkit node (HTTP {response.code})"
+                f"what answers at {self._url} is not a meshkit node (HTTP {code})"
             ) from None
         if envelope.success:
             return Answer(envelope.data, envelope.metadata or {})
-        error = envelope.error or _Error("INTERNAL_ERROR", f"HTTP {response.code}")
-        raise RemoteError(error.message, error.code, response.code)
+        error = envelope.error or _Error("INTERNAL_ERROR", f"HTTP {code}")
+        raise RemoteError(error.message, error.code, code)
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        query: Mapping[str, str],
+        headers: dict[bytes | str, bytes | str],
+        data: bytes | None,
+    ) -> tuple[int, bytes]:
+        from treq.client import HTTPClient
+
+        response = await HTTPClient(self._agent).request(
+            method,
+            url,
+            params=query,
+            headers=headers,
+            data=data,
+            # What is at this port after a crash may be anybody's.
+            allow_redirects=False,
+        )
+        return response.code, await _read(response)
 
 
 class _Error(msgspec.Struct):
@@ -196,6 +221,10 @@ def _reason(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
+def _start_command(folder: DataFolder) -> str:
+    return f"twistd -n mesh-node --data-dir {shlex.quote(folder.path)}"
+
+
 def segment(text: str) -> str:
     """Text as one segment of a path."""
     return quote(text, safe="@")
@@ -229,6 +258,9 @@ def ask(flag: str | None, job: Callable[[Door], Coroutine[Any, Any, T]]) -> T:
             raise
     if problems:
         problems[0].raiseException()
+    if not results:
+        # The reactor was stopped by a signal before the node had answered.
+        raise KeyboardInterrupt
     return results[0]
 
 

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, Final
 import click
 import msgspec
 
-from meshkit.cli.door import Answer, Door, ask, segment
+from meshkit.cli.door import Answer, Door, RemoteError, ask, segment
 from meshkit.cli.output import json_option, line, print_json
-from meshkit.errors import InvalidRequest
+from meshkit.errors import ContentTooLarge, InvalidRequest, MeshkitError
 
 #: Most messages and bytes of one batch; the door's limit is a little above.
 BATCH_MESSAGES: Final = 10_000
@@ -58,7 +58,9 @@ def publish(
     if content is not None:
         if title is not None:
             raise click.UsageError("--title goes with TEXT; put it into the --content instead.")
-        raw = sys.stdin.buffer.read(_MAX_LINE) if content == "-" else content.encode("utf-8")
+        raw = sys.stdin.buffer.read(_MAX_LINE + 1) if content == "-" else content.encode("utf-8")
+        if len(raw) > _MAX_LINE:
+            raise ContentTooLarge(f"the content is longer than {_MAX_LINE} bytes")
         body = _checked(raw, "the content")
     else:
         value = {"type": "message", "text": text} | ({"title": title} if title else {})
@@ -173,10 +175,25 @@ def import_file(flag: str | None, file: BinaryIO, as_json: bool) -> None:
     """
 
     async def job(door: Door) -> list[dict[str, Any]]:
-        batches = []
-        for body in _batches(file):
-            batches.append((await door.post("/v1/publish/batch", body)).data)
-        return batches
+        done: list[dict[str, Any]] = []
+        try:
+            for body, first, last in _batches(file):
+                try:
+                    done.append((await door.post("/v1/publish/batch", body)).data)
+                except RemoteError as e:
+                    raise RemoteError(
+                        f"of the batch in lines {first} to {last}: {e}", e.code, e.status
+                    ) from None
+        except MeshkitError as e:
+            if done:
+                count = sum(batch["count"] for batch in done)
+                raise RemoteError(
+                    f"{e} (the {count} messages of the batches before it are published)",
+                    e.code,
+                    e.status,
+                ) from None
+            raise
+        return done
 
     batches = ask(flag, job)
     count = sum(batch["count"] for batch in batches)
@@ -188,10 +205,14 @@ def import_file(flag: str | None, file: BinaryIO, as_json: bool) -> None:
         line(f"Published {count} messages, up to number {batches[-1]['last']} of your feed.")
 
 
-def _batches(file: BinaryIO) -> Iterator[bytes]:
-    """Bodies of batch requests, made while the file is read."""
+def _batches(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """
+    Bodies of batch requests, made while the file is read.
+
+    @return: for each its body, and the numbers of the first and the last line in it.
+    """
     texts: list[bytes] = []
-    size = 0
+    size = first = last = 0
     for number, text in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), 1):
         if len(text) > _MAX_LINE:
             raise InvalidRequest(f"line {number} is longer than {_MAX_LINE} bytes")
@@ -199,12 +220,14 @@ def _batches(file: BinaryIO) -> Iterator[bytes]:
             continue
         text = _checked(text, f"line {number}")
         if texts and (len(texts) >= BATCH_MESSAGES or size + len(text) > BATCH_BYTES):
-            yield _body(texts)
+            yield _body(texts), first, last
             texts, size = [], 0
+        first = first if texts else number
+        last = number
         texts.append(text)
         size += len(text) + 1
     if texts:
-        yield _body(texts)
+        yield _body(texts), first, last
 
 
 def _body(texts: list[bytes]) -> bytes:
@@ -218,7 +241,7 @@ def _body(texts: list[bytes]) -> bytes:
 @click.pass_obj
 def follow(flag: str | None, author: str | None, remove: bool, as_json: bool) -> None:
     """
-    Follow AUTHOR, or list whom you follow.
+    Follow an author, or list whom you follow.
 
     As long as you follow nobody, the feeds of everybody are replicated.
     """

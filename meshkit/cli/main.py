@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -84,12 +84,19 @@ def main(argv: list[str] | None = None) -> Any:
     try:
         return cli.main(args=argv, prog_name="meshkit")
     except MeshkitError as e:
-        print(f"meshkit: {e} [{e.code}]", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:
-        # The reader of our output has gone ("meshkit feed | head"): not an error.
-        sys.stderr.close()
-        sys.exit(141)
+        _refuse(f"{e} [{e.code}]")
+    except UnicodeEncodeError:
+        # Python keeps bytes of the command line that are not UTF-8 as lone surrogates.
+        _refuse("an argument is not UTF-8 text [INVALID_REQUEST]")
+    except OSError as e:
+        _refuse(f"cannot use {e.filename or 'a file'}: {e.strerror or e} [CONFIG_INVALID]")
+
+
+def _refuse(text: str) -> NoReturn:
+    from meshkit.cli.output import visible
+
+    print(f"meshkit: {visible(text)}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -15,11 +16,27 @@ def json_option(command: Any) -> Any:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+# Control characters that JSON may hold as they are: DEL, and C1, which some terminals obey.
+_UNSHOWN: Final = re.compile("[\x7f-\x9f]")
+
+
 def print_json(value: Any) -> None:
-    """Print a JSON document, indented for people and stable for scripts."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.buffer.write(text + b"\n")
+    """
+    Print a JSON document, indented for people and stable for scripts.  It is UTF-8
+    whatever the locale, as JSON is.
+    """
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode("utf-8")
+    shown = _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    sys.stdout.buffer.write(shown.encode("utf-8") + b"\n")
     sys.stdout.flush()
+
+
+def visible(text: str) -> str:
+    """
+    What other people wrote, such that it can be sent to a terminal: control characters
+    and others that print nothing are spelt out.
+    """
+    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
 
 
 def printable(text: str) -> str:

@@ -22,7 +22,7 @@ import click
 )
 @click.option(
     "--messages",
-    type=click.IntRange(300, 100_000),
+    type=click.IntRange(2_000, 100_000),
     default=7_500,
     show_default=True,
     help="How many docstrings to publish, at most.",

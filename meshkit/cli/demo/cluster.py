@@ -5,7 +5,7 @@ Each run has a folder of its own in the system's folder for temporary files::
 
     meshkit-demo-UID/
         lock             held while folders are made and cleared
-        run-XXXXXXXX/
+        run-RANDOM/
             lock         held by the demo that runs here, as long as it lives
             children     a line for each process it started: pid, start time
             ada/ ...     the nodes' data folders, and ada.log ...
@@ -400,12 +400,20 @@ class Cluster:
         return deferLater(self.reactor, seconds, lambda: None)
 
     async def until(
-        self, condition: Callable[[], Any], what: str, patience: float = PATIENCE
+        self,
+        condition: Callable[[], Any],
+        what: str,
+        *,
+        patience: float = PATIENCE,
+        every: float = LOOK_EVERY,
     ) -> None:
         """
         Wait for a condition.
 
         @param condition: gives a coroutine of a C{bool}.
+        @param what: is waited for.
+        @param patience: seconds to wait at most.
+        @param every: seconds between two looks.
         @raise DemoFailed: if a node dies, or it takes too long.
         """
         deadline = self.reactor.seconds() + patience
@@ -421,7 +429,7 @@ class Cluster:
             self.check_alive()
             if self.reactor.seconds() > deadline:
                 raise DemoFailed(f"waited {patience:.0f} s for {what}, in vain{self.logs()}")
-            await self.pause(LOOK_EVERY)
+            await self.pause(every)
 
     def check_alive(self) -> None:
         """@raise DemoFailed: if a node has died, with the end of its log."""
