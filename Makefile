@@ -34,6 +34,7 @@ test: ## the tests that need only Python: at most 10 minutes on 2 cores
 
 test-all: ## all tests, with more examples: at most 40 minutes
 	@.ci/bootstrap test
+	@.ci/tools
 	@status=0; \
 	HYPOTHESIS_PROFILE=ci $(PYTEST) --dist worksteal \
 		$(SLOW_FOLDERS:%=--ignore=%) $(PYTEST_ARGS) tests || status=$$?; \

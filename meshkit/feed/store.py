@@ -58,18 +58,10 @@ MIGRATIONS: Final = (
 #: Words of a search beyond these are refused.
 MAX_SEARCH_WORDS: Final = 32
 
-# Messages per INSERT.  The GIL is let go for every statement, and the threads that check
-# the next messages take it: one statement per message would mostly wait for them.
-_ROWS: Final = 50
-_INSERT_MESSAGES: Final = (
-    "INSERT INTO feed_messages (id, author, sequence, hash, previous, shown_ns, "
-    "received_ns, content_type, chain_valid, raw) VALUES "
-)
-_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_ROWS: Final = _INSERT_MESSAGES + ", ".join([_VALUES] * _ROWS)
-_INSERT_ROW: Final = _INSERT_MESSAGES + _VALUES
-# One by one: FTS5 writes its index out before every statement of several rows.
-_INSERT_TEXT: Final = "INSERT INTO feed_text (rowid, body) VALUES (?, ?)"
+# Rows go into a statement by multiples of this, so that few different ones are compiled.
+_ROWS: Final = 16
+# Before version 3.32, SQLite took no more values in a statement.
+_MAX_VALUES: Final = 999
 
 
 @define
@@ -112,7 +104,7 @@ class _Batch:
     now_ns: int
     authors: dict[bytes, _Author] = field(factory=dict)
     rows: list[tuple[object, ...]] = field(factory=list)
-    texts: list[tuple[int, str]] = field(factory=list)
+    texts: list[tuple[object, ...]] = field(factory=list)
     last_id: int = 0
     messages: int = 0
     feeds: int = 0
@@ -124,13 +116,13 @@ class _Batch:
 
     def flush(self) -> None:
         """Insert the rows that were gathered."""
-        whole = len(self.rows) - len(self.rows) % _ROWS
-        for at in range(0, whole, _ROWS):
-            self.connection.execute(
-                _INSERT_ROWS, [*joined.from_iterable(self.rows[at : at + _ROWS])]
-            )
-        self.connection.executemany(_INSERT_ROW, self.rows[whole:])
-        self.connection.executemany(_INSERT_TEXT, self.texts)
+        _insert(
+            self.connection,
+            "feed_messages (id, author, sequence, hash, previous, shown_ns, received_ns, "
+            "content_type, chain_valid, raw)",
+            self.rows,
+        )
+        _insert(self.connection, "feed_text (rowid, body)", self.texts)
         self.rows.clear()
         self.texts.clear()
 
@@ -249,6 +241,31 @@ class _Batch:
         )
         heads = [(author.key, author.contiguous) for author in changed]
         return Stored(verdicts, heads, self.messages, self.feeds)
+
+
+def _insert(
+    connection: sqlite3.Connection, columns: str, rows: Sequence[tuple[object, ...]]
+) -> None:
+    """
+    Insert rows with few statements.
+
+    SQLite lets the GIL go for every statement, and the threads that check the next
+    messages take it: with a statement per row, most of the time would go by waiting.
+    FTS5 writes its index out before every statement of several rows, so they are large.
+
+    @param columns: the table and its columns.
+    """
+    at = 0
+    while at < len(rows):
+        width = len(rows[at])
+        many = min(len(rows) - at, _MAX_VALUES // width) // _ROWS * _ROWS
+        count = many or 1
+        values = f"({', '.join('?' * width)})"
+        connection.execute(
+            f"INSERT INTO {columns} VALUES {', '.join([values] * count)}",
+            [*joined.from_iterable(rows[at : at + count])],
+        )
+        at += count
 
 
 def store_batch(

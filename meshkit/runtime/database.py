@@ -416,8 +416,6 @@ class Database(Service):
     between, since SQLite's handles do not survive a fork.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         reactor: Any,

@@ -377,6 +377,22 @@ class Convergence(SynchronousTestCase):
         rows, total = store.search_messages(connection, '"number"', 200, 0)
         self.assertEqual((len(rows), total), (len(author.raws),) * 2)
 
+    def test_a_feed_in_order_goes_in_with_few_statements(self) -> None:
+        """... and none of them has more values than old versions of SQLite take."""
+        author = Author("orderly")
+        author.write_many(600)
+        connection = fresh()
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+        statements: list[str] = []
+        connection.set_trace_callback(statements.append)
+        store.store_batch(connection, author.messages, NOW_NS)
+        connection.set_trace_callback(None)
+        self.assertEqual(store.read_chain(connection, author.key, 0, 10**9, 10**9), author.raws)
+        _, total = store.search_messages(connection, '"number"', 1, 0)
+        self.assertEqual(total, 600)
+        inserts = [text for text in statements if text.startswith("INSERT INTO feed_")]
+        self.assertLess(len(inserts), 30)
+
 
 class Own(SynchronousTestCase):
     def setUp(self) -> None:
