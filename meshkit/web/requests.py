@@ -18,7 +18,7 @@ import msgspec
 from attrs import frozen
 from msgspec import inspect
 
-from meshkit.errors import InvalidRequest, UnsupportedMediaType
+from meshkit.errors import InvalidRequest, NestedTooDeep, UnsupportedMediaType
 from meshkit.operations import Operation
 
 MAX_QUERY_FIELDS: Final = 64
@@ -94,6 +94,7 @@ class RequestReader:
                 self._in_path[name] = field
             else:
                 self._others[name] = field
+        self._needs_body = any(field.required for field in self._others.values())
 
     def from_query(self, path: Mapping[str, str], query: str) -> msgspec.Struct:
         """
@@ -120,17 +121,19 @@ class RequestReader:
     def from_json(self, path: Mapping[str, str], body: bytes) -> msgspec.Struct:
         """
         @param path: the fields of the path, decoded.
-        @param body: the JSON text of an object.
+        @param body: the JSON text of an object; may be empty where the path says all.
         @raise InvalidRequest: naming the field, or the place where the text ceases to
             be JSON.
         """
         values = self._from_path(path)
+        if not body and not self._needs_body:
+            return self._make(values)
         try:
             for name, raw in _split_object(body).items():
                 field = self._known(name)
                 values[field.attribute] = _convert_json(field, raw)
         except RecursionError:
-            raise InvalidRequest("the body is nested too deep") from None
+            raise NestedTooDeep("the body is nested too deep: flatten it") from None
         return self._make(values)
 
     def _from_path(self, path: Mapping[str, str]) -> dict[str, Any]:
@@ -174,12 +177,13 @@ def check_content_type(method: str, content_types: Sequence[str], has_body: bool
     asking; for C{application/json} it asks first, and no door ever says yes.
 
     @param content_types: every value of that header.
-    @param has_body: a body is announced.  A C{DELETE} without one needs no type.
+    @param has_body: a body is announced.  Without one no type is needed: a form cannot
+        send the bearer token.
     @raise UnsupportedMediaType: if it is not JSON.
     """
     if method in _READS:
         return
-    if not content_types and method == "DELETE" and not has_body:
+    if not content_types and not has_body:
         return
     if len(content_types) == 1:
         main, _, parameters = content_types[0].partition(";")

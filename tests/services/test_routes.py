@@ -209,6 +209,8 @@ class Routes(SynchronousTestCase):
                 "last_connected": None,
                 "failures": 0,
                 "last_error": None,
+                "pinned": None,
+                "pinned_at": None,
             },
         )
         self.mesh.run(0.5)
@@ -223,7 +225,7 @@ class Routes(SynchronousTestCase):
         self.refused("NOT_FOUND", 404, "DELETE", f"/v1/peers/{quote(address, safe='')}")
 
     def test_peers_refuses_what_it_must(self) -> None:
-        self.refused("INVALID_ADDRESS", 400, "POST", "/v1/peers", {"address": "10.0.0.1:7655"})
+        self.refused("INVALID_ADDRESS", 400, "POST", "/v1/peers", {"address": "10.0.0.1"})
         self.refused("CONFIG_INVALID", 400, "POST", "/v1/peers", {"address": self.ada.address})
         self.refused("INVALID_REQUEST", 400, "POST", "/v1/peers", {})
         self.refused("INVALID_ADDRESS", 400, "DELETE", "/v1/peers/nowhere")
@@ -263,8 +265,9 @@ class Routes(SynchronousTestCase):
 
     def test_follows(self) -> None:
         self.assertEqual(self.ok("GET", "/v1/follows"), [])
-        for _ in range(2):
-            followed = self.ok("POST", f"/v1/follows/{STRANGER.text}", {}, 201)
+        # With and without a body: what it takes stands in the path.
+        for body in ({}, None):
+            followed = self.ok("POST", f"/v1/follows/{STRANGER.text}", body, 201)
             self.assertEqual(followed, {"author": STRANGER.text})
         self.assertEqual(self.ok("GET", "/v1/follows"), [{"author": STRANGER.text}])
         self.friend()

@@ -173,7 +173,7 @@ class AnswerTests(SynchronousTestCase):
             ("POST", "/v1/publish?tags=a", b'{"content":1}', {}, 400, "INVALID_REQUEST"),
             ("POST", "/v1/publish", b"content=1", form, 415, "UNSUPPORTED_MEDIA_TYPE"),
             ("POST", "/v1/publish", b"{}", {"Content-Type": None}, 415, "UNSUPPORTED_MEDIA_TYPE"),
-            ("POST", "/v1/publish", None, {}, 415, "UNSUPPORTED_MEDIA_TYPE"),
+            ("POST", "/v1/publish", None, {}, 400, "INVALID_REQUEST"),
             (
                 "POST",
                 "/v1/publish",
