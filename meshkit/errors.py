@@ -103,6 +103,18 @@ class InvalidKeyFile(IdentityError, StartError):
     code = "INVALID_KEY_FILE"
 
 
+class PassphraseRequired(IdentityError, StartError):
+    """The key file is encrypted, and no passphrase was given."""
+
+    code = "PASSPHRASE_REQUIRED"
+
+
+class WrongPassphrase(IdentityError, StartError):
+    """The passphrase does not open the key file."""
+
+    code = "WRONG_PASSPHRASE"
+
+
 class InvalidNetworkSecret(IdentityError, ConfigError):
     """The network secret is misspelt or cut off."""
 
@@ -129,6 +141,18 @@ class ChannelError(MeshkitError):
 
     code = "CHANNEL_FAILED"
     status = 502
+
+
+class PeerUnreachable(ChannelError):
+    """No connection to the peer's address could be made: check it, and that the node runs."""
+
+    code = "PEER_UNREACHABLE"
+
+
+class HostUnknown(PeerUnreachable):
+    """The name in the peer's address does not resolve: check its spelling, and the DNS here."""
+
+    code = "HOST_UNKNOWN"
 
 
 class HandshakeError(ChannelError):
@@ -185,6 +209,25 @@ class TooManyHandshakes(HandshakeError):
     """More handshakes are under way than this port serves, in all or for one address."""
 
     code = "TOO_MANY_HANDSHAKES"
+
+
+class KeyProbeFailed(HandshakeError):
+    """The node at an address did not tell its public key."""
+
+    code = "KEY_PROBE_FAILED"
+
+
+class KeyProbeRefused(HandshakeError):
+    """Somebody asked for this node's public key who may not, or too often."""
+
+    code = "KEY_PROBE_REFUSED"
+
+
+class PeerKeyChanged(PeerKeyRefused):
+    """At this address another key answers than the one that was pinned there."""
+
+    code = "PEER_KEY_CHANGED"
+    status = 409
 
 
 class ProtocolRefused(HandshakeError):
@@ -396,13 +439,6 @@ class BodyTooLarge(OperationError):
     status = 413
 
 
-class LengthRequired(OperationError):
-    """The body's length must be announced: send Content-Length."""
-
-    code = "LENGTH_REQUIRED"
-    status = 411
-
-
 class HeadersTooLarge(OperationError):
     """The request line and the headers are larger than this door accepts."""
 
@@ -443,3 +479,71 @@ class DoorUnreachable(MeshkitError):
 
     code = "DOOR_UNREACHABLE"
     status = 502
+
+
+class RemoteError(MeshkitError):
+    """The other side refused: its own code and sentence follow."""
+
+    code = "REMOTE_ERROR"
+    status = 502
+
+    def __init__(
+        self,
+        message: str | None = None,
+        code: str = "REMOTE_ERROR",
+        status: int = 502,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        """
+        @param message: the other side's sentence.
+        @param code: its code; C{REMOTE_ERROR} if it gave none that is one.
+        @param status: the HTTP status that it stands for here.
+        @param details: further facts, of JSON types.
+        """
+        super().__init__(*(() if message is None else (message,)))
+        self.code = code
+        self.status = status
+        self.details = details
+
+
+# --- calls between peers -----------------------------------------------------------
+
+
+class RPCError(MeshkitError):
+    """A call to a peer could not be made, or has no usable answer."""
+
+    code = "RPC_FAILED"
+    status = 502
+
+
+class CallTimedOut(RPCError):
+    """The peer did not answer a call within its deadline."""
+
+    code = "CALL_TIMED_OUT"
+    status = 504
+
+
+class InvalidAnswer(RPCError):
+    """The peer answered with something else than what the method declares."""
+
+    code = "INVALID_ANSWER"
+
+
+class UnknownMethod(RPCError):
+    """A method was called that is not served on this connection."""
+
+    code = "UNKNOWN_METHOD"
+    status = 404
+
+
+class OverRate(RPCError):
+    """More calls came than one peer is granted: wait, then ask again."""
+
+    code = "OVER_RATE"
+    status = 429
+
+    def __init__(self, *args: object, retry_after: float | None = None) -> None:
+        """@param retry_after: seconds after which the call would be granted, if it would."""
+        super().__init__(*args)
+        if retry_after is not None:
+            self.details = {"retry_after": retry_after}

@@ -341,7 +341,7 @@ def check_content_size(size: int) -> None:
     if size > MAX_CONTENT_BYTES:
         raise ContentTooLarge(
             f"the content has {size} bytes and a message carries {MAX_CONTENT_BYTES} at most: "
-            "split it, or store it as an object and publish its id"
+            "split it, or publish where it can be had and its hash"
         )
 
 

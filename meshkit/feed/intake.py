@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -42,6 +42,55 @@ class _Page:
 
     checked: Checked | None = None
     stored: Deferred[list[Verdict]] = field(factory=Deferred)
+
+
+class Queue:
+    """
+    The calls that wait until the threads have room for them, first come, first served.
+
+    The threads refuse calls beyond a limit.  That many pages come at once is no reason
+    to refuse any of them, so only a few are in the threads' hands at a time.  For the
+    reactor's thread alone.
+    """
+
+    def __init__(self, run: Callable[..., Deferred[Any]], limit: int) -> None:
+        """
+        @param run: makes a call.
+        @param limit: how many calls are made at the same time.
+        """
+        self._run = run
+        self._limit = limit
+        self._waiting: deque[tuple[tuple[Any, ...], Deferred[Any]]] = deque()
+        self._running = 0
+        self._starting = False
+
+    def run(self, *args: Any) -> Deferred[Any]:
+        """@return: Deferred of what the call gives.  It is not for cancelling."""
+        deferred: Deferred[Any] = Deferred()
+        self._waiting.append((args, deferred))
+        self._start()
+        return deferred
+
+    def _start(self) -> None:
+        # A call that fails at once comes back here: the loop goes on, not the stack.
+        if self._starting:
+            return
+        self._starting = True
+        try:
+            while self._waiting and self._running < self._limit:
+                args, deferred = self._waiting.popleft()
+                self._running += 1
+                self._run(*args).addBoth(self._finished, deferred)
+        finally:
+            self._starting = False
+
+    def _finished(self, result: object, deferred: Deferred[Any]) -> None:
+        self._running -= 1
+        self._start()
+        if isinstance(result, Failure):
+            deferred.errback(result)
+        else:
+            deferred.callback(result)
 
 
 class Intake:

@@ -7,7 +7,8 @@ A message is one JSON object::
      [schema_id] [relates] [tags] [trace_id] [span_id] [expires_at]
      "hash":"...","signature":"..."}
 
-Fields in brackets are left out when they are absent or empty.  C{hash} is the
+Fields in brackets are left out when they are absent, C{tags} also when it is empty; an
+empty string is kept and hashed.  C{hash} is the
 lower-case hex SHA-256 of the object without its last two fields, in exactly this order
 and without white space, C{content} in canonical form (L{meshkit.feed.canonical}).
 C{signature} is the base64 Ed25519 signature of those 64 hex digits.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred, FirstError, gatherResults
@@ -24,13 +24,17 @@ from meshkit.feed import operations as offered
 from meshkit.feed import store
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
-from meshkit.feed.intake import Checked, Intake
+from meshkit.feed.intake import Checked, Intake, Queue
 from meshkit.feed.message import Message, parse_message, sign_message, verify_message
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import IFeedStore, MessagesStored
 from meshkit.operations import BoundOperation, Page
 from meshkit.parts import Part, PartContext, shield
+
+#: Calls in the worker pool at a time that check what others sent, for each thread: one
+#: that is made and one that follows at once.
+CALLS_PER_THREAD: Final = 2
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +112,7 @@ class FeedPart(Part):
         self._verify_batch: int = context.config.verify_batch
         self._messages = 0
         self._feeds = 0
+        self._checking = Queue(self._workers.run, CALLS_PER_THREAD * self._workers.size)
         self._intake = Intake(self._store)
         self.refused: Counter[str] = Counter()
 
@@ -197,7 +202,7 @@ class FeedPart(Part):
         step = self._verify_batch
         checking = Deferred.fromCoroutine(
             _joined(
-                self._workers.run(
+                self._checking.run(
                     check_texts, raws[at : at + step], author, None if first is None else first + at
                 )
                 for at in range(0, len(raws), step)

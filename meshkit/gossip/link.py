@@ -4,12 +4,12 @@ One gossip connection: frames in and out, with bounds on both.
 Serving: the feeds that the peer wants take turns, a page each, and the next page is
 read only when the channel has taken the last one, so that a slow reader costs one
 page of memory.  Fetching: pages are handed to the store as they come; when too much
-is unstored, the channel is paused until the store has caught up.
+is unstored, of this link or of all, the channel is paused until the store has caught up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshkit.errors import (
+    ChannelError,
     DuplicateMessage,
     ForkRefused,
     MalformedFrame,
@@ -45,14 +46,13 @@ from meshkit.gossip.codec import (
     Want,
     encode,
 )
-from meshkit.gossip.session import Session
+from meshkit.gossip.session import MIN_RATE, Session
+from meshkit.identity.keys import PublicKey
 
 if TYPE_CHECKING:
     from meshkit.gossip.part import GossipPart
     from meshkit.identity.addresses import MeshAddress
 
-#: Bytes of received frames at which the channel is paused until they are digested.
-MAX_UNDIGESTED: Final = 1024 * 1024
 #: Messages of a link that may be refused (altered, forged, malformed) before the peer
 #: is dropped: an honest node serves only what it has verified itself.
 MAX_REFUSED: Final = 100
@@ -98,19 +98,30 @@ class GossipLink(Protocol):
         self._serving = False
         self._telling_all = False
         self._tell_again = False
+        self._digestion = part.digestion
         self._undigested = 0
         self._reading_paused = False
+        # Seconds for which we listened, without the time since the last pause ended.
+        self._listened = 0.0
+        self._listening_since = 0.0
         self._refused = 0
         self._drained: Deferred[None] | None = None
         self._answer_due: IDelayedCall | None = None
+        self._turn_due: IDelayedCall | None = None
         self._drain_due: IDelayedCall | None = None
 
     # --- the connection --------------------------------------------------------------
+
+    @property
+    def open(self) -> bool:
+        """Is it in use?  A link that is being closed is not."""
+        return self._open
 
     def connectionMade(self) -> None:
         self._channel = self.transport
         self.connected_to = self._channel.getPeer().key
         self._open = True
+        self._listening_since = self._reactor.seconds()
         self._channel.registerProducer(self, True)
         self._part.link_made(self)
 
@@ -133,9 +144,10 @@ class GossipLink(Protocol):
         """Nothing is sent or handled from now on, and what we fetch others may fetch."""
         self._open = False
         self.session.close()
-        _cancel(self._answer_due)
-        _cancel(self._drain_due)
-        self._answer_due = self._drain_due = None
+        self._digestion.leave(self._go_on)
+        for due in (self._answer_due, self._drain_due, self._turn_due):
+            _cancel(due)
+        self._answer_due = self._drain_due = self._turn_due = None
 
     def drop(self, error: MeshkitError) -> None:
         """End the connection because of what the peer did, or did not do."""
@@ -176,6 +188,10 @@ class GossipLink(Protocol):
         progress = False
         try:
             while self._open and not self._reading_paused:
+                if self._digestion.full:
+                    self._pause_reading()
+                    self._digestion.wait(self._go_on)
+                    break
                 frame = self._decoder.next_frame()
                 if frame is None:
                     break
@@ -215,12 +231,31 @@ class GossipLink(Protocol):
         ensureDeferred(coroutine).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
-        if isinstance(failure.value, MeshkitError):
-            self.drop(failure.value)
+        error = failure.value
+        if isinstance(error, ChannelError):
+            self.drop(error)
+            return
+        if isinstance(error, MeshkitError):
+            self._hindered(error)
             return
         self._log.failure("gossip with {peer} broke", failure, peer=str(self.connected_to))
         if self._open:
             self.abort()
+
+    def _hindered(self, error: MeshkitError) -> None:
+        """
+        End the connection because this node cannot go on: its disk is full, it is stopping.
+        That is not the peer's doing; what is missing is fetched over the next connection.
+        """
+        if self._open:
+            self._log.warn(
+                "gossip with {peer} closed, as this node has a problem: {code}: {error}",
+                peer=str(self.connected_to),
+                code=error.code,
+                error=str(error),
+            )
+            self._part.count_hindered(error)
+            self.close()
 
     # --- patience ------------------------------------------------------------------------
 
@@ -237,8 +272,47 @@ class GossipLink(Protocol):
             self._answer_due = None
         if owes and not self._reading_paused and self._answer_due is None:
             self._answer_due = self._reactor.callLater(PATIENCE, self._too_slow, "answer")
+        self._watch_rate()
+
+    @property
+    def _now(self) -> float:
+        """Seconds for which we have listened: while we do not, the peer is not late."""
+        if self._reading_paused:
+            return self._listened
+        listening: float = self._reactor.seconds() - self._listening_since
+        return self._listened + listening
+
+    def _watch_rate(self) -> None:
+        """Judge the rates of the requests when it is time to."""
+        _cancel(self._turn_due)
+        self._turn_due = None
+        turn = self.session.next_turn()
+        if self._open and not self._reading_paused and turn is not None:
+            self._turn_due = self._reactor.callLater(max(0.0, turn - self._now), self._judge)
+
+    def _judge(self) -> None:
+        # The clock of the connection is a sum of floats: a turn may be over by a hair less.
+        author = self.session.too_slow(self._now + 0.001)
+        if author is None:
+            self._watch_rate()
+            return
+        self._note_unkept([author])
+        self.drop(
+            PeerTooSlow(
+                f"the peer brought less than {MIN_RATE} bytes/s of {PublicKey(author).text}, "
+                f"which it says it has"
+            )
+        )
+
+    def _note_unkept(self, authors: Iterable[bytes]) -> None:
+        for author in authors:
+            request = self.session.asked[author]
+            if request.owed and request.stored == 0:
+                self._part.note_unkept(self.connected_to, author)
 
     def _too_slow(self, what: str) -> None:
+        if what == "answer":
+            self._note_unkept(self.session.asked)
         self.drop(PeerTooSlow(f"the peer did not {what} for {PATIENCE:.0f} s in mid-exchange"))
 
     # --- fetching --------------------------------------------------------------------------
@@ -247,25 +321,47 @@ class GossipLink(Protocol):
     def _digesting(self, size: int) -> Iterator[None]:
         """While this lasts, C{size} bytes of what was received are on our hands."""
         self._undigested += size
-        if self._undigested > MAX_UNDIGESTED and not self._reading_paused and self._open:
-            self._reading_paused = True
-            self._channel.pauseProducing()
+        self._digestion.add(size)
+        if self._undigested > self._part.fair_part():
+            self._pause_reading()
         try:
             yield
         finally:
             self._undigested -= size
-            # Early: while some pages are stored, the threads want others to check.
-            if self._reading_paused and self._undigested <= MAX_UNDIGESTED * 3 // 4:
-                self._reading_paused = False
-                if self._open:
-                    self._channel.resumeProducing()
-                    self._read_frames()
+            self._digestion.remove(size)
+            self._go_on()
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and self._open:
+            self._listened = self._now
+            self._reading_paused = True
+            self._channel.pauseProducing()
+
+    def _go_on(self) -> None:
+        """Read on, if there is room for it."""
+        # Early: while some pages are stored, the threads want others to check.
+        if not self._reading_paused or self._undigested * 4 > self._part.fair_part() * 3:
+            return
+        if self._digestion.full:
+            if self._open:
+                self._digestion.wait(self._go_on)
+            return
+        self._digestion.leave(self._go_on)
+        self._reading_paused = False
+        self._listening_since = self._reactor.seconds()
+        if self._open:
+            self._channel.resumeProducing()
+            self._read_frames()
 
     async def _compare(self, authors: Sequence[bytes], cost: int) -> None:
         with self._digesting(cost):
             ours = dict(await self._part.store.heads(authors))
-        self.session.compare(authors, ours)
+        self._note_ahead(authors, ours)
         self.ask_more()
+
+    def _note_ahead(self, authors: Sequence[bytes], ours: dict[bytes, int]) -> None:
+        is_unkept, peer = self._part.is_unkept, self.connected_to
+        self.session.compare((a for a in authors if not is_unkept(peer, a)), ours)
 
     def reconsider(self) -> None:
         """Look again at all that the peer has: the selection of feeds changed."""
@@ -286,7 +382,7 @@ class GossipLink(Protocol):
         for author in picked:
             have = ours.get(author, 0)
             # Lost meanwhile: the session is closed and has released everything.
-            if self._open and self.session.ask(author, have):
+            if self._open and self.session.ask(author, have, self._now):
                 entries.append((author, have))
         if entries:
             self.send(Want(entries))
@@ -299,9 +395,11 @@ class GossipLink(Protocol):
             verdicts = await self._part.store.ingest(texts, author=author, first=first)
         if not self._open:
             return
-        for verdict in verdicts:
+        stored = 0
+        for text, verdict in zip(texts, verdicts, strict=True):
             if verdict.error is None:
                 self.received += 1
+                stored += len(text)
             elif isinstance(verdict.error, UnexpectedMessage):
                 raise MalformedFrame(f"the peer sent what was not asked for: {verdict.error}")
             elif not isinstance(verdict.error, (DuplicateMessage, ForkRefused)):
@@ -310,15 +408,17 @@ class GossipLink(Protocol):
                 if self._refused > MAX_REFUSED:
                     self._part.ban(self.connected_to, verdict.error)
                     return
-        if self.session.page_stored(author).finished:
+        if self.session.page_stored(author, stored).finished:
             await self._finish(author)
+        else:
+            self._watch_rate()
 
     async def _finish(self, author: bytes) -> None:
         ours = dict(await self._part.store.heads([author]))
         if self._open:
             self.session.finish(author, ours.get(author, 0))
             # It may have claimed more meanwhile.
-            self.session.compare(self._part.selected([author]), ours)
+            self._note_ahead(self._part.selected([author]), ours)
             self._part.feed_released()
 
     # --- serving -----------------------------------------------------------------------------

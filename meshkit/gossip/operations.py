@@ -74,6 +74,8 @@ class GossipStatus(msgspec.Struct):
     @ivar follows: how many authors are followed; 0 means everybody.
     @ivar refused: messages from peers that were refused since the start, by code.
     @ivar broken: connections that ended in an error since the start, by code.
+    @ivar hindered: connections that were closed since the start because of a problem of
+        this node, by code.
     @ivar idle: why this part does nothing, if it does nothing.
     """
 
@@ -81,4 +83,5 @@ class GossipStatus(msgspec.Struct):
     follows: int
     refused: dict[str, int]
     broken: dict[str, int]
+    hindered: dict[str, int]
     idle: str | None = None

@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from meshkit.errors import MeshkitError, PeerKeyRefused
 from meshkit.gossip import operations as offered
+from meshkit.gossip.digestion import Digestion
 from meshkit.gossip.link import GossipLink
 from meshkit.gossip.session import Claims
 from meshkit.identity.addresses import MeshAddress
@@ -42,8 +43,13 @@ LABEL: Final = "gossip"
 BAN: Final = 600.0
 #: Peers that are remembered as banned; the oldest are forgotten beyond it.
 MAX_BANNED: Final = 1_000
-#: Connections with one peer, whoever opened them: a further one closes the oldest,
-#: which may be one that the peer does not know any more.
+#: Seconds for which a claim of a peer that brought nothing of it is not believed again:
+#: long enough for others to be asked, short enough for a peer whose network had failed.
+UNKEPT: Final = 120.0
+#: Claims that are remembered as not kept; the oldest are forgotten beyond it.
+MAX_UNKEPT: Final = 1_000
+#: Connections with one peer, whoever opened them, also those that are being closed: a
+#: further one cuts the oldest, which may be one that the peer does not know any more.
 MAX_LINKS_PER_PEER: Final = 4
 #: Seconds that peers have to take what is left when this node stops.
 CLOSE_GRACE: Final = 5.0
@@ -102,6 +108,9 @@ class _WatchedEndpoint:
         self._address = address
         self._inner = inner
 
+    def __repr__(self) -> str:
+        return f"<{LABEL} at {self._address.text}>"
+
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         if self._part.is_banned(self._address.key):
             return fail(
@@ -126,6 +135,10 @@ class GossipPart(Part):
 
     @ivar store: the feeds, L{IFeedStore}.
     @ivar claims: who fetches which feed.
+    @ivar digestion: what the links received and is not stored yet.
+    @ivar refused: messages that were refused, by code.
+    @ivar broken: connections that ended in an error of the peer, or of the way, by code.
+    @ivar hindered: connections that ended because of this node itself, by code.
     """
 
     _log = Logger()
@@ -135,6 +148,7 @@ class GossipPart(Part):
         self.peers = context.peers
         self.store = store
         self.claims = Claims()
+        self.digestion = Digestion()
         self._config: Config = context.config
         self._identity = context.identity
         self._connections = context.connections
@@ -147,6 +161,8 @@ class GossipPart(Part):
         self._dialling: dict[str, ClientService] = {}
         self._follows: dict[bytes, None] = {}
         self._banned: dict[PublicKey, float] = {}
+        # Peer and feed -> until when a claim is not believed.
+        self._unkept: dict[tuple[PublicKey, bytes], float] = {}
         self._news: dict[bytes, int] = {}
         self._telling: IDelayedCall | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -155,6 +171,7 @@ class GossipPart(Part):
         self._all_lost: Deferred[None] | None = None
         self.refused: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
+        self.hindered: Counter[str] = Counter()
 
     # --- the service -----------------------------------------------------------------
 
@@ -218,6 +235,7 @@ class GossipPart(Part):
             follows=len(self._follows),
             refused=dict(sorted(self.refused.items())),
             broken=dict(sorted(self.broken.items())),
+            hindered=dict(sorted(self.hindered.items())),
         )
 
     def is_full(self) -> bool:
@@ -266,8 +284,11 @@ class GossipPart(Part):
             return
         self._log.info("gossip with {peer}", peer=str(link.connected_to), dialled=link.dialled)
         same = [other for other in self._links if other.connected_to == link.connected_to]
-        if len(same) > MAX_LINKS_PER_PEER:
-            same[0].close()
+        # Those that are being closed first, then the oldest.  Cut and not closed: a peer
+        # that never says goodbye would keep them all.
+        same.sort(key=lambda other: other.open)
+        for surplus in same[: max(0, len(same) - MAX_LINKS_PER_PEER)]:
+            surplus.abort()
         link.announce_all()
 
     def link_lost(self, link: GossipLink, reason: Failure) -> None:
@@ -288,6 +309,29 @@ class GossipPart(Part):
         self.broken[error.code] += 1
         if link.address is not None:
             self.peers.note_failed(link.address, error)
+
+    def count_hindered(self, error: MeshkitError) -> None:
+        """A link ends because of this node, not because of its peer."""
+        self.hindered[error.code] += 1
+
+    def fair_part(self) -> int:
+        """@return: bytes that one link may have received and not digested."""
+        return self.digestion.fair_part(len(self._links))
+
+    def note_unkept(self, peer: PublicKey, author: bytes) -> None:
+        """
+        A peer said that it has more of a feed, and brought nothing of it: it is not asked
+        for that feed for L{UNKEPT} seconds, so that it cannot keep others from it again by
+        connecting again.
+        """
+        self._unkept.pop((peer, author), None)
+        self._unkept[peer, author] = self.reactor.seconds() + UNKEPT
+        while len(self._unkept) > MAX_UNKEPT:
+            del self._unkept[next(iter(self._unkept))]
+
+    def is_unkept(self, peer: PublicKey, author: bytes) -> bool:
+        until = self._unkept.get((peer, author))
+        return until is not None and until > self.reactor.seconds()
 
     def feed_released(self) -> None:
         """Some feed is no longer being fetched: whoever waits for it may ask."""
@@ -404,7 +448,12 @@ class IdlePart(Part):
 
     def status(self) -> offered.GossipStatus:
         return offered.GossipStatus(
-            links=[], follows=0, refused={}, broken={}, idle="no enabled part provides IFeedStore"
+            links=[],
+            follows=0,
+            refused={},
+            broken={},
+            hindered={},
+            idle="no enabled part provides IFeedStore",
         )
 
 

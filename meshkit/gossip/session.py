@@ -25,6 +25,16 @@ MAX_ASKED: Final = 64
 #: Feeds that a peer may have waiting to be served.
 MAX_WANTED: Final = MAX_ENTRIES
 
+#: Bytes per second of messages that can be stored, which a peer has to bring of what it
+#: was asked for.  It is what makes a claim that nothing stands behind lapse.
+MIN_RATE: Final = 1024
+#: Seconds after which the rate of a request is judged, for each request that is open on
+#: the connection: a peer serves them in turn, a page each.
+TURN: Final = 30.0
+#: What a request has to bring meanwhile, in bytes: less than half a page, as a page may
+#: be short because the message that follows is long.
+TURN_BYTES: Final = int(MIN_RATE * TURN)
+
 
 @define
 class Request:
@@ -36,12 +46,18 @@ class Request:
         asked.
     @ivar unstored: pages received whose messages are not stored yet.
     @ivar done: the peer said that it was all.
+    @ivar since: when its rate was judged last, or when it was sent, in seconds.
+    @ivar stored: bytes of messages that came of it and were stored.
+    @ivar judged: how many of these there were then.
     """
 
     claimed: int
     next: int = 0
     unstored: int = 0
     done: bool = False
+    since: float = 0.0
+    stored: int = 0
+    judged: int = 0
 
     @property
     def owed(self) -> bool:
@@ -159,16 +175,18 @@ class Session:
             self.asked[author] = Request(claimed=self.ahead.pop(author))
         return picked
 
-    def ask(self, author: bytes, have: int) -> bool:
+    def ask(self, author: bytes, have: int, now: float) -> bool:
         """
         Ask for a picked feed?
 
         @param have: sequence up to which it is complete here.
+        @param now: seconds for which we have listened to the peer.
         @return: L{False} if there is nothing to ask for any more.
         """
         request = self.asked[author]
         if self._worth(author, request.claimed, have):
             request.next = have + 1
+            request.since = now
             return True
         self._release(author)
         return False
@@ -191,11 +209,43 @@ class Session:
         request.unstored += 1
         return first
 
-    def page_stored(self, author: bytes) -> Request:
-        """What a page held is stored, or was refused."""
+    def page_stored(self, author: bytes, size: int) -> Request:
+        """
+        What a page held is stored, or was refused.
+
+        @param size: bytes of it that were stored.
+        """
         request = self.asked[author]
         request.unstored -= 1
+        request.stored += size
         return request
+
+    def _judgeable(self) -> list[tuple[bytes, Request]]:
+        """The requests that wait for the peer, and not for our store."""
+        return [(a, r) for a, r in self.asked.items() if r.owed and r.unstored == 0]
+
+    def _turn(self) -> float:
+        return TURN * sum(request.owed for request in self.asked.values())
+
+    def next_turn(self) -> float | None:
+        """@return: when L{too_slow} is to be called next; L{None} if nothing is late then."""
+        first = min((request.since for _, request in self._judgeable()), default=None)
+        return None if first is None else first + self._turn()
+
+    def too_slow(self, now: float) -> bytes | None:
+        """
+        Judge the requests whose time is over.
+
+        @param now: as in L{ask}.
+        @return: a feed of which too little came, if there is one.
+        """
+        turn = self._turn()
+        for author, request in self._judgeable():
+            if now - request.since >= turn:
+                if request.stored - request.judged < TURN_BYTES:
+                    return author
+                request.since, request.judged = now, request.stored
+        return None
 
     def done_received(self, author: bytes) -> Request:
         """

@@ -42,6 +42,10 @@ STOP_SECONDS: Final = 30.0
 class Workers(Protocol):
     """What L{WorkerPool} and L{InlineWorkers} have in common."""
 
+    @property
+    def size(self) -> int:
+        """How many calls are made at the same time."""
+
     def startService(self) -> None:
         """Accept work."""
 
@@ -129,6 +133,11 @@ class _Workers(Service, ABC):
         self._draining = False
         self._stop_waiters: list[Deferred[None]] = []
         self._deadline: IDelayedCall | None = None
+
+    @property
+    def size(self) -> int:
+        """How many calls are made at the same time."""
+        return self._size
 
     @property
     def outstanding(self) -> int:

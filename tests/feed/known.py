@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import strategies as st
-
 from meshkit.errors import MeshkitError
 
 _VECTORS = Path(__file__).parent / "vectors"
@@ -26,25 +24,3 @@ def error_of(function: Callable[..., object], *args: object) -> type[MeshkitErro
     except MeshkitError as e:
         return type(e)
     return None
-
-
-#: Floats that can be published.
-floats = st.floats(min_value=-9e15, max_value=9e15)
-
-_leaves = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | floats
-    | st.text(max_size=20)
-    | st.sampled_from(["", '"\\/', "\x00\x1f\x7f", "\u2028", "\U0001f600", 0.0, -0.0, 1e-7])
-)
-
-#: Contents that can be published.
-contents = st.recursive(
-    _leaves,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
-    ),
-    max_leaves=20,
-)

@@ -26,7 +26,8 @@ from meshkit.feed.canonical import (
     read_json,
     write_string,
 )
-from tests.feed.known import contents, error_of, vectors
+from meshkit.testing.strategies import contents
+from tests.feed.known import error_of, vectors
 
 FRAME = b'{"type":"messages","messages":[{"content":%s}]}'
 
@@ -70,7 +71,7 @@ class KnownTextsTests(SynchronousTestCase):
             prepared = canonicalise(read_json(text.encode())[0])
             self.assertTrue(same(prepared.value, json.loads(prepared.text)), text)
 
-    @given(contents)
+    @given(contents())
     @example({})
     @example([])
     @example({"b": [{}, [], {"": None}], "a": {"\U0001f600": True, "\uffff": "\x00"}})
@@ -80,12 +81,12 @@ class KnownTextsTests(SynchronousTestCase):
         self.assertEqual(canonical(f"[{text},1E5]"), f"[{text},100000.0]")
         self.assertEqual(canonical(f'{{"b":{text},"a":1E5}}'), f'{{"a":100000.0,"b":{text}}}')
 
-    @given(contents)
+    @given(contents())
     def test_canonical_text_is_its_own_canonical_text(self, value: Any) -> None:
         text = prepare_content(value).text
         self.assertEqual(canonical(text), text)
 
-    @given(contents, st.booleans(), st.sampled_from([None, 0, 3, "\t\r\n "]))
+    @given(contents(), st.booleans(), st.sampled_from([None, 0, 3, "\t\r\n "]))
     def test_white_space_and_escapes_do_not_matter(
         self, value: Any, ascii_only: bool, indent: int | str | None
     ) -> None:
@@ -181,14 +182,14 @@ class PrepareTests(SynchronousTestCase):
 
         return [error_of(from_value), error_of(prepare_content_text, text)]
 
-    @given(contents)
+    @given(contents())
     def test_the_text_of_a_value_prepares_like_the_value(self, value: Any) -> None:
         prepared = prepare_content(value)
         again = prepare_content_text(json.dumps(value, indent=1))
         self.assertTrue(same(again, prepared))
         self.assertEqual(prepare_content_text(prepared.text.encode()).text, prepared.text)
 
-    @given(contents)
+    @given(contents())
     def test_what_was_prepared_stays_the_same(self, value: Any) -> None:
         prepared = prepare_content(value)
         self.assertTrue(same(prepare_content(prepared.value), prepared))

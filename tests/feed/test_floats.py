@@ -17,7 +17,8 @@ from meshkit.feed.floats import (
     read_number,
     write_float,
 )
-from tests.feed.known import error_of, floats, vectors
+from meshkit.testing.strategies import portable_floats
+from tests.feed.known import error_of, vectors
 
 NUMBERS = vectors("numbers.json")["rows"]
 
@@ -91,7 +92,7 @@ class PortableFloatTests(SynchronousTestCase):
     def test_rust_is_wrong_by_some_units_in_the_last_place_at_most(self, x: float) -> None:
         self.assertLessEqual(abs(read_number(write_float(x)) - x), 8 * math.ulp(x))
 
-    @given(floats)
+    @given(portable_floats())
     @example(0.36995516654807925)
     @example(-9.53931237061242e-10)
     @example(5e-324)

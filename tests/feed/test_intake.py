@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import MalformedMessage, Overloaded, StorageFailed
 from meshkit.feed.chain import Verdict
-from meshkit.feed.intake import MAX_TOGETHER, MIN_TOGETHER, Checked, Intake
+from meshkit.feed.intake import MAX_TOGETHER, MIN_TOGETHER, Checked, Intake, Queue
 
 
 def page(name: str, size: int) -> list[Any]:
@@ -139,3 +139,42 @@ class IntakeTests(SynchronousTestCase):
         self.checking[1].callback(page("second", 1))
         self.store.finish(1)
         self.assertEqual(self.names(1), ["second 0"])
+
+
+class QueueTests(SynchronousTestCase):
+    """The queue in front of the threads."""
+
+    def setUp(self) -> None:
+        self.running: list[tuple[str, Deferred[str]]] = []
+
+    def run_one(self, name: str) -> Deferred[str]:
+        self.running.append((name, Deferred()))
+        return self.running[-1][1]
+
+    def test_so_many_run_and_the_others_follow_in_their_order(self) -> None:
+        queue = Queue(self.run_one, 2)
+        results = [queue.run(name) for name in "abcd"]
+        self.assertEqual([name for name, _ in self.running], ["a", "b"])
+        self.running[1][1].callback("B")
+        self.assertEqual(self.successResultOf(results[1]), "B")
+        self.assertEqual([name for name, _ in self.running], ["a", "b", "c"])
+        self.running[0][1].errback(StorageFailed("a"))
+        self.failureResultOf(results[0], StorageFailed)
+        self.assertEqual([name for name, _ in self.running], ["a", "b", "c", "d"])
+        for number, name in ((2, "C"), (3, "D")):
+            self.running[number][1].callback(name)
+            self.assertEqual(self.successResultOf(results[number]), name)
+
+    def test_thousands_that_fail_at_once_are_no_recursion(self) -> None:
+        first: Deferred[None] = Deferred()
+        answers = [first]
+
+        def busy() -> Deferred[None]:
+            return answers.pop() if answers else fail(Overloaded("the workers have stopped"))
+
+        queue = Queue(busy, 1)
+        results = [queue.run() for _ in range(5_000)]
+        first.callback(None)
+        self.assertIsNone(self.successResultOf(results[0]))
+        for result in results[1:]:
+            self.failureResultOf(result, Overloaded)

@@ -39,7 +39,8 @@ from meshkit.feed.message import (
     verify_message,
 )
 from meshkit.identity.keys import Identity
-from tests.feed.known import contents, error_of, vectors
+from meshkit.testing.strategies import contents
+from tests.feed.known import error_of, vectors
 
 KNOWN = vectors("messages.json")
 AUTHOR = Identity(bytes.fromhex(KNOWN["seed"]))
@@ -160,7 +161,7 @@ class KnownMessagesTests(SynchronousTestCase):
 
 
 class RoundTripTests(SynchronousTestCase):
-    @given(contents)
+    @given(contents())
     def test_what_is_signed_can_be_read_and_verified(self, content: Any) -> None:
         message = signed(content)
         again = check(message.raw)
@@ -193,7 +194,7 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(again.tags, tuple(tags))
         self.assertEqual((again.sequence, again.timestamp_ns), (sequence, timestamp_ns))
 
-    @given(contents, st.randoms(use_true_random=False), st.sampled_from([None, 2]))
+    @given(contents(), st.randoms(use_true_random=False), st.sampled_from([None, 2]))
     def test_key_order_white_space_and_escapes_do_not_matter(
         self, content: Any, rng: Any, indent: int | None
     ) -> None:

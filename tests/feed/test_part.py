@@ -238,6 +238,36 @@ class Batches(PartCase):
         self.assertLess(10_000 / least, MAX_WAITING)
 
 
+class Busy(PartCase):
+    def test_however_much_is_given_the_workers_are_not_overrun(self) -> None:
+        """Pages wait in line: that this node is busy is no reason to refuse any."""
+        most = 0
+
+        class Counting(InlineWorkers):
+            def _submit(self, call: Any) -> None:
+                nonlocal most
+                most = max(most, self.outstanding)
+                super()._submit(call)
+
+        workers = Counting(self.clock, 2, max_waiting=10)
+        workers.startService()
+        self.use(
+            make_context(
+                self.clock,
+                "busy",
+                config=Config(verify_batch=16),
+                migrations=self.migrations(),
+                workers=workers,
+            )
+        )
+        raws = Author("ada").write_many(400)
+        waiting = [self.part.ingest(raws[at : at + 40]) for at in range(0, 400, 40)]
+        run_clock(self.clock)
+        for page in waiting:
+            self.assertEqual([v.status for v in self.successResultOf(page)], ["accepted"] * 40)
+        self.assertEqual(most, 4)
+
+
 class Ingesting(PartCase):
     def setUp(self) -> None:
         super().setUp()
@@ -307,7 +337,10 @@ class Ingesting(PartCase):
                 workers=workers,
             )
         )
+        # Somebody else's work: there is room for one of the two calls that are made.
+        theirs = workers.run(int)
         self.failed(self.part.ingest(self.ada.write_many(100)), Overloaded)
+        self.assertEqual(self.successResultOf(theirs), 0)
         run_clock(self.clock, 1)
         self.assertEqual(self.done(self.part.heads()), [])
 

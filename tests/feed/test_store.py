@@ -28,6 +28,7 @@ from meshkit.feed.chain import Neighbours, Verdict, judge
 from meshkit.feed.message import MAX_SEQUENCE, Message
 from meshkit.feed.part import check_texts
 from meshkit.testing.identities import DAY_NS, Author
+from meshkit.testing.strategies import chunkings
 
 NOW_NS = DAY_NS + 10**15
 ADA, BOB = Author("ada"), Author("bob")
@@ -302,10 +303,7 @@ def deliveries(draw: Any) -> list[list[Message]]:
     wanted = [message for chain in chains for message in chain]
     again = draw(st.lists(st.sampled_from(wanted), max_size=6)) if wanted else []
     order = draw(st.permutations([*wanted, *again]))
-    cuts = sorted(draw(st.lists(st.integers(0, len(order)), max_size=5)))
-    return [
-        list(order[start:end]) for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True)
-    ]
+    return draw(chunkings(order, max_cuts=5, empty=True))
 
 
 def _canonical(connection: sqlite3.Connection) -> list[Any]:

@@ -6,15 +6,17 @@ The first half are honest places; in the second half one end does as the test sa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from meshkit.errors import Overloaded, StorageFailed
-from meshkit.gossip import link as link_module
+from meshkit.errors import NotReady, Overloaded, PeerTooSlow, StorageFailed
+from meshkit.gossip import digestion
 from meshkit.gossip import part as part_module
 from meshkit.gossip.codec import (
     MAX_ENTRIES,
@@ -27,9 +29,17 @@ from meshkit.gossip.codec import (
     Want,
     encode,
 )
-from meshkit.gossip.link import MAX_REFUSED, MAX_UNDIGESTED, PATIENCE
-from meshkit.gossip.part import BAN, CLOSE_GRACE, GATHER, MAX_BANNED, MAX_LINKS_PER_PEER
-from meshkit.gossip.session import MAX_ASKED, MAX_WANTED
+from meshkit.gossip.digestion import MAX_UNDIGESTED
+from meshkit.gossip.link import MAX_REFUSED, PATIENCE
+from meshkit.gossip.part import (
+    BAN,
+    CLOSE_GRACE,
+    GATHER,
+    MAX_BANNED,
+    MAX_LINKS_PER_PEER,
+    UNKEPT,
+)
+from meshkit.gossip.session import MAX_ASKED, MAX_WANTED, MIN_RATE
 from meshkit.identity.addresses import MeshAddress
 from meshkit.interfaces import IMeshPart
 from meshkit.testing.identities import Author
@@ -303,12 +313,14 @@ class Patience(GossipCase):
         self.dropped("PEER_TOO_SLOW")
 
     def test_who_stops_between_two_pages(self) -> None:
+        big = Author("big")
+        raws = [big.write("x" * MIN_RATE * int(PATIENCE)).raw for _ in range(2)]
         liar = self.lie_to(self.me)
-        liar.have((self.author.key, 4))
+        liar.have((big.key, 4))
         self.run_for(10)
-        liar.give(self.author, self.raws[:2], done=False)
+        liar.give(big, raws, done=False)
         self.dropped("PEER_TOO_SLOW")
-        self.assertEqual(self.me.heads(), {self.author.key: 2})
+        self.assertEqual(self.me.heads(), {big.key: 2})
 
     def test_who_keeps_talking_instead_of_answering(self) -> None:
         """A peer that only tells what it has, or drips bytes, would hold the feed for ever."""
@@ -330,28 +342,155 @@ class Patience(GossipCase):
         self.assertEqual(self.me.gossip.status().broken, {"PEER_TOO_SLOW": 1})
 
     def test_who_answers_slowly_but_steadily_is_kept(self) -> None:
+        slow = Author("slow")
+        raws = [slow.write("x" * MIN_RATE).raw for _ in range(4 * int(PATIENCE))]
         liar = self.lie_to(self.me)
-        liar.have((self.author.key, 4))
-        for raw in self.raws:
-            self.run_for(PATIENCE - 1)
-            liar.give(self.author, [raw], done=False)
-        self.run_for(PATIENCE - 1)
-        liar.give(self.author, [])
+        liar.have((slow.key, len(raws)))
+        self.run_for()
+        for raw in raws:
+            liar.give(slow, [raw], done=False)
+            self.run_for(1)
+        self.run_for(PATIENCE - 2)
+        liar.give(slow, [])
         self.run_for(10 * PATIENCE)
         self.assertEqual(len(self.me.links), 1)
+        self.assertEqual(self.me.heads(), {slow.key: len(raws)})
+
+    def test_several_feeds_share_the_rate_of_a_link(self) -> None:
+        """As they take turns, a page each, any of them may pause for that long."""
+        liar = self.lie_to(self.me)
+        authors = [Author(f"author {n}") for n in range(3)]
+        needed = int(MIN_RATE * PATIENCE)
+        liar.have(*((author.key, 9) for author in authors))
+        self.run_for()
+        for _ in range(2):
+            for author in authors:
+                self.run_for(PATIENCE - 1)
+                liar.give(author, [author.write("x" * needed).raw], done=False)
+        for author in authors:
+            liar.give(author, [])
+        self.run_for(PATIENCE)
+        self.assertEqual(len(self.me.links), 1)
+        self.assertEqual(self.me.heads(), {author.key: 2 for author in authors})
+
+    def drip(self, liar: Liar, pages: Sequence[Sequence[bytes]]) -> None:
+        """A page now and then, often enough never to be silent for too long."""
+        for page in pages:
+            self.run_for(PATIENCE - 1)
+            if liar.lost is not None:
+                break
+            liar.give(self.author, page, done=False)
+
+    def test_who_drips_a_feed_has_to_leave_it_to_another(self) -> None:
+        liar = self.lie_to(self.me)
+        liar.have((self.author.key, 10**6))
+        self.run_for()
+        honest = self.lie_to(self.me, "honest")
+        honest.have((self.author.key, 4))
+        self.run_for()
+        self.assertEqual(honest.wanted(), [])
+        self.drip(liar, [[raw] for raw in self.raws])
+        self.assertIsNotNone(liar.lost)
+        self.assertEqual(self.me.gossip.status().broken, {"PEER_TOO_SLOW": 1})
+        self.assertEqual(honest.wanted(), [(self.author.key, 1)])
+        honest.give(self.author, self.raws[1:])
+        self.run_for()
         self.assertEqual(self.me.heads(), {self.author.key: 4})
+
+    def test_what_is_refused_is_no_progress(self) -> None:
+        padding = "x" * int(MIN_RATE * PATIENCE)
+        forged = [b'{"not":"a message"}' + padding.encode() for _ in range(3)]
+        fork = Author("author")
+        fork.write("another history")
+        fork.write_many(3)
+        self.me.ingest(self.raws)
+        for kind, raws in (
+            ("forged", forged),
+            ("fork", [fork.write(padding).raw for _ in range(3)]),
+        ):
+            with self.subTest(kind=kind):
+                self.me.gossip.broken.clear()
+                liar = self.lie_to(self.me, kind)
+                liar.have((self.author.key, 10**6))
+                self.run_for()
+                self.assertEqual(liar.wanted(), [(self.author.key, 4)])
+                self.drip(liar, [[raw] for raw in raws])
+                self.assertIsNotNone(liar.lost)
+                self.assertEqual(self.me.gossip.status().broken, {"PEER_TOO_SLOW": 1})
+
+    def test_a_claim_of_which_nothing_came_is_not_believed_again_for_a_while(self) -> None:
+        liar = self.lie_to(self.me)
+        liar.have((self.author.key, 10**6))
+        self.run_for(PATIENCE + 1)
+        self.assertIsNotNone(liar.lost)
+        again = self.lie_to(self.me)
+        other = Author("other")
+        again.have((self.author.key, 10**6 + 1), (other.key, 1))
+        self.run_for()
+        # That feed alone, from that peer alone.
+        self.assertEqual(again.wanted(), [(other.key, 0)])
+        again.give(other, other.write_many(1))
+        honest = self.lie_to(self.me, "honest")
+        honest.have((self.author.key, 4))
+        self.run_for()
+        honest.give(self.author, self.raws)
+        self.run_for(UNKEPT)
+        again.have((self.author.key, 10**6 + 1))
+        self.run_for()
+        self.assertEqual(again.wanted(), [(other.key, 0), (self.author.key, 4)])
+        again.give(self.author, [])
+        self.run_for()
+
+    def test_the_claims_that_are_not_believed_are_bounded(self) -> None:
+        self.patch(part_module, "MAX_UNKEPT", 2)
+        keys = [n.to_bytes(32, "big") for n in range(3)]
+        peer = Author("liar").identity.public
+        for key in keys:
+            self.me.gossip.note_unkept(peer, key)
+        self.assertEqual([self.me.gossip.is_unkept(peer, key) for key in keys], [False, True, True])
+
+    def test_while_we_do_not_read_nobody_is_slow(self) -> None:
+        gates: list[Deferred[Any]] = []
+        ingest = self.me.gossip.store.ingest
+
+        def gated(texts: Any, **kw: Any) -> Any:
+            gates.append(Deferred())
+            return gates[-1].addCallback(lambda _: ingest(texts, **kw))
+
+        self.patch(self.me.gossip.store, "ingest", gated)
+        self.patch(digestion, "MAX_UNDIGESTED", 100)
+        liar = self.lie_to(self.me)
+        liar.have((self.author.key, 4))
+        self.run_for()
+        steps = int(PATIENCE / 3)
+        raws = [*self.raws, *self.author.write_many(steps)]
+        for number, raw in enumerate(raws[:steps]):
+            self.assertEqual(len(self.me.links), 1, number)
+            liar.give(self.author, [raw], done=False)
+            self.run_for(2 * PATIENCE)
+            gates.pop(0).callback(None)
+            self.run_for(3)
+        # What we did listen adds up, over all pauses.
+        self.assertEqual(self.me.links, [])
+        self.assertEqual(self.me.gossip.status().broken, {"PEER_TOO_SLOW": 1})
 
     def test_a_store_that_is_slow_is_not_the_peers_fault(self) -> None:
         stuck: Deferred[Any] = Deferred()
         liar = self.lie_to(self.me)
-        self.patch(self.me.gossip.store, "ingest", lambda texts, **kw: stuck)
+        ingest = self.me.gossip.store.ingest
+        self.patch(
+            self.me.gossip.store,
+            "ingest",
+            lambda texts, **kw: stuck.addCallback(lambda _: ingest(texts, **kw)),
+        )
         liar.have((self.author.key, 4))
         self.run_for()
         liar.give(self.author, self.raws)
         self.run_for(3 * PATIENCE)
         self.assertEqual(len(self.me.links), 1)
-        stuck.callback([])
+        stuck.callback(None)
         self.run_for()
+        self.assertEqual(self.me.heads(), {self.author.key: 4})
 
     def test_who_does_not_read(self) -> None:
         big = Author("big")
@@ -679,7 +818,7 @@ class Lies(GossipCase):
         stuck: Deferred[Any] = Deferred()
         liar = self.asked_by_me()
         self.patch(self.me.gossip.store, "ingest", lambda texts, **kw: stuck)
-        self.patch(link_module, "MAX_UNDIGESTED", 100)
+        self.patch(digestion, "MAX_UNDIGESTED", 100)
         liar.give(self.author, self.raws, done=False)
         self.run_for()
         self.wires[-1].cut()
@@ -687,6 +826,81 @@ class Lies(GossipCase):
         stuck.callback([])
         self.run_for()
         self.assertEqual(self.me.links, [])
+
+
+class Crowded(GossipCase):
+    """Many peers have much to give at the same time."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.me = self.place("me")
+        self.gates: list[Deferred[Any]] = []
+        self.bytes_held = 0
+        ingest = self.me.gossip.store.ingest
+
+        def gated(texts: Any, **kw: Any) -> Any:
+            gate: Deferred[Any] = Deferred()
+            self.gates.append(gate)
+            self.bytes_held += sum(map(len, texts))
+            return gate.addCallback(lambda _: ingest(texts, **kw))
+
+        self.patch(self.me.gossip.store, "ingest", gated)
+
+    def givers(self, count: int, each: int) -> list[Author]:
+        authors = [Author(f"giver {n}") for n in range(count)]
+        liars = [self.lie_to(self.me, f"liar {n}") for n in range(count)]
+        for liar, author in zip(liars, authors, strict=True):
+            liar.have((author.key, each))
+        self.run_for()
+        for liar, author in zip(liars, authors, strict=True):
+            for _ in range(each):
+                liar.give(author, [author.write("x" * 20_000).raw], done=False)
+            liar.give(author, [])
+        self.run_for()
+        return authors
+
+    def test_what_all_links_hold_is_bounded_and_all_of_it_arrives(self) -> None:
+        self.patch(digestion, "MAX_IN_ALL", 400_000)
+        authors = self.givers(30, 4)
+        self.assertLess(self.bytes_held, 400_000 + 40_000)
+        self.assertGreater(self.bytes_held, 150_000)
+        self.run_for(2 * PATIENCE)  # not their fault
+        while self.gates:
+            self.gates.pop(0).callback(None)
+            self.run_for(0.01)
+        self.run_for()
+        self.assertEqual(self.me.heads(), {author.key: 4 for author in authors})
+        self.assertEqual(self.me.gossip.status().broken, {})
+        self.assertEqual(self.me.gossip.digestion.in_all, 0)
+
+    def test_a_few_that_give_much_leave_room_for_who_comes_later(self) -> None:
+        self.patch(digestion, "MAX_IN_ALL", 400_000)
+        self.givers(3, 30)
+        held = self.bytes_held
+        self.assertLess(held, 400_000)
+        late = self.lie_to(self.me, "late")
+        author = Author("late author")
+        late.have((author.key, 1))
+        self.run_for()
+        late.give(author, [author.write("hello").raw])
+        self.run_for()
+        self.assertGreater(self.bytes_held, held)
+        while self.gates:
+            self.gates.pop(0).callback(None)
+            self.run_for(0.01)
+
+    def test_links_that_wait_for_room_and_are_lost_leave_nothing(self) -> None:
+        self.patch(digestion, "MAX_IN_ALL", 100_000)
+        self.givers(8, 10)
+        for wire in self.wires:
+            wire.cut()
+        self.run_for()
+        while self.gates:
+            self.gates.pop(0).callback(None)
+            self.run_for(0.01)
+        self.run_for()
+        self.assertEqual(self.me.links, [])
+        self.assertEqual(self.me.gossip.digestion.in_all, 0)
 
 
 class Failing(GossipCase):
@@ -702,9 +916,9 @@ class Failing(GossipCase):
         self.patch(self.me.gossip.store, method, lambda *args, **kw: fail(error))
 
     def test_what_cannot_be_stored_ends_the_connection_and_the_next_one_goes_on(self) -> None:
-        for error in (StorageFailed("disk full"), Overloaded("busy")):
+        for error in (StorageFailed("disk full"), Overloaded("busy"), NotReady("stopping")):
             with self.subTest(error=error):
-                self.me.gossip.broken.clear()
+                self.me.gossip.hindered.clear()
                 liar = self.lie_to(self.me)
                 liar.have((self.author.key, 3))
                 self.run_for()
@@ -712,8 +926,10 @@ class Failing(GossipCase):
                 self.break_store("ingest", error)
                 liar.give(self.author, self.raws)
                 self.run_for()
-                self.assertIsNotNone(liar.lost)
-                self.assertEqual(self.me.gossip.status().broken, {error.code: 1})
+                # In good order, and nothing is held against the peer.
+                self.assertIsInstance(liar.lost and liar.lost.value, ConnectionDone)
+                self.assertEqual(self.me.gossip.status().hindered, {error.code: 1})
+                self.assertEqual(self.me.gossip.status().broken, {})
                 self.assertEqual(len(self.me.gossip.claims), 0)
                 self.patch(self.me.gossip.store, "ingest", ingest)
         liar = self.lie_to(self.me)
@@ -730,21 +946,21 @@ class Failing(GossipCase):
         self.break_store("ingest", StorageFailed("disk full"))
         liar.say(*(Messages(self.author.key, [raw]) for raw in self.raws))
         self.run_for()
-        self.assertEqual(self.me.gossip.status().broken, {"STORAGE_FAILED": 1})
+        self.assertEqual(self.me.gossip.status().hindered, {"STORAGE_FAILED": 1})
 
     def test_what_cannot_be_looked_up_ends_the_connection(self) -> None:
         for say in (
             lambda liar: liar.have((self.author.key, 3)),
             lambda liar: liar.want((self.author.key, 0)),
         ):
-            self.me.gossip.broken.clear()
+            self.me.gossip.hindered.clear()
             liar = self.lie_to(self.me)
             originals = {name: getattr(self.me.gossip.store, name) for name in ("heads", "read")}
             for name in originals:
                 self.break_store(name, StorageFailed("disk"))
             say(liar)
             self.run_for()
-            self.assertEqual(self.me.gossip.status().broken, {"STORAGE_FAILED": 1})
+            self.assertEqual(self.me.gossip.status().hindered, {"STORAGE_FAILED": 1})
             for name, original in originals.items():
                 self.patch(self.me.gossip.store, name, original)
 
@@ -816,6 +1032,24 @@ class Closing(GossipCase):
             [liar.lost is not None for liar in liars],
             [True, True, *[False] * MAX_LINKS_PER_PEER],
         )
+        self.assertEqual(a.gossip.status().broken, {})
+
+    def test_nor_by_never_saying_goodbye(self) -> None:
+        a = self.place("a")
+        for _ in range(10 * MAX_LINKS_PER_PEER):
+            self.lie_to(a)
+            # Our goodbye is never answered: the link is there until it is cut.
+            self.patch(self.wires[-1].second, "loseConnection", lambda: None)
+            self.assertLessEqual(len(a.links), MAX_LINKS_PER_PEER)
+            a.links[-1].close()
+        for _ in range(2 * MAX_LINKS_PER_PEER):
+            self.lie_to(a)
+            self.patch(self.wires[-1].second, "loseConnection", lambda: None)
+            self.assertLessEqual(len(a.links), MAX_LINKS_PER_PEER)
+        self.assertEqual(len(a.links), MAX_LINKS_PER_PEER)
+        for wire in self.wires:
+            wire.cut()
+        self.run_for()
 
     def test_announcements_at_every_interval(self) -> None:
         a = self.place("a", interval=10.0)
@@ -880,6 +1114,35 @@ class Dialling(GossipCase):
         self.assertEqual(self.entry().failures, 20)
         self.assertEqual(self.entry().last_error, "OVERLOADED: no")
 
+    def test_a_failure_is_logged_once_until_it_fails_in_another_way(self) -> None:
+        events: list[Any] = []
+        observer: ILogObserver = events.append  # type: ignore[assignment]
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+        def lines() -> list[str]:
+            return [t for e in events if self.peer.text in (t := formatEvent(e))]
+
+        self.add(self.peer)
+        refused = ConnectionRefusedError("refused")
+        for error in (refused, refused, PeerTooSlow("slow"), PeerTooSlow("slow"), refused):
+            (_, _, waiting) = self.attempts.pop()
+            waiting.errback(error)
+            while not self.attempts:
+                self.run_for(0.1)
+        codes = [line for line in lines() if "failed:" in line]
+        self.assertEqual(
+            [
+                code in line
+                for code, line in zip(
+                    ("PEER_UNREACHABLE", "PEER_TOO_SLOW", "PEER_UNREACHABLE"), codes, strict=True
+                )
+            ],
+            [True] * 3,
+        )
+        # What Twisted logs of it names the address as well.
+        self.assertTrue(any("retry" in line for line in lines()))
+
     def connect_attempt(self) -> Liar:
         (address, factory, waiting) = self.attempts.pop()
         link = factory.buildProtocol(None)
@@ -900,6 +1163,18 @@ class Dialling(GossipCase):
         self.assertEqual(self.entry().failures, 0)
         self.run_for(5)
         self.assertEqual(len(self.attempts), 1)
+
+    def test_our_own_trouble_is_not_noted_against_the_peer(self) -> None:
+        self.add(self.peer)
+        liar = self.connect_attempt()
+        self.patch(
+            self.me.gossip.store, "heads", lambda *args, **kw: fail(StorageFailed("disk full"))
+        )
+        liar.have((bytes(32), 1))
+        self.run_for()
+        self.assertIsNotNone(liar.lost)
+        self.assertFalse(self.entry().connected)
+        self.assertEqual((self.entry().failures, self.entry().last_error), (0, None))
 
     def test_a_peer_that_misbehaves_is_noted(self) -> None:
         self.add(self.peer)

@@ -9,7 +9,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import MalformedFrame
 from meshkit.gossip import session as under_test
-from meshkit.gossip.session import MAX_ASKED, MAX_CLAIMS, MAX_WANTED, Claims, Session
+from meshkit.gossip.session import (
+    MAX_ASKED,
+    MAX_CLAIMS,
+    MAX_WANTED,
+    TURN,
+    TURN_BYTES,
+    Claims,
+    Session,
+)
 
 
 def key(number: int) -> bytes:
@@ -30,7 +38,7 @@ class SessionCase(SynchronousTestCase):
         session.compare(session.note_have(entries), stored)
 
     def ask(self, session: Session, have: int = 0) -> list[bytes]:
-        return [author for author in session.pick() if session.ask(author, have)]
+        return [author for author in session.pick() if session.ask(author, have, 0.0)]
 
 
 class Asking(SessionCase):
@@ -50,7 +58,7 @@ class Asking(SessionCase):
     def test_what_came_from_elsewhere_meanwhile_is_not_asked_for(self) -> None:
         self.hear(self.one, (A, 3))
         (picked,) = self.one.pick()
-        self.assertFalse(self.one.ask(picked, 3))
+        self.assertFalse(self.one.ask(picked, 3, 0.0))
         self.assertEqual((self.one.asked, len(self.claims)), ({}, 0))
 
     def test_a_lost_peer_gives_its_feeds_back(self) -> None:
@@ -84,7 +92,7 @@ class Asking(SessionCase):
         self.one.pick()
         # Picked, but the Want is not sent yet.
         self.assertRaises(MalformedFrame, self.one.page_received, A, 1)
-        self.one.ask(A, 0)
+        self.one.ask(A, 0, 0.0)
         self.one.page_received(A, 1)
         self.one.done_received(A)
         self.assertRaises(MalformedFrame, self.one.page_received, A, 1)
@@ -93,7 +101,7 @@ class Asking(SessionCase):
     def test_pages_follow_one_another(self) -> None:
         self.hear(self.one, (A, 99))
         self.one.pick()
-        self.one.ask(A, 5)
+        self.one.ask(A, 5, 0.0)
         self.assertEqual(self.one.page_received(A, 10), 6)
         self.assertEqual(self.one.page_received(A, 1), 16)
         self.assertEqual(self.one.page_received(A, 1), 17)
@@ -103,21 +111,71 @@ class Asking(SessionCase):
         self.ask(self.one)
         self.one.page_received(A, 1)
         self.one.page_received(A, 1)
-        self.assertFalse(self.one.page_stored(A).finished)
+        self.assertFalse(self.one.page_stored(A, 1).finished)
         self.assertFalse(self.one.done_received(A).finished)
-        self.assertTrue(self.one.page_stored(A).finished)
+        self.assertTrue(self.one.page_stored(A, 1).finished)
 
     def test_the_peer_owes_from_the_want_to_the_done(self) -> None:
         self.hear(self.one, (A, 3))
         self.one.pick()
         self.assertFalse(self.one.owed)
-        self.one.ask(A, 0)
+        self.one.ask(A, 0, 0.0)
         self.assertTrue(self.one.owed)
         self.one.page_received(A, 3)
         self.assertTrue(self.one.owed)
         self.one.done_received(A)
         # What is left is for us to do.
         self.assertFalse(self.one.owed)
+
+
+class Rate(SessionCase):
+    """Time here is what a link has listened for."""
+
+    def begin(self, *authors: bytes, now: float = 0.0) -> None:
+        self.hear(self.one, *((author, 99) for author in authors))
+        for author in self.one.pick():
+            self.assertTrue(self.one.ask(author, 0, now))
+
+    def bring(self, author: bytes, size: int) -> None:
+        self.one.page_received(author, 1)
+        self.one.page_stored(author, size)
+
+    def test_a_request_that_brings_too_little_is_found_when_its_time_is_over(self) -> None:
+        self.begin(A, now=5.0)
+        self.bring(A, TURN_BYTES - 1)
+        self.assertEqual(self.one.next_turn(), 5.0 + TURN)
+        self.assertIsNone(self.one.too_slow(5.0 + TURN - 1))
+        self.assertEqual(self.one.too_slow(5.0 + TURN), A)
+
+    def test_what_brings_enough_begins_anew_and_keeps_no_surplus(self) -> None:
+        self.begin(A)
+        self.bring(A, 10 * TURN_BYTES)
+        self.assertIsNone(self.one.too_slow(TURN))
+        self.assertEqual(self.one.next_turn(), 2 * TURN)
+        self.assertEqual(self.one.too_slow(2 * TURN), A)
+
+    def test_requests_share_the_time(self) -> None:
+        self.begin(A, B)
+        self.assertEqual(self.one.next_turn(), 2 * TURN)
+        self.assertIsNone(self.one.too_slow(2 * TURN - 1))
+        self.bring(A, TURN_BYTES)
+        self.assertEqual(self.one.too_slow(2 * TURN), B)
+        self.one.done_received(B)
+        self.assertEqual(self.one.next_turn(), 3 * TURN)
+
+    def test_what_waits_for_our_store_is_not_late(self) -> None:
+        self.begin(A)
+        self.one.page_received(A, 1)
+        self.assertIsNone(self.one.next_turn())
+        self.assertIsNone(self.one.too_slow(9 * TURN))
+        self.one.page_stored(A, 0)
+        self.assertEqual(self.one.too_slow(9 * TURN), A)
+
+    def test_what_is_not_owed_is_not_late(self) -> None:
+        self.hear(self.one, (A, 99))
+        self.one.pick()
+        self.assertIsNone(self.one.next_turn())
+        self.assertIsNone(self.one.too_slow(9 * TURN))
 
 
 class Claiming(SessionCase):
@@ -152,11 +210,11 @@ class Claiming(SessionCase):
         self.one.page_received(A, 9)
         self.one.note_have([(A, 10)])
         self.one.done_received(A)
-        self.one.page_stored(A)
+        self.one.page_stored(A, 1)
         self.one.finish(A, 9)
         self.one.compare([A], {A: 9})
         self.assertEqual(self.one.pick(), [A])
-        self.assertTrue(self.one.ask(A, 9))
+        self.assertTrue(self.one.ask(A, 9, 0.0))
 
     def test_what_it_claimed_meanwhile_is_worth_another_try_after_a_failure_too(self) -> None:
         self.hear(self.one, (A, 9))
@@ -262,7 +320,7 @@ class Model(RuleBasedStateMachine):
     def ask(self, peer: int) -> None:
         session = self.sessions[peer]
         for feed in session.pick():
-            if session.ask(feed, self.stored[feed]):
+            if session.ask(feed, self.stored[feed], 0.0):
                 claimed = session.asked[feed].claimed
                 assert claimed > self.stored[feed]
                 attempt = (feed, claimed)
@@ -286,7 +344,7 @@ class Model(RuleBasedStateMachine):
         session = self.sessions[peer]
         if good:
             session.page_received(feed, good)
-            session.page_stored(feed)
+            session.page_stored(feed, 1)
             new = max(self.stored[feed], min(self.stored[feed] + good, 9))
             if new > self.stored[feed]:
                 self.stored[feed] = new

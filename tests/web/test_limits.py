@@ -20,7 +20,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import directlyProvides
 
-from meshkit.errors import LengthRequired, MeshkitError, Overloaded
+from meshkit.errors import MeshkitError, NotReady, Overloaded
 from meshkit.operations import MAX_BODY
 from meshkit.web.limits import (
     IDLE_SECONDS,
@@ -344,9 +344,9 @@ class AdmitTests(Case):
         self.assertEqual(self.sink.bodies, [])
 
     def test_it_is_asked_before_the_length_is_looked_at(self) -> None:
-        connection = self.connect(admit=lambda head: LengthRequired())
+        connection = self.connect(admit=lambda head: NotReady())
         connection.send(request("POST", "/", b"", {"Content-Length": str(LIMIT + 1)}))
-        self.assert_refused(connection, 411, "LENGTH_REQUIRED")
+        self.assert_refused(connection, 503, "NOT_READY")
 
     def test_if_it_breaks_nobody_is_admitted(self) -> None:
         def broken(head: RequestHead) -> None:
