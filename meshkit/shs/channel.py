@@ -14,7 +14,8 @@ provides L{IHalfCloseableProtocol}, C{P} for any other::
     app: loseWriteConnection()    when the producer has unregistered: goodbye is sent;
                                   H gets writeConnectionLost(); reading goes on
     peer's goodbye arrives        H gets readConnectionLost() and may go on writing;
-                                  for P it is as if it called loseConnection()
+                                  P's producer is stopped, what P has written is sent,
+                                  then as if P had called loseConnection()
     both goodbyes are through     connectionLost(ConnectionDone)
     app: loseConnection()         nothing is delivered any more; when the producer has
                                   unregistered: goodbye; the peer's goodbye is waited
@@ -79,8 +80,9 @@ from meshkit.errors import (
 from meshkit.identity.addresses import LocalAddress, PeerAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.shs.boxstream import Boxer, Unboxer
-from meshkit.shs.handshake import ClientHandshake, Outcome, ServerHandshake
+from meshkit.shs.handshake import Outcome
 from meshkit.shs.hellos import Capability
+from meshkit.shs.suites import Session
 
 #: Seconds for the whole handshake, from the first byte to the last.
 HANDSHAKE_TIMEOUT: Final = 10.0
@@ -130,7 +132,10 @@ class ChannelOwner(Protocol):
         """The protocol is connected; nothing was delivered to it yet."""
 
     def channel_failed(self, channel: SecureChannel, reason: Failure) -> None:
-        """There will be no protocol.  Called once, instead of C{channel_opened}."""
+        """
+        There will be no protocol.  Called once, instead of C{channel_opened}; neither is
+        called for a handshake that was never to lead to one, such as the key probe.
+        """
 
     def channel_lost(self, channel: SecureChannel) -> None:
         """The connection beneath is gone.  Called once, the last call."""
@@ -205,7 +210,7 @@ class SecureChannel:
     def __init__(
         self,
         reactor: IReactorTime,
-        handshake: ClientHandshake | ServerHandshake,
+        handshake: Session,
         owner: ChannelOwner,
         *,
         timeout: float = HANDSHAKE_TIMEOUT,
@@ -219,6 +224,8 @@ class SecureChannel:
         self._timeout = timeout
         self._phase = _Phase.NEW
         self._opened = False
+        #: The handshake ended with a last word and leads to no stream.
+        self._answered = False
         self._raw: Any = None
         self._capability: Capability | None = handshake.capability
         self._inner_peer: IAddress | None = None
@@ -317,7 +324,7 @@ class SecureChannel:
         self._release()
         self._raw = None
         app, self._app = self._app, None
-        if not self._opened:
+        if not self._opened and not self._answered:
             self._owner.channel_failed(self, final)
         self._owner.channel_lost(self)
         if app is not None:
@@ -329,6 +336,8 @@ class SecureChannel:
     # --- the handshake ---
 
     def _shake(self, data: bytes) -> None:
+        if self._answered:
+            return  # the transport beneath is closing
         try:
             step = self._handshake.receive(data)
         except HandshakeError as error:
@@ -338,7 +347,11 @@ class SecureChannel:
         self._capability = self._handshake.capability
         if step.send:
             self._raw.write(step.send)
-        if step.outcome is not None:
+        if step.finished:
+            # The deadline stays: it cuts off a peer that does not take the last word.
+            self._answered = True
+            self._raw.loseConnection()
+        elif step.outcome is not None:
             self._open(step.outcome, step.rest)
         elif step.peer is not None:
             self._ask(step.peer, step.rest)
@@ -474,10 +487,20 @@ class SecureChannel:
         if not self._closing:
             half = IHalfCloseableProtocol(self._app, None)
             if half is None:
+                # It does not know that a stream can end in one direction.  As with TCP,
+                # this is the end of the connection: twisted.web's server, for one, has a
+                # producer registered until then.
+                self._stop_producer()
                 self.loseConnection()
             else:
                 self._call_app(half.readConnectionLost)
         self._finish_if_done()
+
+    def _stop_producer(self) -> None:
+        producer = self._outflow.producer
+        if producer is not None:
+            self.unregisterProducer()
+            self._call_app(producer.stopProducing)
 
     def _call_app(self, call: Callable[[], None]) -> Failure | None:
         """

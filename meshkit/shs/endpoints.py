@@ -8,6 +8,7 @@ failure it is, and backs off.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -80,6 +81,7 @@ def wrap_server(
     rng: Random,
     authorize: Authorize | None = None,
     timeout: float = HANDSHAKE_TIMEOUT,
+    also: Sequence[Capability] = (),
 ) -> IStreamServerEndpoint:
     """
     Serve one protocol on a port.  For several on one port, and to close the live
@@ -89,8 +91,11 @@ def wrap_server(
     C{buildProtocol} gets a L{PeerAddress}.
 
     @param authorize: see L{SecureListener.register}.
+    @param also: further capabilities that select the same protocol, such as that of the
+        secret which the network's present one replaces.
     """
-    return _SecureServerEndpoint(reactor, endpoint, identity, capability, rng, authorize, timeout)
+    capabilities = (capability, *also)
+    return _SecureServerEndpoint(reactor, endpoint, identity, capabilities, rng, authorize, timeout)
 
 
 class _Attempt(ClientFactory):
@@ -211,7 +216,7 @@ class _SecureServerEndpoint:
         reactor: IReactorTime,
         endpoint: IStreamServerEndpoint,
         identity: Identity,
-        capability: Capability,
+        capabilities: Sequence[Capability],
         rng: Random,
         authorize: Authorize | None,
         timeout: float,
@@ -219,15 +224,16 @@ class _SecureServerEndpoint:
         self._reactor = reactor
         self._endpoint = endpoint
         self._identity = identity
-        self._capability = capability
+        self._capabilities = capabilities
         self._rng = rng
         self._authorize = authorize
         self._timeout = timeout
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         listener = SecureListener(self._reactor, self._identity, self._rng, timeout=self._timeout)
-        listener.register(self._capability, protocolFactory, self._authorize)
+        for capability in self._capabilities:
+            listener.register(capability, protocolFactory, self._authorize)
         return self._endpoint.listen(listener)
 
     def __repr__(self) -> str:
-        return f"<shs {self._capability.name} over {self._endpoint!r}>"
+        return f"<shs {self._capabilities[0].name} over {self._endpoint!r}>"

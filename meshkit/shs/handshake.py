@@ -110,12 +110,15 @@ class Step:
     @ivar outcome: set once, when the handshake is finished.
     @ivar rest: bytes that came behind the last handshake message.  They belong to the
         box stream.  Only together with C{peer} or C{outcome}.
+    @ivar finished: everything is said with C{send}: close the connection.  For a
+        handshake that leads to no stream, such as the key probe.
     """
 
     send: bytes = b""
     peer: PublicKey | None = None
     outcome: Outcome | None = None
     rest: bytes = b""
+    finished: bool = False
 
 
 class _Phase(Enum):
@@ -128,6 +131,19 @@ class _Phase(Enum):
 
 
 _AWAITING: Final = (_Phase.HELLO, _Phase.PROOF)
+
+
+def overdue(seconds: float, waiting_for: str) -> HandshakeTimeout:
+    """
+    The error of a handshake that missed its deadline.
+
+    @param waiting_for: what did not come.
+    """
+    return HandshakeTimeout(
+        f"the handshake was not finished after {seconds:g} s, still waiting for "
+        f"{waiting_for}: check that a meshkit node answers there and that the "
+        f"connection is not too slow"
+    )
 
 
 def _sha256(*parts: bytes) -> bytes:
@@ -248,11 +264,7 @@ class _Handshake(ABC):
             _Phase.VERDICT: "our own decision to admit it",
         }.get(self._phase, "the connection")
         self._phase = _Phase.FAILED
-        return HandshakeTimeout(
-            f"the handshake was not finished after {seconds:g} s, still waiting for "
-            f"{waiting_for}: check that a meshkit node answers there and that the "
-            f"connection is not too slow"
-        )
+        return overdue(seconds, waiting_for)
 
     def _message(self, message: bytes) -> Step:
         if self._phase is _Phase.HELLO:

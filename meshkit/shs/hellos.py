@@ -11,6 +11,10 @@ The listener tries every capability it offers against the proof, and so learns w
 is wanted before it has said a word.  A capability selects; it does not authorise:
 every member of the network can derive every one.
 
+The form above is that of every handshake of meshkit, so the capability alone tells
+which protocol and which handshake is meant (C{suites}).  A handshake that others have
+defined may check its 64 bytes in another way: that is a L{HelloCheck} of its own.
+
 HMAC-SHA-512-256 is HMAC-SHA-512 cut to 32 bytes, as in libsodium's C{crypto_auth}.
 It is not HMAC with the hash SHA-512/256, which starts from other constants.
 """
@@ -19,12 +23,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from typing import Final
 
 from attrs import field, frozen
 
 from meshkit.errors import PartConflict
-from meshkit.identity.network import LABEL, MAX_VERSION
+from meshkit.identity.network import LABEL, MAX_VERSION, NetworkKey
 
 CAPABILITY_BYTES: Final = 32
 MAC_BYTES: Final = 32
@@ -54,11 +59,24 @@ class Capability:
     @ivar version: 0 to 65535.
     @ivar key: 32 bytes, K of SHS1: L{meshkit.identity.network.NetworkKey.capability},
         or the application key of another Scuttlebutt network.
+    @ivar network: public name of the network it was derived for, L{NetworkKey.net_id};
+        empty where there is none.  While a network's secret is being replaced, one port
+        serves a label and version for the new network and for the old one.
     """
 
     label: str = field()
     version: int = field()
     key: bytes = field()
+    network: bytes = b""
+
+    @classmethod
+    def of(cls, network: NetworkKey, label: str, version: int = 1) -> Capability:
+        """
+        The capability of one protocol of a network.
+
+        @raise ValueError: if the label or the version is out of form.
+        """
+        return cls(label, version, network.capability(label, version), network.net_id)
 
     @label.validator
     def _check_label(self, _attribute: object, value: str) -> None:
@@ -94,6 +112,22 @@ def hello_mac(key: bytes, ephemeral: bytes) -> bytes:
     return hmac.digest(key, ephemeral, "sha512")[:MAC_BYTES]
 
 
+#: C{check(key, hello)}: do these 64 bytes prove knowledge of a capability's key?  It
+#: compares in constant time.
+HelloCheck = Callable[[bytes, bytes], bool]
+
+
+def proves(key: bytes, hello: bytes) -> bool:
+    """The L{HelloCheck} of meshkit's own handshakes."""
+    return hmac.compare_digest(hello_mac(key, hello[MAC_BYTES:]), hello[:MAC_BYTES])
+
+
+@frozen
+class _Entry:
+    capability: Capability
+    check: HelloCheck
+
+
 class HelloTable:
     """
     The capabilities that a listener answers to.
@@ -102,30 +136,32 @@ class HelloTable:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[str, int], Capability] = {}
+        self._entries: dict[tuple[bytes, str, int], _Entry] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __contains__(self, capability: object) -> bool:
-        return (
-            isinstance(capability, Capability)
-            and self._entries.get((capability.label, capability.version)) == capability
-        )
+        if not isinstance(capability, Capability):
+            return False
+        entry = self._entries.get(_place(capability))
+        return entry is not None and entry.capability == capability
 
-    def register(self, capability: Capability) -> None:
+    def register(self, capability: Capability, check: HelloCheck = proves) -> None:
         """
         Answer to one more capability.
 
-        @raise PartConflict: if its label and version, or its key, are taken, or if
-            the table is full.
+        @param check: how a hello proves it.
+        @raise PartConflict: if its label and version are taken in its network, or its
+            key is, or if the table is full.
         """
-        if (capability.label, capability.version) in self._entries:
+        if _place(capability) in self._entries:
             raise PartConflict(
                 f"the protocol {capability.name} is offered already: "
                 f"two parts cannot serve one label and version, disable one of them"
             )
-        for other in self._entries.values():
+        for entry in self._entries.values():
+            other = entry.capability
             if hmac.compare_digest(other.key, capability.key):
                 raise PartConflict(
                     f"the protocols {other.name} and {capability.name} have the same "
@@ -136,7 +172,7 @@ class HelloTable:
                 f"{capability.name} cannot be offered: one port serves at most "
                 f"{MAX_CAPABILITIES} protocols, disable a part or listen on a second port"
             )
-        self._entries[(capability.label, capability.version)] = capability
+        self._entries[_place(capability)] = _Entry(capability, check)
 
     def unregister(self, capability: Capability) -> None:
         """
@@ -146,7 +182,7 @@ class HelloTable:
         """
         if capability not in self:
             raise LookupError(f"the protocol {capability.name} is not offered here")
-        del self._entries[(capability.label, capability.version)]
+        del self._entries[_place(capability)]
 
     def match(self, hello: bytes) -> Capability | None:
         """
@@ -158,12 +194,16 @@ class HelloTable:
         @param hello: 64 bytes.
         @return: L{None} for a stranger's hello.
         """
-        mac, ephemeral = hello[:MAC_BYTES], hello[MAC_BYTES:]
         found: Capability | None = None
-        for capability in self._entries.values():
-            if hmac.compare_digest(hello_mac(capability.key, ephemeral), mac):
-                found = capability
+        for entry in self._entries.values():
+            if entry.check(entry.capability.key, hello):
+                found = entry.capability
         return found
+
+
+def _place(capability: Capability) -> tuple[bytes, str, int]:
+    """What two entries of a table never have in common."""
+    return capability.network, capability.label, capability.version
 
 
 class ReplayCache:

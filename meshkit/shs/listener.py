@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -23,15 +24,24 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from meshkit.errors import HelloReplayed, MeshkitError, TooManyHandshakes
+from meshkit.errors import (
+    HelloReplayed,
+    MeshkitError,
+    NetworkKeyRefused,
+    TooManyHandshakes,
+)
 from meshkit.identity.addresses import PeerAddress
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel
-from meshkit.shs.handshake import ServerHandshake
 from meshkit.shs.hellos import EPHEMERAL_BYTES, Capability, HelloTable, ReplayCache
+from meshkit.shs.suites import SHS1, Opening, Session, Suite
 
 #: C{authorize(peer, label)}: C{True} admits.  A C{bool}, or a Deferred of it.
 Authorize = Callable[[PublicKey, str], Any]
+
+#: C{admit(address)}: raises a L{meshkit.errors.HandshakeError} to turn away a hello that
+#: came from this address, before it is answered.
+Admit = Callable[[IAddress | None], None]
 
 #: C{on_refusal(address, error)}: the address beneath and why it was turned away.
 OnRefusal = Callable[[IAddress, MeshkitError], None]
@@ -49,8 +59,10 @@ CLOSE_ALL_TIMEOUT: Final = 5.0
 
 @frozen
 class _Offer:
-    factory: IProtocolFactory
-    authorize: Authorize | None
+    suite: Suite
+    factory: IProtocolFactory | None = None
+    authorize: Authorize | None = None
+    admit: Admit | None = None
 
 
 @frozen
@@ -61,15 +73,30 @@ class _Origin:
     limit: int
 
 
-def _origin_of(address: IAddress | None) -> _Origin:
-    host = getattr(address, "host", None)
+def ip_of(address: IAddress | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """
+    @return: the IP address; IPv4 if it is one that is mapped into IPv6; L{None} for what
+        is not of the Internet.
+    """
     try:
-        ip = ipaddress.ip_address(str(host))
+        ip = ipaddress.ip_address(str(getattr(address, "host", None)))
     except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv6Address):
+        return ip.ipv4_mapped or ip
+    return ip
+
+
+def origin_of(address: IAddress | None) -> str:
+    """@return: one name for all addresses that one host can have: an IPv4 address or a /64."""
+    return _origin_of(address).name
+
+
+def _origin_of(address: IAddress | None) -> _Origin:
+    ip = ip_of(address)
+    if ip is None:
         # Not the Internet: a unix socket, a tunnel's circuit, memory.
         return _Origin(str(address), MAX_UNAUTHENTICATED_LOCAL)
-    if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip
     if ip.is_loopback:
         return _Origin("this machine", MAX_UNAUTHENTICATED_LOCAL)
     if isinstance(ip, ipaddress.IPv6Address):
@@ -144,10 +171,24 @@ class SecureListener(ServerFactory):
             member of the network.
         @raise meshkit.errors.PartConflict: if the label, the key or the table is taken.
         """
-        self._hellos.register(capability)
-        self._offers[capability] = _Offer(factory, authorize)
-        if self.numPorts:
-            factory.doStart()
+        self._offer_one(capability, _Offer(SHS1, factory, authorize))
+
+    def register_answer(
+        self, capability: Capability, suite: Suite, admit: Admit | None = None
+    ) -> None:
+        """
+        Offer what ends with its handshake and leads to no stream: the key probe.
+
+        @param admit: asked before a hello is answered.
+        @raise meshkit.errors.PartConflict: if the label, the key or the table is taken.
+        """
+        self._offer_one(capability, _Offer(suite, admit=admit))
+
+    def _offer_one(self, capability: Capability, offer: _Offer) -> None:
+        self._hellos.register(capability, offer.suite.check)
+        self._offers[capability] = offer
+        if self.numPorts and offer.factory is not None:
+            offer.factory.doStart()
 
     def unregister(self, capability: Capability) -> None:
         """
@@ -158,7 +199,7 @@ class SecureListener(ServerFactory):
         """
         self._hellos.unregister(capability)
         offer = self._offers.pop(capability)
-        if self.numPorts:
+        if self.numPorts and offer.factory is not None:
             offer.factory.doStop()
 
     @property
@@ -176,11 +217,13 @@ class SecureListener(ServerFactory):
     def startFactory(self) -> None:
         self._stopping = False
         for offer in self._offers.values():
-            offer.factory.doStart()
+            if offer.factory is not None:
+                offer.factory.doStart()
 
     def stopFactory(self) -> None:
         for offer in self._offers.values():
-            offer.factory.doStop()
+            if offer.factory is not None:
+                offer.factory.doStop()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """@return: a new L{SecureChannel}; L{None} while everything is being closed."""
@@ -188,23 +231,30 @@ class SecureListener(ServerFactory):
             return None
         origin = _origin_of(addr)
         self._make_room(origin)
-        handshake = ServerHandshake(
-            self._identity, self._match, self._rng.randbytes(EPHEMERAL_BYTES)
-        )
-        channel = SecureChannel(self._reactor, handshake, self, timeout=self._timeout)
+        choose = partial(self._choose, addr, self._rng.randbytes(EPHEMERAL_BYTES))
+        opening = Opening(self._identity, choose)
+        channel = SecureChannel(self._reactor, opening, self, timeout=self._timeout)
         self._all[channel] = None
         self._waiting[channel] = origin
         self._by_origin.setdefault(origin.name, {})[channel] = None
         return channel
 
-    def _match(self, hello: bytes) -> Capability | None:
+    def _choose(self, address: IAddress | None, ephemeral: bytes, hello: bytes) -> Session:
         capability = self._hellos.match(hello)
-        if capability is not None and not self._replays.is_new(hello, self._reactor.seconds()):
+        if capability is None:
+            raise NetworkKeyRefused(
+                "a hello proves no protocol offered here: if it comes from one of your nodes, "
+                "check that both use the same network secret and that the part is enabled"
+            )
+        if not self._replays.is_new(hello, self._reactor.seconds()):
             raise HelloReplayed(
                 f"a hello for {capability.name} was received twice: somebody plays back a "
                 f"recording, nothing was answered"
             )
-        return capability
+        offer = self._offers[capability]
+        if offer.admit is not None:
+            offer.admit(address)
+        return offer.suite.respond(self._identity, capability, ephemeral)
 
     def _make_room(self, origin: _Origin) -> None:
         same = self._by_origin.get(origin.name, {})
@@ -244,7 +294,7 @@ class SecureListener(ServerFactory):
         self._forget(channel)
         self._live[channel] = None
         offer = self._offer(channel)
-        if offer is None:
+        if offer is None or offer.factory is None:
             return None
         try:
             return offer.factory.buildProtocol(address)

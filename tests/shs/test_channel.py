@@ -1117,17 +1117,34 @@ class HalfCloseTests(ChannelTestCase):
         self.assert_ended(pair.client, ConnectionDone)
         self.assert_clean(pair)
 
-    def test_the_peers_goodbye_waits_for_ps_producer(self) -> None:
+    def test_the_peers_goodbye_stops_ps_producer(self) -> None:
+        for streaming in (True, False):
+            pair = Pair(HalfRecorder(), Recorder()).open()
+            transport = pair.server.transport
+            producer: Any = PushProducer() if streaming else PullProducer(transport, [b"a", b"b"])
+            if not streaming:
+                # It gives nothing more; a transfer that is stuck must not hold the close.
+                producer.resumeProducing = lambda: None
+            transport.registerProducer(producer, streaming)
+            transport.write(b"rest")
+            pair.client.transport.loseWriteConnection()
+            pair.pump()
+            self.assertEqual(bytes(pair.client.received), b"rest")
+            self.assertTrue(producer.stopped if not streaming else producer.events == ["stop"])
+            self.assert_ended(pair.server, ConnectionDone)
+            self.assert_ended(pair.client, ConnectionDone)
+            self.assert_clean(pair)
+
+    def test_a_producer_of_p_that_fails_when_it_is_stopped_ends_that_connection_only(self) -> None:
         pair = Pair(HalfRecorder(), Recorder()).open()
-        pair.server.transport.registerProducer(PushProducer(), True)
+        producer: Any = PushProducer()
+        producer.stopProducing = lambda: 1 / 0
+        pair.server.transport.registerProducer(producer, True)
         pair.client.transport.loseWriteConnection()
         pair.pump()
-        self.assertEqual(pair.server.events, ["made"])
-        pair.server.transport.write(b"rest")
-        pair.server.transport.unregisterProducer()
-        pair.pump()
-        self.assertEqual(bytes(pair.client.received), b"rest")
-        self.assert_ended(pair.server, ConnectionDone)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_ended(pair.server, ZeroDivisionError)
+        self.assert_clean(pair)
 
     def test_a_half_close_waits_for_the_producer(self) -> None:
         pair = Pair(HalfRecorder(), HalfRecorder()).open()
