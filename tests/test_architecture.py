@@ -39,9 +39,15 @@ PURE: Final = frozenset(
         "meshkit.feed.timestamps",
         "meshkit.gossip.codec",
         "meshkit.gossip.session",
+        "meshkit.rpc.codec",
+        "meshkit.rpc.methods",
+        "meshkit.rpc.table",
+        "meshkit.runtime.limits",
         "meshkit.shs.boxstream",
         "meshkit.shs.handshake",
         "meshkit.shs.hellos",
+        "meshkit.shs.probe",
+        "meshkit.shs.suites",
     }
 )
 
@@ -65,14 +71,22 @@ FEATURES: Final = frozenset(
 )
 
 GROUND: Final = frozenset(
-    {"meshkit", "meshkit.errors", "meshkit.interfaces", "meshkit.operations", "meshkit.parts"}
+    {
+        "meshkit",
+        "meshkit.dropins",
+        "meshkit.errors",
+        "meshkit.interfaces",
+        "meshkit.operations",
+        "meshkit.parts",
+    }
 )
 
 #: For tests and simulations, ours and other people's; nothing that runs uses them.
 WORKSHOP: Final = frozenset({"meshkit.sim", "meshkit.testing"})
 
-#: Where the clock, the randomness and the reactor are taken, to be handed on.
-EDGE: Final = frozenset({"meshkit.cli", "meshkit.tap"})
+#: Where the clock, the randomness and the reactor are taken, to be handed on.  Who
+#: writes an endpoint string has nothing to hand over but text.
+EDGE: Final = frozenset({"meshkit.cli", "meshkit.shs.strings", "meshkit.tap"})
 
 #: From the ground floor up; a module imports its own floor and those below.
 LAYERS: Final = (
@@ -93,6 +107,7 @@ LAYERS: Final = (
 DROP_IN_IMPORTS: Final = frozenset(
     {
         "__future__",
+        "meshkit.dropins",
         "meshkit.interfaces",
         "meshkit.parts",
         "twisted.application.service",

@@ -67,12 +67,12 @@ class ConfigurationTests(SynchronousTestCase):
         documented = {}
         for line in text.splitlines():
             cells = [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
-            if len(cells) == 5 and cells[1].startswith("--") and cells[0] != "---":
+            if len(cells) == 5 and cells[2].startswith("MESHKIT_"):
                 documented[cells[0]] = cells[1:4]
         declaration = Declaration(NodeConfig, all_sections(discover_parts(meshkit_plugins)))
         declared = {
             setting.key: [
-                f"--{setting.flag}",
+                f"--{setting.flag}" if setting.flag else "",
                 setting.environment,
                 setting.show(setting.default) if setting.default not in ((), "") else "",
             ]

@@ -26,11 +26,11 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, Respon
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from meshkit.errors import DoorUnreachable, MeshkitError
+from meshkit.errors import DoorUnreachable, RemoteError
 from meshkit.runtime.config import data_folder
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
-from meshkit.services.node import stored_token
+from meshkit.runtime.keyring import stored_token
 
 T = TypeVar("T")
 
@@ -44,15 +44,6 @@ def open_folder(flag: str | None) -> DataFolder:
     """The data folder that the command line means."""
     path = data_folder(flag, os.environ, os.path.expanduser("~"))
     return DataFolder(os.path.abspath(path), LocalFiles())
-
-
-class RemoteError(MeshkitError):
-    """What the node answered when it refused."""
-
-    def __init__(self, message: str, code: str, status: int) -> None:
-        super().__init__(message)
-        self.code = code
-        self.status = status
 
 
 @implementer(IAgentEndpointFactory)

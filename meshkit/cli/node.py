@@ -2,35 +2,69 @@
 
 from __future__ import annotations
 
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import Any
 
 import click
 
-from meshkit.cli.door import Door, ask, open_folder
+from meshkit.cli.door import Door, open_folder
+from meshkit.cli.door import ask as ask_node
 from meshkit.cli.output import json_option, line, print_json, table
-from meshkit.errors import ConfigError, DoorUnreachable, NotFound
+from meshkit.errors import ConfigError, DoorUnreachable, NotFound, PassphraseRequired
+from meshkit.identity import egregore
+from meshkit.identity.keys import SEED_BYTES, Identity, PublicKey
 from meshkit.identity.network import NetworkSecret
-from meshkit.services.node import (
+from meshkit.runtime.files import LocalFiles
+from meshkit.runtime.folder import DataFolder
+from meshkit.runtime.keyring import (
     NETWORK_SECRET,
-    load_identity,
-    load_network,
+    create_identity,
+    load_networks,
     load_token,
-    stored_identity,
-    stored_network,
+    needs_passphrase,
+    stored_networks,
+    stored_public,
 )
+from meshkit.tap.passphrase import ask, ask_new, can_ask, read_from
 
 
 @click.command()
 @click.option(
     "--network-key",
     metavar="SECRET",
-    default="",
     help="Join the network with this secret (mknet1-...), or make one of a passphrase (weak).",
+)
+@click.option("--passphrase", is_flag=True, help="Ask for a passphrase to put the key file under.")
+@click.option(
+    "--passphrase-fd",
+    type=int,
+    metavar="N",
+    help="Put the key file under the passphrase that file descriptor N gives.",
+)
+@click.option(
+    "--import-egregore",
+    "imported",
+    metavar="FILE",
+    help="Take over Egregore's identity/secret.key or secret.key.enc.",
+)
+@click.option(
+    "--import-passphrase-fd",
+    "imported_fd",
+    type=int,
+    metavar="N",
+    help="File descriptor with the passphrase of that secret.key.enc.",
 )
 @json_option
 @click.pass_obj
-def init(flag: str | None, network_key: str, as_json: bool) -> None:
+def init(
+    flag: str | None,
+    network_key: str | None,
+    passphrase: bool,
+    passphrase_fd: int | None,
+    imported: str | None,
+    imported_fd: int | None,
+    as_json: bool,
+) -> None:
     """
     Make the identity and the network of a data folder.
 
@@ -40,42 +74,97 @@ def init(flag: str | None, network_key: str, as_json: bool) -> None:
     folder = open_folder(flag)
     folder.prepare()
     rng = SystemRandom()
-    stored = stored_network(folder)
-    other = NetworkSecret.from_setting(network_key) if network_key else stored
-    if stored is not None and other is not None and other.raw != stored.raw:
+    stored = stored_networks(folder)
+    # Given but empty is a variable that somebody forgot to set, not a wish for a new network.
+    other = None if network_key is None else NetworkSecret.from_setting(network_key)
+    if stored and other is not None and other.raw != stored[0].raw:
         raise ConfigError(
             f"{folder.path} belongs to another network already: use another --data-dir, or "
             f"remove {folder.file(NETWORK_SECRET)} to leave that network"
         )
+    sealing = passphrase or passphrase_fd is not None
     try:
-        stored_identity(folder)
-        fresh = False
+        public = stored_public(folder)
     except FileNotFoundError:
         fresh = True
-    identity = load_identity(folder, rng)
-    network = load_network(folder, network_key, rng)
+        public = _new_identity(folder, rng, sealing, passphrase_fd, imported, imported_fd)
+    else:
+        fresh = False
+        if imported is not None:
+            raise ConfigError(
+                f"{folder.path} has the identity {public.text} already: import into another "
+                f"--data-dir"
+            )
+        if sealing and not needs_passphrase(folder):
+            raise ConfigError(
+                f"{folder.path} has an identity already: put it under a passphrase with "
+                f"'meshkit passphrase'"
+            )
+    network = load_networks(folder, network_key or "", (), rng)[0]
     load_token(folder, rng)
     if as_json:
         print_json(
             {
-                "public_id": identity.public.text,
+                "public_id": public.text,
                 "data_dir": folder.path,
                 "network_secret": network.text,
                 "network_weak": network.weak,
+                "passphrase": needs_passphrase(folder),
                 "created": fresh,
             }
         )
         return
-    line(f"{'New identity' if fresh else 'Identity'}  {identity.public.text}")
+    line(f"{'New identity' if fresh else 'Identity'}  {public.text}")
     line(f"Data folder   {folder.path}")
     line(f"Network       {network.text}")
     line("")
+    if imported is not None:
+        line(
+            "Do not publish with Egregore under this identity any more: two nodes with one "
+            "identity make a fork of its feed."
+        )
     if network.weak:
         line(
             "This network was made from a passphrase: whoever records one connection can guess it."
         )
     line("Give the network secret to the members of your network only, each runs:")
     line(f"  meshkit init --network-key {network.text}")
+
+
+def _new_identity(
+    folder: DataFolder,
+    rng: Random,
+    sealing: bool,
+    descriptor: int | None,
+    imported: str | None,
+    imported_descriptor: int | None,
+) -> PublicKey:
+    if imported is None:
+        identity = Identity(rng.randbytes(SEED_BYTES))
+    else:
+        identity = _import(imported, imported_descriptor)
+    passphrase = None
+    if sealing:
+        passphrase = ask_new("New passphrase") if descriptor is None else read_from(descriptor)
+    create_identity(folder, identity, rng, passphrase)
+    return identity.public
+
+
+def _import(path: str, descriptor: int | None) -> Identity:
+    files = LocalFiles()
+    data = files.read(path, egregore.MAX_FILE)
+    if not egregore.is_encrypted(data):
+        # Nobody else may know a key that we are to use.
+        data = files.read_secret(path, egregore.MAX_FILE)
+        return egregore.import_identity(data, path)
+    if descriptor is not None:
+        return egregore.import_identity(data, path, read_from(descriptor))
+    if not can_ask():
+        raise PassphraseRequired(
+            f"{path} is encrypted, and there is no terminal to ask on: give its passphrase with "
+            f"--import-passphrase-fd"
+        )
+    return egregore.import_identity(data, path, ask(f"Passphrase of {path}"))
 
 
 @click.command("id")
@@ -89,16 +178,16 @@ def show_id(flag: str | None, as_json: bool) -> None:
     """
     folder = open_folder(flag)
     try:
-        identity = stored_identity(folder)
+        public = stored_public(folder)
     except FileNotFoundError:
         raise NotFound(
             f"there is no identity in {folder.path}: make one with 'meshkit init'"
         ) from None
     addresses = (folder.read_endpoints() or {}).get("mesh", [])
     if as_json:
-        print_json({"public_id": identity.public.text, "addresses": addresses})
+        print_json({"public_id": public.text, "addresses": addresses})
         return
-    line(identity.public.text)
+    line(public.text)
     for address in addresses:
         line(address)
     if any(address.startswith(("net:127.0.0.1:", "net:[::1]:")) for address in addresses):
@@ -115,7 +204,7 @@ def status(flag: str | None, as_json: bool) -> None:
         return (await door.get("/v1/status")).data
 
     try:
-        data = ask(flag, job)
+        data = ask_node(flag, job)
     except DoorUnreachable:
         if as_json:
             print_json({"running": False})
@@ -128,6 +217,11 @@ def status(flag: str | None, as_json: bool) -> None:
         (
             "network",
             data["network"] + (" (weak: from a passphrase)" if data["network_weak"] else ""),
+        ),
+        *(
+            [("replaces", f"{data['network_previous']}, still used by: {data['peers_on_previous']}")]
+            if data["network_previous"]
+            else []
         ),
         ("mesh", ", ".join(data["mesh"])),
         ("door", ", ".join(data["api"])),

@@ -12,7 +12,7 @@ from meshkit.cli.output import json_option, line, print_json, table
 
 @click.group()
 def peer() -> None:
-    """List, add and remove the peers to dial."""
+    """List, add, remove and try the peers to dial."""
 
 
 @peer.command("list")
@@ -31,11 +31,12 @@ def list_peers(flag: str | None, as_json: bool) -> None:
         line("No peers yet. Add one: meshkit peer add net:HOST:PORT~shs:KEY")
     else:
         table(
-            ("state", "source", "address", "last error"),
+            ("state", "source", "key", "address", "last error"),
             [
                 (
                     "connected" if each["connected"] else "down",
                     each["source"],
+                    _trust(each),
                     each["address"],
                     each["last_error"] or "",
                 )
@@ -44,12 +45,24 @@ def list_peers(flag: str | None, as_json: bool) -> None:
         )
 
 
+def _trust(each: Any) -> str:
+    """How the key came to be expected there."""
+    if each["public_id"] is None:
+        return "unknown"
+    return {None: "given", "first use": "first seen, pinned"}.get(each["pinned"], "pinned by hand")
+
+
 @peer.command("add")
 @click.argument("address")
 @json_option
 @click.pass_obj
 def add_peer(flag: str | None, address: str, as_json: bool) -> None:
-    """Dial ADDRESS (net:HOST:PORT~shs:KEY), now and after every start."""
+    """
+    Dial ADDRESS, now and after every start.
+
+    ADDRESS is net:HOST:PORT~shs:KEY. A bare HOST:PORT is asked for its key, which is
+    pinned once it has been proved: whoever answers then is trusted from then on.
+    """
 
     async def job(door: Door) -> Any:
         return (await door.post("/v1/peers", {"address": address})).data
@@ -58,6 +71,8 @@ def add_peer(flag: str | None, address: str, as_json: bool) -> None:
     if as_json:
         print_json(added)
     else:
+        if added["pinned"] is not None:
+            line(f"{_trust(added)}: {added['public_id']}")
         line(f"Dialling {added['address']}. How it goes: meshkit peer list")
 
 
@@ -76,3 +91,59 @@ def remove_peer(flag: str | None, address: str, as_json: bool) -> None:
         print_json({"removed": address})
     else:
         line(f"Forgotten: {address}")
+
+
+@peer.command("dial")
+@click.argument("address")
+@json_option
+@click.pass_obj
+def dial_peer(flag: str | None, address: str, as_json: bool) -> None:
+    """Dial ADDRESS once: can it be reached, and who is there?"""
+    _try(flag, address, 0, as_json)
+
+
+@peer.command("ping")
+@click.argument("address")
+@click.option("--count", "-c", type=click.IntRange(1, 32), default=4, show_default=True)
+@json_option
+@click.pass_obj
+def ping_peer(flag: str | None, address: str, count: int, as_json: bool) -> None:
+    """Dial ADDRESS and measure how long a round trip takes."""
+    _try(flag, address, count, as_json)
+
+
+def _try(flag: str | None, address: str, pings: int, as_json: bool) -> None:
+    async def job(door: Door) -> Any:
+        return (await door.post("/v1/peers/dial", {"address": address, "pings": pings})).data
+
+    done = ask(flag, job)
+    if as_json:
+        print_json(done)
+        return
+    line(f"{done['public_id']} answers at {done['address']}")
+    line(f"handshake   {done['handshake_ms']:.1f} ms")
+    for number, taken in enumerate(done["round_trips_ms"], 1):
+        line(f"round trip  {taken:.1f} ms ({number} of {pings})")
+
+
+@peer.command("repin")
+@click.argument("address")
+@json_option
+@click.pass_obj
+def repin_peer(flag: str | None, address: str, as_json: bool) -> None:
+    """
+    Trust another key at ADDRESS from now on.
+
+    For HOST:PORT that is the key that answers there now: have it confirmed by its owner.
+    Safer is net:HOST:PORT~shs:KEY with the new key.
+    """
+
+    async def job(door: Door) -> Any:
+        return (await door.post("/v1/peers/repin", {"address": address})).data
+
+    done = ask(flag, job)
+    if as_json:
+        print_json(done)
+        return
+    line(f"before  {done['before'] or 'nothing was pinned'}")
+    line(f"now     {done['public_id']}")

@@ -25,6 +25,43 @@ _BARE: Final = re.compile(r"(\[[^\]]+\]|[^:~\s]+):(\d+)")
 
 
 @frozen(order=True)
+class HostPort:
+    """
+    Where something listens, without saying who.
+
+    @ivar host: a host name, an IPv4 or an IPv6 address (without brackets).
+    @ivar port: 1 to 65535.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> HostPort:
+        """
+        Read C{HOST:PORT}, with C{net:} before it or not.  An IPv6 host stands in
+        brackets.
+
+        @raise InvalidAddress: if it is anything else.
+        """
+        shown = _shorten(text)
+        found = _BARE.fullmatch(text.removeprefix("net:"))
+        if not found:
+            raise InvalidAddress(
+                f"{shown!r} is not of the form HOST:PORT, with an IPv6 address in brackets"
+            )
+        return cls(_check_host(found[1], shown), _check_port(found[2], shown))
+
+    @property
+    def text(self) -> str:
+        """C{HOST:PORT}, with brackets where they are needed."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@frozen(order=True)
 class MeshAddress:
     """
     An address that can be dialled.
@@ -46,9 +83,7 @@ class MeshAddress:
 
         @raise InvalidAddress: saying what is missing.
         """
-        shown = text[:100]
-        if len(text) > _MAX_TEXT:
-            raise InvalidAddress(f"the address {shown}... is longer than {_MAX_TEXT} characters")
+        shown = _shorten(text)
         if _BARE.fullmatch(text.removeprefix("net:")):
             raise InvalidAddress(
                 f"{shown!r} does not say whose key to expect there: write "
@@ -64,18 +99,44 @@ class MeshAddress:
             key = PublicKey.from_base64(who)
         except InvalidPublicKey as e:
             raise InvalidAddress(f"the key in the address {shown!r} is not usable: {e}") from None
-        if not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text) < 65536:
-            raise InvalidAddress(f"the port in {shown!r} is not a number from 1 to 65535")
-        return cls(_check_host(host, shown), int(port_text), key)
+        return cls(_check_host(host, shown), _check_port(port_text, shown), key)
+
+    @property
+    def place(self) -> HostPort:
+        """Where to dial."""
+        return HostPort(self.host, self.port)
 
     @property
     def text(self) -> str:
         """The address as it is written in files and commands."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"net:{host}:{self.port}~shs:{self.key.base64}"
+        return f"net:{self.place.text}~shs:{self.key.base64}"
 
     def __str__(self) -> str:
         return self.text
+
+
+def parse_target(text: str) -> MeshAddress | HostPort:
+    """
+    Read what a person gave: a whole address, or a bare C{HOST:PORT}.
+
+    @raise InvalidAddress: if it is neither.
+    """
+    if _BARE.fullmatch(text.removeprefix("net:")):
+        return HostPort.parse(text)
+    return MeshAddress.parse(text)
+
+
+def _shorten(text: str) -> str:
+    """@return: the text as it is shown in errors."""
+    if len(text) > _MAX_TEXT:
+        raise InvalidAddress(f"the address {text[:100]}... is longer than {_MAX_TEXT} characters")
+    return text[:100]
+
+
+def _check_port(text: str, shown: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise InvalidAddress(f"the port in {shown!r} is not a number from 1 to 65535")
+    return int(text)
 
 
 def _check_host(host: str, shown: str) -> str:

@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import re
 import unicodedata
+from collections.abc import Sequence
 from random import Random
 from typing import Final, Literal
 
@@ -28,7 +29,6 @@ from meshkit.errors import InvalidNetworkSecret
 SECRET_BYTES: Final = 32
 PREFIX: Final = "mknet1-"
 _CHECKSUM_BYTES: Final = 3
-_WEAK_MARK: Final = " weak"
 
 #: Shape of a capability label.  Third parties use a dotted name that they own.
 LABEL: Final = re.compile(r"[a-z][a-z0-9.-]{0,31}")
@@ -42,8 +42,16 @@ _ARGON2_PASSES: Final = 3
 _ARGON2_MEMORY: Final = 64 * 1024 * 1024
 
 
-def _checksum(secret: bytes) -> bytes:
-    return hashlib.sha256(b"meshkit/network-secret-checksum/1" + secret).digest()[:_CHECKSUM_BYTES]
+# The checksum also says whether the secret was made from a passphrase, so that whoever
+# joins with the string is told as well.
+_CHECKSUMS: Final = {
+    False: b"meshkit/network-secret-checksum/1",
+    True: b"meshkit/network-secret-checksum/1/weak",
+}
+
+
+def _checksum(secret: bytes, weak: bool) -> bytes:
+    return hashlib.sha256(_CHECKSUMS[weak] + secret).digest()[:_CHECKSUM_BYTES]
 
 
 @frozen(repr=False)
@@ -80,11 +88,12 @@ class NetworkSecret:
         except (binascii.Error, ValueError):
             data = b""
         secret, checksum = data[:SECRET_BYTES], data[SECRET_BYTES:]
-        if len(secret) != SECRET_BYTES or checksum != _checksum(secret):
-            raise InvalidNetworkSecret(
-                "the network secret is misspelt or cut off: copy the whole mknet1-... string"
-            )
-        return cls(secret)
+        for weak in _CHECKSUMS:
+            if len(secret) == SECRET_BYTES and checksum == _checksum(secret, weak):
+                return cls(secret, weak=weak)
+        raise InvalidNetworkSecret(
+            "the network secret is misspelt or cut off: copy the whole mknet1-... string"
+        )
 
     @classmethod
     def from_passphrase(cls, passphrase: str) -> NetworkSecret:
@@ -117,11 +126,8 @@ class NetworkSecret:
         return cls.from_passphrase(text)
 
     def encode(self) -> bytes:
-        """
-        The content of the file that keeps the secret.  A stretched passphrase is marked,
-        so that it is stretched once and still shown as weak.
-        """
-        return (self.text + (_WEAK_MARK if self.weak else "") + "\n").encode("ascii")
+        """The content of the file that keeps the secret."""
+        return (self.text + "\n").encode("ascii")
 
     @classmethod
     def decode(cls, data: bytes, path: str) -> NetworkSecret:
@@ -131,17 +137,15 @@ class NetworkSecret:
         @param path: for the error.
         @raise InvalidNetworkSecret: if it is anything else.
         """
-        text = data.decode("ascii", "replace").strip()
         try:
-            secret = cls.parse(text.removesuffix(_WEAK_MARK))
+            return cls.parse(data.decode("ascii", "replace"))
         except InvalidNetworkSecret as e:
             raise InvalidNetworkSecret(f"the file {path} cannot be used: {e}") from None
-        return cls(secret.raw, weak=text.endswith(_WEAK_MARK))
 
     @property
     def text(self) -> str:
         """C{mknet1-...}, 63 characters: to be shown to members only."""
-        encoded = base64.b32encode(self.raw + _checksum(self.raw)).decode("ascii")
+        encoded = base64.b32encode(self.raw + _checksum(self.raw, self.weak)).decode("ascii")
         return PREFIX + encoded.rstrip("=").lower()
 
     def key(self) -> NetworkKey:
@@ -151,6 +155,53 @@ class NetworkSecret:
 
     def __repr__(self) -> str:
         return f"<NetworkSecret weak={self.weak}>"
+
+
+#: A network's secret and the one it replaces.
+MAX_SECRETS: Final = 2
+
+
+def encode_networks(secrets: Sequence[NetworkSecret]) -> bytes:
+    """
+    The content of a file that keeps a network's secret: a line for the current one, and
+    another for the previous one while it is being replaced.
+    """
+    return b"".join(secret.encode() for secret in check_networks(secrets))
+
+
+def decode_networks(data: bytes, path: str) -> tuple[NetworkSecret, ...]:
+    """
+    Read what L{encode_networks} wrote.
+
+    @param path: for the error.
+    @return: the current secret, and the previous one if there is one.
+    @raise InvalidNetworkSecret: if it is anything else.
+    """
+    lines = data.splitlines() or [b""]
+    # Before each is decoded: a file of another kind may have any number of lines.
+    if len(lines) > MAX_SECRETS:
+        raise InvalidNetworkSecret(
+            f"the file {path} has {len(lines)} lines: it may hold the network's secret and, "
+            f"below it, the previous one"
+        )
+    secrets = [NetworkSecret.decode(line, path) for line in lines]
+    try:
+        return check_networks(secrets)
+    except InvalidNetworkSecret as e:
+        raise InvalidNetworkSecret(f"the file {path} cannot be used: {e}") from None
+
+
+def check_networks(secrets: Sequence[NetworkSecret]) -> tuple[NetworkSecret, ...]:
+    """
+    @raise InvalidNetworkSecret: unless these are a current secret and at most one other.
+    """
+    if not 1 <= len(secrets) <= MAX_SECRETS:
+        raise InvalidNetworkSecret(
+            f"a node has a network secret and at most one previous one, not {len(secrets)}"
+        )
+    if len({secret.raw for secret in secrets}) < len(secrets):
+        raise InvalidNetworkSecret("the previous network secret is the same as the current one")
+    return tuple(secrets)
 
 
 @frozen(repr=False)

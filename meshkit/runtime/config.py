@@ -83,7 +83,7 @@ ENVIRONMENT_PREFIX: Final = "MESHKIT_"
 IGNORED_ENVIRONMENT: Final = frozenset({"MESHKIT_HOME", "MESHKIT_TEST_SECONDS"})
 
 # Flags that every daemon has and no setting may take.
-_TAKEN_FLAGS: Final = frozenset({"config", "data-dir", "help", "version"})
+_TAKEN_FLAGS: Final = frozenset({"config", "data-dir", "help", "passphrase-fd", "version"})
 _FLAG: Final = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _EXTRAS: Final = frozenset({"flag", "secret", "size"})
 _MASK: Final = "********"

@@ -4,25 +4,52 @@ The peer book: which addresses this node may dial, and what it knows of them.
 Addresses come from the configuration or are added at the door; the added ones are
 kept in the database.  What happened with an address (connected, failed, in step) is
 kept in memory, for C{peer list} and C{status}.
+
+For a bare C{HOST:PORT} the key that was first seen there is I{pinned}: kept in the
+database, and used from then on.  A pin outlives its address in the book, so that
+removing and adding an address is no way to trust another key; only L{PeerBook.repin}
+replaces it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionClosed,
+    DNSLookupError,
+    UnknownHostError,
+)
+from twisted.logger import Logger
 from zope.interface import implementer
 
-from meshkit.errors import ConfigError, NotFound, Overloaded
-from meshkit.identity.addresses import MeshAddress
+from meshkit.errors import (
+    ConfigError,
+    HostUnknown,
+    NotFound,
+    Overloaded,
+    PeerKeyChanged,
+    PeerKeyRefused,
+    PeerUnreachable,
+)
+from meshkit.identity.addresses import HostPort, MeshAddress
+from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import IPeerBook
 from meshkit.parts import shield
 
 #: How many addresses may be added by hand.
 MAX_ADDED: Final = 1_000
+#: How many pins are kept.  Those that no address in the book uses make room, oldest first.
+MAX_PINS: Final = 2_000
+
+#: How the pinned key came to be trusted: nobody had vouched for it, or a person did.
+FIRST_USE: Final = "first use"
+BY_HAND: Final = "by hand"
 
 #: The tables of the node itself.
 MIGRATIONS: Final = (
@@ -32,7 +59,48 @@ MIGRATIONS: Final = (
         added_ns INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE node_pins (
+        place TEXT PRIMARY KEY,
+        key BLOB NOT NULL,
+        pinned_ns INTEGER NOT NULL,
+        how TEXT NOT NULL
+    ) STRICT;
+    """,
 )
+
+
+@frozen
+class Pin:
+    """
+    The key that is expected at a bare address.
+
+    @ivar pinned_ns: wall clock.
+    @ivar how: L{FIRST_USE} or L{BY_HAND}.
+    """
+
+    key: PublicKey
+    pinned_ns: int
+    how: str
+
+
+@define
+class Unknown:
+    """
+    A configured C{HOST:PORT} whose key nobody has told yet.
+
+    @ivar last_error: C{"CODE: sentence"} of the last attempt to ask.
+    @ivar failures: attempts that failed.
+    """
+
+    place: HostPort
+    last_error: str | None = None
+    failures: int = 0
+
+    def note_failed(self, error: BaseException) -> None:
+        """Record why the key could not be had."""
+        self.failures += 1
+        self.last_error = _describe(error)
 
 
 @define
@@ -45,6 +113,9 @@ class PeerEntry:
     @ivar last_connected_ns: wall clock, when the last channel was opened.
     @ivar last_error: C{"CODE: sentence"} of the last failure, until it works again.
     @ivar failures: failures since it last worked.
+    @ivar pin: how its key came to be expected there; L{None} if it stood in the address
+        that was given.
+    @ivar changed: another key was found there, which is why the pinned one is refused.
     """
 
     address: MeshAddress
@@ -53,6 +124,45 @@ class PeerEntry:
     last_connected_ns: int | None = None
     last_error: str | None = None
     failures: int = 0
+    pin: Pin | None = None
+    changed: PeerKeyChanged | None = None
+
+
+def changed_key(place: HostPort, pinned: PublicKey, told: PublicKey) -> PeerKeyChanged:
+    """The error for a place where another key answers than the one that is pinned."""
+    return PeerKeyChanged(
+        f"the key at {place} has changed: {pinned.text} is pinned, {told.text} answers; if its "
+        f"owner confirms the new one, accept it with 'meshkit peer repin {place}'"
+    )
+
+
+def _code(error: BaseException) -> str:
+    code: str = getattr(error, "code", type(error).__name__)
+    return code
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Did the handshake fail at the peer's key?"""
+    return isinstance(error, PeerKeyRefused)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{_code(error)}: {error}"
+
+
+def named_error(place: HostPort, error: BaseException) -> BaseException:
+    """An error of ours in place of what Twisted says about a connection that was not made."""
+    reason = str(error).rstrip(".") or type(error).__name__
+    if isinstance(error, (DNSLookupError, UnknownHostError)):
+        return HostUnknown(
+            f"{place.host} does not resolve ({reason}): check its spelling, and the DNS here"
+        )
+    if isinstance(error, (ConnectError, ConnectionClosed, OSError)):
+        return PeerUnreachable(
+            f"{place} cannot be reached ({reason}): check the address, and that the "
+            f"node there is running"
+        )
+    return error
 
 
 @implementer(IPeerBook)
@@ -63,11 +173,18 @@ class PeerBook:
 
     @ivar database: L{meshkit.runtime.database.Database}.
     @ivar wall_clock: nanoseconds since 1970.
+    @ivar on_key_refused: called with the entry of a pinned key that was refused: there
+        may be another one by now.
     """
+
+    _log: ClassVar[Logger] = Logger()
 
     database: Any
     wall_clock: Callable[[], int]
+    on_key_refused: Callable[[PeerEntry], None] | None = field(default=None, init=False)
     _entries: dict[str, PeerEntry] = field(factory=dict, init=False)
+    _pins: dict[str, Pin] = field(factory=dict, init=False)
+    _unknown: dict[str, Unknown] = field(factory=dict, init=False)
     _watchers: list[Callable[[], None]] = field(factory=list, init=False)
 
     def configure(self, addresses: Iterable[MeshAddress]) -> None:
@@ -75,16 +192,39 @@ class PeerBook:
         for address in addresses:
             self._entries[address.text] = PeerEntry(address, "config")
 
+    def configure_bare(self, places: Iterable[HostPort]) -> None:
+        """Take over the addresses of the configuration that name no key."""
+        for place in places:
+            self._unknown[place.text] = Unknown(place)
+
     def load(self) -> Deferred[None]:
         """@return: Deferred that fires when the addresses in the database are known."""
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> None:
+        for place, key, pinned_ns, how in await self.database.read(_all_pins):
+            self._pins[place] = Pin(PublicKey(key), pinned_ns, how)
         rows = await self.database.read(_all_addresses)
         for (text,) in rows:
             if text not in self._entries:
-                self._entries[text] = PeerEntry(MeshAddress.parse(text), "manual")
+                self._enter(MeshAddress.parse(text), "manual")
+        for unknown in list(self._unknown.values()):
+            pin = self._pins.get(unknown.place.text)
+            if pin is not None:
+                self._known(unknown.place, pin.key)
         self._changed()
+
+    def _enter(self, address: MeshAddress, source: str) -> PeerEntry:
+        pin = self._pins.get(address.place.text)
+        if pin is not None and pin.key != address.key:
+            pin = None
+        entry = self._entries[address.text] = PeerEntry(address, source, pin=pin)
+        return entry
+
+    def _known(self, place: HostPort, key: PublicKey) -> PeerEntry:
+        """A configured place has a key now."""
+        del self._unknown[place.text]
+        return self._enter(MeshAddress(place.host, place.port, key), "config")
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call back whenever the set of addresses may have changed."""
@@ -93,6 +233,23 @@ class PeerBook:
     def entries(self) -> list[PeerEntry]:
         """Every address, sorted by its text."""
         return [self._entries[text] for text in sorted(self._entries)]
+
+    def unknown(self) -> list[Unknown]:
+        """The configured places whose key nobody has told yet, sorted by their text."""
+        return [self._unknown[text] for text in sorted(self._unknown)]
+
+    def pin(self, place: HostPort) -> Pin | None:
+        """What is pinned at a place."""
+        return self._pins.get(place.text)
+
+    def find(self, address: MeshAddress | HostPort) -> MeshAddress | None:
+        """@return: the address in the book that is meant; for a bare one, the pinned one."""
+        if isinstance(address, HostPort):
+            pin = self._pins.get(address.text)
+            if pin is None:
+                return None
+            address = MeshAddress(address.host, address.port, pin.key)
+        return address if address.text in self._entries else None
 
     def dialable(self) -> list[MeshAddress]:
         return [entry.address for entry in self.entries()]
@@ -110,11 +267,96 @@ class PeerBook:
         known = self._entries.get(address.text)
         if known is not None:
             return known
+        self._check_pin(address)
         now = self.wall_clock()
         await self.database.write(lambda connection: _insert(connection, address.text, now))
-        entry = self._entries.setdefault(address.text, PeerEntry(address, "manual"))
+        if address.text not in self._entries:
+            self._enter(address, "manual")
+        self._changed()
+        return self._entries[address.text]
+
+    def _check_pin(self, address: MeshAddress) -> None:
+        pin = self._pins.get(address.place.text)
+        if pin is not None and pin.key != address.key:
+            raise changed_key(address.place, pin.key, address.key)
+
+    def add_pinned(self, address: MeshAddress) -> Deferred[PeerEntry]:
+        """
+        Add an address whose key is trusted because it was the first to be seen there.
+        One that was configured without a key is no longer unknown after that.
+
+        @return: Deferred of its entry, fired when it is on the disk; fails with
+            L{PeerKeyChanged} if another key is pinned there, or with L{Overloaded}.
+        """
+        return shield(self._add_pinned(address))
+
+    async def _add_pinned(self, address: MeshAddress) -> PeerEntry:
+        self._check_pin(address)
+        configured = address.place.text in self._unknown
+        in_use = self._places_in_use()
+        pin = Pin(address.key, self.wall_clock(), FIRST_USE)
+
+        def job(connection: sqlite3.Connection) -> str | None:
+            # Somebody else may be doing the same at this moment.
+            rows = connection.execute(
+                "SELECT key FROM node_pins WHERE place = ?", (address.place.text,)
+            ).fetchall()
+            if rows and rows[0][0] != address.key.raw:
+                raise changed_key(address.place, PublicKey(rows[0][0]), address.key)
+            if not configured and address.text not in self._entries:
+                _insert(connection, address.text, pin.pinned_ns)
+            return None if rows else _pin(connection, address.place.text, pin, in_use)
+
+        if address.place.text not in self._pins:
+            forgotten = await self.database.write(job)
+            self._pins.setdefault(address.place.text, pin)
+            self._pins.pop(forgotten, None)
+        elif not configured:
+            return await self._add(address)
+        if address.place.text in self._unknown:
+            self._known(address.place, address.key)
+        entry = self._entries.get(address.text) or self._enter(address, "manual")
         self._changed()
         return entry
+
+    def repin(self, address: MeshAddress) -> Deferred[PublicKey | None]:
+        """
+        Expect another key at a place from now on.  An address of the book with the pinned
+        key is replaced.
+
+        @return: Deferred of the key that was pinned, fired when the change is on the disk.
+        """
+        return shield(self._repin(address))
+
+    async def _repin(self, address: MeshAddress) -> PublicKey | None:
+        place = address.place
+        before = self._pins.get(place.text)
+        old = None if before is None else MeshAddress(place.host, place.port, before.key)
+        entry = None if old is None else self._entries.get(old.text)
+        in_use = self._places_in_use()
+        pin = Pin(address.key, self.wall_clock(), BY_HAND)
+
+        def job(connection: sqlite3.Connection) -> str | None:
+            if old is not None and entry is not None and entry.source == "manual":
+                _delete(connection, old.text)
+                _insert(connection, address.text, pin.pinned_ns)
+            return _pin(connection, place.text, pin, in_use)
+
+        forgotten = await self.database.write(job)
+        self._pins[place.text] = pin
+        self._pins.pop(forgotten, None)
+        if place.text in self._unknown:
+            self._known(place, address.key)
+        elif old is not None and entry is not None:
+            self._entries.pop(old.text, None)
+            self._enter(address, entry.source)
+        elif address.text in self._entries:
+            self._entries[address.text].pin = pin
+        self._changed()
+        return None if before is None else before.key
+
+    def _places_in_use(self) -> list[str]:
+        return [entry.address.place.text for entry in self._entries.values()]
 
     def remove(self, address: MeshAddress) -> Deferred[None]:
         """
@@ -144,6 +386,7 @@ class PeerBook:
             entry.connected = True
             entry.last_connected_ns = self.wall_clock()
             entry.last_error = None
+            entry.changed = None
             entry.failures = 0
 
     def note_disconnected(self, address: MeshAddress) -> None:
@@ -154,10 +397,27 @@ class PeerBook:
     def note_failed(self, address: MeshAddress, error: BaseException) -> None:
         entry = self._entries.get(address.text)
         if entry is not None:
-            code = getattr(error, "code", type(error).__name__)
             entry.connected = False
             entry.failures += 1
-            entry.last_error = f"{code}: {error}"
+            named = named_error(address.place, error)
+            if _is_refusal(error) and entry.changed is not None:
+                named = entry.changed
+            before, entry.last_error = entry.last_error, _describe(named)
+            if before is None or before.partition(":")[0] != _code(named):
+                # Once, and not at every attempt.
+                self._log.info(
+                    "{address} failed: {code}: {error}",
+                    address=address.text,
+                    code=_code(named),
+                    error=str(named),
+                )
+            if entry.pin is not None and _is_refusal(error) and self.on_key_refused is not None:
+                self.on_key_refused(entry)
+
+    def note_changed(self, entry: PeerEntry, error: PeerKeyChanged) -> None:
+        """Record that another key answers where one is pinned, until it works again."""
+        entry.changed = error
+        entry.last_error = _describe(error)
 
     def _changed(self) -> None:
         for watcher in list(self._watchers):
@@ -180,3 +440,31 @@ def _insert(connection: sqlite3.Connection, text: str, now_ns: int) -> None:
 
 def _delete(connection: sqlite3.Connection, text: str) -> None:
     connection.execute("DELETE FROM node_peers WHERE address = ?", (text,))
+
+
+def _all_pins(connection: sqlite3.Connection) -> list[tuple[str, bytes, int, str]]:
+    return connection.execute(
+        "SELECT place, key, pinned_ns, how FROM node_pins ORDER BY place"
+    ).fetchall()
+
+
+def _pin(connection: sqlite3.Connection, place: str, pin: Pin, in_use: list[str]) -> str | None:
+    """@return: the place whose pin made room for this one."""
+    connection.execute(
+        "INSERT INTO node_pins VALUES (?, ?, ?, ?) ON CONFLICT (place) DO UPDATE SET"
+        " key = excluded.key, pinned_ns = excluded.pinned_ns, how = excluded.how",
+        (place, pin.key.raw, pin.pinned_ns, pin.how),
+    )
+    (count,) = connection.execute("SELECT count(*) FROM node_pins").fetchone()
+    if count <= MAX_PINS:
+        return None
+    kept = {*in_use, place}
+    rows = connection.execute("SELECT place FROM node_pins ORDER BY pinned_ns, place").fetchall()
+    for (other,) in rows:
+        if other not in kept:
+            connection.execute("DELETE FROM node_pins WHERE place = ?", (other,))
+            return str(other)
+    raise Overloaded(
+        f"{MAX_PINS} addresses are pinned already: write the whole address, as 'meshkit id' "
+        f"prints it there"
+    )

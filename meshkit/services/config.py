@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,7 +25,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peers: Annotated[
         tuple[str, ...],
         Meta(
-            description="Address of a peer to dial, net:HOST:PORT~shs:KEY",
+            description="Address of a peer to dial, net:HOST:PORT~shs:KEY, or HOST:PORT to be "
+            "asked for its key",
             extra={"flag": "peer"},
         ),
     ] = ()
@@ -37,6 +38,19 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             extra={"secret": True, "flag": "network-key"},
         ),
     ] = ""
+    network_keys: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The network's secret and the previous one, both mknet1-..., while it "
+            "is being replaced; in place of network_key",
+            extra={"secret": True},
+            max_length=2,
+        ),
+    ] = ()
+    key_probe: Annotated[
+        Literal["lan", "always", "never"],
+        Meta(description="Which members of the network are told this node's key on asking"),
+    ] = "lan"
     disable: Annotated[
         tuple[str, ...],
         Meta(description="Name of a part to leave out", extra={"flag": "disable"}),

@@ -33,7 +33,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -44,12 +44,12 @@ from meshkit.errors import (
     CannotListen,
     ConfigError,
     MeshkitError,
+    NotFound,
     PartConflict,
     StartError,
 )
-from meshkit.identity.addresses import MeshAddress
-from meshkit.identity.keyfile import MAX_KEY_FILE, decode_identity, encode_identity
-from meshkit.identity.keys import Identity
+from meshkit.identity.addresses import HostPort, MeshAddress, parse_target
+from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.network import NetworkKey, NetworkSecret
 from meshkit.interfaces import IConnections, IFiles, IMeshPart
 from meshkit.operations import BoundOperation, Nothing
@@ -58,12 +58,25 @@ from meshkit.runtime.config import Setting, Settings
 from meshkit.runtime.database import Database
 from meshkit.runtime.events import EventBus
 from meshkit.runtime.folder import DataFolder
-from meshkit.runtime.peers import MIGRATIONS, PeerBook, PeerEntry
+from meshkit.runtime.keyring import (
+    DOOR_TOKEN,
+    SECRET_KEY,
+    load_identity,
+    load_networks,
+    load_token,
+    stored_public,
+)
+from meshkit.runtime.peers import MIGRATIONS, PeerBook, PeerEntry, Unknown
 from meshkit.runtime.registry import Composition
 from meshkit.runtime.workers import WorkerFactory, WorkerPool
 from meshkit.services import operations as offered
+from meshkit.services import ping
 from meshkit.services.config import NodeConfig
+from meshkit.services.dialling import Dialler
 from meshkit.shs import Capability, SecureListener, wrap_client
+from meshkit.shs import probe as key_probe
+from meshkit.shs.listener import Authorize
+from meshkit.shs.prober import admit_probes
 from meshkit.web.limits import LimitedSite, RequestHead
 from meshkit.web.rest import RestDoor
 from meshkit.web.security import DoorGuard
@@ -77,83 +90,12 @@ CLOSE_GRACE: Final = 5.0
 #: Connections to the door at a time; each may hold one request body.
 MAX_DOOR_CONNECTIONS: Final = 64
 
-SECRET_KEY: Final = "secret.key"
-NETWORK_SECRET: Final = "network.secret"
-DOOR_TOKEN: Final = "door.token"
 DATABASE: Final = "node.db"
 #: Value of the setting C{api} for a node without a door.
 NO_DOOR: Final = "none"
 
-_NEW_SECRET: Final = 32
-
-
-def load_identity(folder: DataFolder, rng: Random) -> Identity:
-    """The identity of a data folder, made on the first call."""
-    try:
-        return stored_identity(folder)
-    except FileNotFoundError:
-        identity = Identity(rng.randbytes(_NEW_SECRET))
-        folder.create_secret(SECRET_KEY, encode_identity(identity))
-        return identity
-
-
-def stored_identity(folder: DataFolder) -> Identity:
-    """
-    The identity of a data folder.
-
-    @raise FileNotFoundError: if it has none.
-    """
-    data = folder.read_secret(SECRET_KEY, MAX_KEY_FILE)
-    return decode_identity(data, folder.file(SECRET_KEY))
-
-
-def stored_network(folder: DataFolder) -> NetworkSecret | None:
-    """The network of a data folder, if it has one."""
-    try:
-        data = folder.read_secret(NETWORK_SECRET)
-    except FileNotFoundError:
-        return None
-    return NetworkSecret.decode(data, folder.file(NETWORK_SECRET))
-
-
-def load_network(folder: DataFolder, setting: str, rng: Random) -> NetworkSecret:
-    """
-    The network of a data folder: the one that the setting gives, else the stored one,
-    else a new random one.  The first one a folder gets is stored.  There is no network
-    that is everybody's.
-
-    @param setting: C{mknet1-...}, a passphrase, or nothing.
-    """
-    stored = stored_network(folder)
-    if setting:
-        secret = NetworkSecret.from_setting(setting)
-    elif stored is not None:
-        return stored
-    else:
-        secret = NetworkSecret.generate(rng)
-    if stored is None:
-        folder.create_secret(NETWORK_SECRET, secret.encode())
-    return secret
-
-
-def load_token(folder: DataFolder, rng: Random) -> bytes:
-    """The bearer token of a data folder's door, made on the first call."""
-    try:
-        return stored_token(folder)
-    except FileNotFoundError:
-        pass
-    token = rng.randbytes(_NEW_SECRET).hex().encode("ascii")
-    folder.create_secret(DOOR_TOKEN, token + b"\n")
-    return token
-
-
-def stored_token(folder: DataFolder) -> bytes:
-    """
-    The bearer token of a data folder's door.
-
-    @raise FileNotFoundError: if it has none.
-    """
-    return folder.read_secret(DOOR_TOKEN).strip()
+#: Peers of which it is remembered which of two network secrets they used last.
+MAX_SEEN: Final = 10_000
 
 
 @implementer(IConnections)
@@ -171,7 +113,7 @@ class _Connections:
             self.reactor,
             HostnameEndpoint(self.reactor, address.host, address.port),
             identity=self.identity,
-            capability=Capability(label, 1, self.network.capability(label)),
+            capability=Capability.of(self.network, label),
             peer=address.key,
             rng=self.rng,
         )
@@ -199,6 +141,7 @@ class NodeService(Service):
         files: IFiles,
         pid: Callable[[], int],
         on_failure: Callable[[MeshkitError], None],
+        identity: Identity | None = None,
         make_workers: WorkerFactory = WorkerPool,
         make_database: Callable[..., Database] = Database,
     ) -> None:
@@ -213,6 +156,8 @@ class NodeService(Service):
         @param pid: our process id, asked for after the daemon has forked.
         @param on_failure: called when the node fails to start after C{startService}
             has returned; it is expected to end the process.
+        @param identity: the folder's identity, where a passphrase has opened it already;
+            without it, one that is under a passphrase cannot be started.
         @param make_workers: the worker pool to use.
         @param make_database: the database to use.
         @raise ConfigError: if an endpoint or a peer address is malformed.
@@ -229,9 +174,19 @@ class NodeService(Service):
         self._on_failure = on_failure
         self._mesh_endpoint = _endpoint(reactor, "listen", self._config.listen)
         self._door_endpoint = (
-            None if self._config.api == NO_DOOR else _endpoint(reactor, "api", self._config.api)
+            None
+            if self._config.api == NO_DOOR
+            else _endpoint(reactor, "api", _private(self._config.api))
         )
-        self._configured = [MeshAddress.parse(text) for text in self._config.peers]
+        self._unlocked = identity
+        self._configured: list[MeshAddress] = []
+        self._configured_bare: list[HostPort] = []
+        for text in self._config.peers:
+            target = parse_target(text)
+            if isinstance(target, HostPort):
+                self._configured_bare.append(target)
+            else:
+                self._configured.append(target)
         self._workers = make_workers(reactor, self._config.workers, name="meshkit-worker")
         self._database = make_database(reactor, os.path.join(folder.path, DATABASE))
         self._peers = PeerBook(self._database, wall_clock)
@@ -246,9 +201,12 @@ class NodeService(Service):
         self._since = 0.0
         self.ready = False
         self.identity: Identity
-        self._secret: NetworkSecret
-        self._network: NetworkKey
+        self._secrets: tuple[NetworkSecret, ...]
+        self._networks: list[NetworkKey]
         self._listener: SecureListener
+        self._dialler: Dialler
+        # Peer -> the network with which it came last; the one heard of last is last.
+        self._seen: dict[PublicKey, bytes] = {}
 
     # --- starting ------------------------------------------------------------------
 
@@ -273,19 +231,32 @@ class NodeService(Service):
             self._prepared = True
 
     def _prepare(self) -> None:
-        self.identity = load_identity(self._folder, self._rng)
-        self._secret = load_network(self._folder, self._config.network_key, self._rng)
-        self._network = self._secret.key()
+        self.identity = self._load_identity()
+        self._secrets = load_networks(
+            self._folder, self._config.network_key, self._config.network_keys, self._rng
+        )
+        # The first one is that of the node; the other may still be used by peers.
+        self._networks = [secret.key() for secret in self._secrets]
         migrations: dict[str, Sequence[str]] = {"node": MIGRATIONS}
         for maker in self._composition.order:
             with naming_the_part(maker.name):
                 migrations[maker.name] = tuple(maker.migrations())
         self._database.open_and_migrate(migrations)
         self._peers.configure(self._configured)
+        self._peers.configure_bare(self._configured_bare)
+        connections = _Connections(self._reactor, self._rng, self.identity, self._network)
+        self._dialler = Dialler(
+            self._reactor,
+            self.identity.public,
+            self._network,
+            connections,
+            self._peers,
+            self._rng,
+        )
         self._parts = {}
         for maker in self._composition.order:
             with naming_the_part(maker.name):
-                self._parts[maker.name] = self._make_part(maker)
+                self._parts[maker.name] = self._make_part(maker, connections)
         self._listener = SecureListener(self._reactor, self.identity, self._rng)
         self._ports = [_listen(self._mesh_endpoint, self._listener, "listen", self._config.listen)]
         if self._door_endpoint is not None:
@@ -293,7 +264,21 @@ class NodeService(Service):
             port = _listen(self._door_endpoint, self._site, "api", self._config.api)
             self._door_ports = [port]
 
-    def _make_part(self, maker: Any) -> Any:
+    def _load_identity(self) -> Identity:
+        if self._unlocked is None:
+            return load_identity(self._folder, self._rng)
+        if stored_public(self._folder) != self._unlocked.public:
+            raise StartError(
+                f"{self._folder.file(SECRET_KEY)} was replaced while the passphrase was asked "
+                f"for: start again"
+            )
+        return self._unlocked
+
+    @property
+    def _network(self) -> NetworkKey:
+        return self._networks[0]
+
+    def _make_part(self, maker: Any, connections: _Connections) -> Any:
         part = maker.create(
             PartContext(
                 reactor=self._reactor,
@@ -306,7 +291,7 @@ class NodeService(Service):
                 workers=self._workers,
                 files=self._files,
                 data_folder=os.path.join(self._folder.path, maker.name),
-                connections=_Connections(self._reactor, self._rng, self.identity, self._network),
+                connections=connections,
                 peers=self._peers,
                 events=self._events,
                 find=partial(self._find, maker),
@@ -369,7 +354,7 @@ class NodeService(Service):
 
     async def _start_parts(self) -> None:
         await self._peers.load()
-        served: dict[str, str] = {}
+        served = self._offer_own()
         for name, part in self._parts.items():
             # Before it is started: what failed half-way has something to stop as well.
             self._begun.append(name)
@@ -381,8 +366,8 @@ class NodeService(Service):
                             f"the parts {served[label]!r} and {name!r} both serve the label "
                             f"{label!r}: disable one of them"
                         )
-                    capability = Capability(label, 1, self._network.capability(label))
-                    self._listener.register(capability, factory, part.authorize)
+                    self._offer(label, factory, part.authorize)
+        self._dialler.start()
         self._folder.write_endpoints({"mesh": self._mesh_addresses(), "api": self._door_urls()})
         self.ready = True
         self._log.info(
@@ -391,11 +376,56 @@ class NodeService(Service):
             mesh=", ".join(self._mesh_addresses()),
             api=", ".join(self._door_urls()) or NO_DOOR,
         )
-        if self._secret.weak:
+        for host in (port.getHost() for port in self._door_ports):
+            if isinstance(host, (IPv4Address, IPv6Address)) and host.host in _WILDCARDS:
+                self._log.warn(
+                    "the door listens on all interfaces, over plain HTTP, where the token can be "
+                    "read on the way: add interface=127.0.0.1 to the setting api"
+                )
+        if self._weak:
             self._log.warn(
                 "the network was made from a passphrase: whoever records one connection can "
                 "guess it off line; 'meshkit init' makes a random network"
             )
+
+    def _offer_own(self) -> dict[str, str]:
+        """
+        Offer what every node offers.
+
+        @return: the labels, and who serves them.
+        """
+        self._offer(ping.LABEL, ping.PingFactory(self._reactor), lambda peer, label: True)
+        served = {ping.LABEL: "node", key_probe.LABEL: "node"}
+        audience = self._config.key_probe
+        if audience != "never":
+            admit = admit_probes(self._reactor, audience)
+            for network in self._networks:
+                # Whoever guesses a weak secret could ask every address for its key.
+                if not network.weak:
+                    capability = Capability.of(network, key_probe.LABEL)
+                    self._listener.register_answer(capability, key_probe.PROBE, admit)
+        return served
+
+    def _offer(self, label: str, factory: IProtocolFactory, authorize: Authorize) -> None:
+        """Offer a protocol to the members of the network, by its old secret as well."""
+        for network in self._networks:
+            self._listener.register(
+                Capability.of(network, label),
+                factory,
+                partial(self._authorize, network.net_id, authorize),
+            )
+
+    def _authorize(self, net_id: bytes, authorize: Authorize, peer: PublicKey, label: str) -> Any:
+        if len(self._networks) > 1:
+            self._seen.pop(peer, None)
+            self._seen[peer] = net_id
+            if len(self._seen) > MAX_SEEN:
+                del self._seen[next(iter(self._seen))]
+        return authorize(peer, label)
+
+    @property
+    def _weak(self) -> bool:
+        return any(secret.weak for secret in self._secrets)
 
     def _start_failed(self, failure: Failure) -> None:
         if not self.running:
@@ -421,6 +451,7 @@ class NodeService(Service):
             return
         if self._starting is not None:
             self._starting.cancel()
+        self._dialler.stop()
         for port in (*self._ports, *self._door_ports):
             await maybeDeferred(port.stopListening)
         if self._site is not None:
@@ -451,9 +482,12 @@ class NodeService(Service):
             BoundOperation(offered.PEERS, self._answer_peers),
             BoundOperation(offered.PEER_ADD, self._answer_peer_add),
             BoundOperation(offered.PEER_REMOVE, self._answer_peer_remove),
+            BoundOperation(offered.PEER_DIAL, self._answer_peer_dial),
+            BoundOperation(offered.PEER_REPIN, self._answer_peer_repin),
         ]
-        for part in self._parts.values():
-            bound.extend(part.operations())
+        for name, part in self._parts.items():
+            with naming_the_part(name):
+                bound.extend(part.operations())
         return bound
 
     def _answer_status(self, request: Nothing) -> offered.NodeStatus:
@@ -462,12 +496,14 @@ class NodeService(Service):
             version=__version__,
             identity=self.identity.public.text,
             network=self._network.net_id.hex(),
-            network_weak=self._secret.weak,
+            network_weak=self._weak,
+            network_previous=self._previous.net_id.hex() if self._previous else None,
+            peers_on_previous=self._count_on_previous(),
             ready=self.ready,
             uptime_secs=round(self._reactor.seconds() - self._since, 3),
             mesh=self._mesh_addresses(),
             api=self._door_urls(),
-            peer_count=len(self._peers.entries()),
+            peer_count=len(self._peers.entries()) + len(self._peers.unknown()),
             channels=len(self._listener.channels),
             refused=dict(sorted(self._listener.refusals.items())),
             parts={name: status for name, status in statuses.items() if status is not None},
@@ -488,17 +524,68 @@ class NodeService(Service):
             addresses=self._mesh_addresses(),
         )
 
+    @property
+    def _previous(self) -> NetworkKey | None:
+        return self._networks[1] if len(self._networks) > 1 else None
+
+    def _count_on_previous(self) -> int:
+        if self._previous is None:
+            return 0
+        return list(self._seen.values()).count(self._previous.net_id)
+
     def _answer_peers(self, request: Nothing) -> list[offered.Peer]:
-        return [_peer(entry) for entry in self._peers.entries()]
+        shown = [_peer(entry) for entry in self._peers.entries()]
+        return shown + [_unknown_peer(unknown) for unknown in self._peers.unknown()]
 
     async def _answer_peer_add(self, request: offered.PeerByAddress) -> offered.Peer:
-        address = MeshAddress.parse(request.address)
-        if address.key == self.identity.public:
-            raise ConfigError(f"{address.text} is this node's own address")
-        return _peer(await self._peers.add(address))
+        target = parse_target(request.address)
+        if isinstance(target, HostPort):
+            return _peer(await self._peers.add_pinned(await self._dialler.first_use(target)))
+        if target.key == self.identity.public:
+            raise ConfigError(f"{target.text} is this node's own address")
+        return _peer(await self._peers.add(target))
 
     async def _answer_peer_remove(self, request: offered.PeerByAddress) -> None:
-        await self._peers.remove(MeshAddress.parse(request.address))
+        target = parse_target(request.address)
+        address = self._peers.find(target)
+        if address is None and isinstance(target, HostPort):
+            raise NotFound(
+                f"no peer at {target} was added by its bare address: see 'meshkit peer list'"
+            )
+        if isinstance(target, MeshAddress):
+            address = target
+        assert address is not None
+        await self._peers.remove(address)
+
+    async def _answer_peer_dial(self, request: offered.DialPeer) -> offered.Dialled:
+        target = parse_target(request.address)
+        pin = self._peers.pin(target) if isinstance(target, HostPort) else None
+        if isinstance(target, MeshAddress):
+            address = target
+        elif pin is not None:
+            address = MeshAddress(target.host, target.port, pin.key)
+        else:
+            address = MeshAddress(target.host, target.port, await self._dialler.ask(target))
+        done = await self._dialler.dial(address, request.pings)
+        return offered.Dialled(
+            address=address.text,
+            public_id=address.key.text,
+            handshake_ms=round(1000 * done.handshake, 3),
+            round_trips_ms=[round(1000 * seconds, 3) for seconds in done.round_trips],
+        )
+
+    async def _answer_peer_repin(self, request: offered.PeerByAddress) -> offered.Repinned:
+        target = parse_target(request.address)
+        if isinstance(target, HostPort):
+            target = MeshAddress(target.host, target.port, await self._dialler.ask(target))
+        # Nothing is trusted that was not proved.
+        await self._dialler.dial(target)
+        before = await self._peers.repin(target)
+        return offered.Repinned(
+            address=target.text,
+            public_id=target.key.text,
+            before=None if before is None else before.text,
+        )
 
     def _mesh_addresses(self) -> list[str]:
         """Addresses that name a host.  A wildcard is shown as the loopback address."""
@@ -516,7 +603,7 @@ class NodeService(Service):
                 shown = _shown_host(host)
                 found.append(f"http://{f'[{shown}]' if ':' in shown else shown}:{host.port}")
             elif isinstance(host, UNIXAddress) and host.name is not None:
-                found.append(f"unix:{os.fsdecode(host.name)}")
+                found.append(f"unix:{os.path.abspath(os.fsdecode(host.name))}")
         return found
 
 
@@ -533,8 +620,22 @@ def _rfc3339(ns: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _unknown_peer(unknown: Unknown) -> offered.Peer:
+    return offered.Peer(
+        address=unknown.place.text,
+        public_id=None,
+        source="config",
+        connected=False,
+        last_connected=None,
+        failures=unknown.failures,
+        last_error=unknown.last_error,
+        pinned=None,
+        pinned_at=None,
+    )
+
+
 def _peer(entry: PeerEntry) -> offered.Peer:
-    last = entry.last_connected_ns
+    last, pin = entry.last_connected_ns, entry.pin
     return offered.Peer(
         address=entry.address.text,
         public_id=entry.address.key.text,
@@ -543,6 +644,8 @@ def _peer(entry: PeerEntry) -> offered.Peer:
         last_connected=None if last is None else _rfc3339(last),
         failures=entry.failures,
         last_error=entry.last_error,
+        pinned=None if pin is None else pin.how,
+        pinned_at=None if pin is None else _rfc3339(pin.pinned_ns),
     )
 
 
@@ -562,6 +665,13 @@ def naming_the_part(name: str) -> Iterator[None]:
             f"the part {name!r} cannot be used ({type(e).__name__}: {e}): mend it, or leave it "
             f"out with --disable {name}"
         ) from e
+
+
+def _private(text: str) -> str:
+    """The door's endpoint; a unix socket is for its owner alone unless it says otherwise."""
+    if text.startswith("unix:") and ":mode=" not in text:
+        return f"{text}:mode=600"
+    return text
 
 
 def _endpoint(reactor: Any, setting: str, text: str) -> Any:
@@ -609,10 +719,29 @@ def all_sections(makers: Sequence[Any]) -> dict[str, type[msgspec.Struct]]:
     @raise BrokenPart: naming the part whose module does not import, or whose settings
         cannot be declared.
     """
-    sections = {}
-    for maker in makers:
-        with naming_the_part(maker.name):
-            sections[maker.name] = maker.config_type()
-            for field in msgspec.structs.fields(sections[maker.name]):
-                Setting.declare(maker.name, field)
+    sections, broken = usable_sections(makers)
+    for error in broken.values():
+        raise error
     return sections
+
+
+def usable_sections(
+    makers: Sequence[Any],
+) -> tuple[dict[str, type[msgspec.Struct]], dict[str, BrokenPart]]:
+    """
+    Like L{all_sections}, for those who do not know yet which parts are disabled.
+
+    @return: the sections, and for each part without one why it cannot be used.
+    """
+    sections: dict[str, type[msgspec.Struct]] = {}
+    broken: dict[str, BrokenPart] = {}
+    for maker in makers:
+        try:
+            with naming_the_part(maker.name):
+                section = maker.config_type()
+                for field in msgspec.structs.fields(section):
+                    Setting.declare(maker.name, field)
+                sections[maker.name] = section
+        except BrokenPart as e:
+            broken[maker.name] = e
+    return sections, broken

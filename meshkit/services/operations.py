@@ -16,6 +16,10 @@ class NodeStatus(msgspec.Struct):
     @ivar identity: this node's id.
     @ivar network: first hex digits of the network's public name; equal on all members.
     @ivar network_weak: the network was made from a passphrase, which can be guessed.
+    @ivar network_previous: the network's name under the secret that is being replaced, if
+        one is.
+    @ivar peers_on_previous: how many of the peers that dialled this node since its start
+        used that old secret the last time.
     @ivar ready: all parts are started.
     @ivar uptime_secs: seconds since the start.
     @ivar mesh: addresses on which other nodes reach this one.
@@ -30,6 +34,8 @@ class NodeStatus(msgspec.Struct):
     identity: str
     network: str
     network_weak: bool
+    network_previous: str | None
+    peers_on_previous: int
     ready: bool
     uptime_secs: float
     mesh: list[str]
@@ -54,26 +60,65 @@ class NodeIdentity(msgspec.Struct):
 
 class Peer(msgspec.Struct):
     """
-    @ivar address: C{net:HOST:PORT~shs:KEY}.
+    @ivar address: C{net:HOST:PORT~shs:KEY}; C{HOST:PORT} while nobody has told the key.
     @ivar public_id: whom we expect there.
     @ivar source: C{config} or C{manual}.
     @ivar connected: a channel to it is open.
     @ivar last_connected: RFC 3339 time of the last channel opened, if any.
     @ivar failures: failures since it last worked.
     @ivar last_error: why it failed last, until it works again.
+    @ivar pinned: how its key came to be expected there: C{first use}, if it was the first
+        to be seen, or C{by hand}; nothing if it stood in the address that was given.
+    @ivar pinned_at: RFC 3339 time of that.
     """
 
     address: str
-    public_id: str
+    public_id: str | None
     source: str
     connected: bool
     last_connected: str | None
     failures: int
     last_error: str | None
+    pinned: str | None
+    pinned_at: str | None
+
+
+_Target = Annotated[str, Meta(description="net:HOST:PORT~shs:KEY, or HOST:PORT", max_length=512)]
 
 
 class PeerByAddress(msgspec.Struct, forbid_unknown_fields=True):
-    address: Annotated[str, Meta(description="net:HOST:PORT~shs:KEY", max_length=512)]
+    address: _Target
+
+
+class DialPeer(msgspec.Struct, forbid_unknown_fields=True):
+    address: _Target
+    pings: Annotated[int, Meta(description="round trips to measure", ge=0, le=32)] = 0
+
+
+class Dialled(msgspec.Struct):
+    """
+    @ivar address: where it answered.
+    @ivar public_id: who proved to be there.
+    @ivar handshake_ms: milliseconds until it was authenticated.
+    @ivar round_trips_ms: milliseconds of each ping.
+    """
+
+    address: str
+    public_id: str
+    handshake_ms: float
+    round_trips_ms: list[float]
+
+
+class Repinned(msgspec.Struct):
+    """
+    @ivar address: where this key is expected now.
+    @ivar public_id: the key.
+    @ivar before: the key that was pinned, if one was.
+    """
+
+    address: str
+    public_id: str
+    before: str | None
 
 
 STATUS = Operation(
@@ -106,7 +151,8 @@ PEER_ADD = Operation(
     path="/v1/peers",
     request=PeerByAddress,
     answer=Peer,
-    doc="Add an address to dial, now and after every start.",
+    doc="Add an address to dial, now and after every start; a bare HOST:PORT is asked for its "
+    "key, which is then pinned.",
     permission="admin",
     success=201,
 )
@@ -119,4 +165,22 @@ PEER_REMOVE = Operation(
     doc="Stop dialling an address and forget it.",
     permission="admin",
     success=204,
+)
+PEER_DIAL = Operation(
+    name="peers_dial",
+    method="POST",
+    path="/v1/peers/dial",
+    request=DialPeer,
+    answer=Dialled,
+    doc="Dial an address once, to see whether it can be reached and who is there.",
+    permission="admin",
+)
+PEER_REPIN = Operation(
+    name="peers_repin",
+    method="POST",
+    path="/v1/peers/repin",
+    request=PeerByAddress,
+    answer=Repinned,
+    doc="Expect from now on the key that answers at an address, or the one that is given.",
+    permission="admin",
 )

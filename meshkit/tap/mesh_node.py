@@ -12,14 +12,17 @@ from twisted.application.service import Service
 from twisted.python import usage
 
 import meshkit_plugins
-from meshkit.errors import MeshkitError, StartError
+from meshkit.errors import BrokenPart, MeshkitError, StartError
+from meshkit.identity.keys import Identity
 from meshkit.runtime.config import Declaration, Settings, config_file, data_folder
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
+from meshkit.runtime.keyring import needs_passphrase
 from meshkit.runtime.registry import Composition, compose, discover_parts
 from meshkit.services.config import NodeConfig
-from meshkit.services.node import NodeService, all_sections
+from meshkit.services.node import NodeService, usable_sections
 from meshkit.tap.failing import Daemon
+from meshkit.tap.passphrase import unlock
 
 COMMAND = "mesh-node"
 
@@ -34,11 +37,24 @@ class NodeOptions(usage.Options):
         "variables and meshkit.toml in the data folder, in this order."
     )
 
+    optParameters = (
+        (
+            "passphrase-fd",
+            None,
+            None,
+            "File descriptor to read the passphrase of the key file from [default: asked for "
+            "on the terminal, if the file is under one].",
+            int,
+        ),
+    )
+
     folder: DataFolder
+    identity: Identity | None
     settings: Settings[NodeConfig]
     composition: Composition
     declaration: Declaration[NodeConfig]
     makers: list[Any]
+    broken: dict[str, BrokenPart]
     given: dict[str, Any]
 
     def postOptions(self) -> None:
@@ -52,6 +68,13 @@ class NodeOptions(usage.Options):
                 self.given, os.environ, config_file(self["config"], path, files)
             )
             self.composition = compose(self.makers, self.settings.root.disable)
+            for maker in self.composition.order:
+                if maker.name in self.broken:
+                    raise self.broken[maker.name]
+            # Now, as twistd forks after this and the daemon has no terminal.
+            self.identity = None
+            if needs_passphrase(self.folder):
+                self.identity = unlock(self.folder, self["passphrase-fd"])
 
 
 class refusals_on_the_shell:
@@ -69,7 +92,9 @@ def Options() -> NodeOptions:
     """The options, with those of every part that is installed."""
     with refusals_on_the_shell():
         makers = discover_parts(meshkit_plugins)
-        declaration = Declaration(NodeConfig, all_sections(makers))
+        # A part that is broken may turn out to be disabled.
+        sections, broken = usable_sections(makers)
+        declaration = Declaration(NodeConfig, sections)
         base = declaration.options_class()
 
         class CompleteOptions(NodeOptions, base):  # type: ignore[valid-type,misc]
@@ -77,6 +102,7 @@ def Options() -> NodeOptions:
 
         options = CompleteOptions()
         options.makers = makers
+        options.broken = broken
         options.declaration = declaration
         return options
     raise AssertionError("unreachable")
@@ -97,6 +123,7 @@ def makeService(options: NodeOptions) -> Service:
             files=LocalFiles(),
             pid=os.getpid,
             on_failure=on_failure,
+            identity=options.identity,
         )
 
     with refusals_on_the_shell():

@@ -17,6 +17,9 @@ __all__ = ["DAY_NS", "Author", "make_identity"]
 #: 2026-01-01T00:00:00Z in nanoseconds: when an L{Author} begins to write.
 DAY_NS: Final = 1_767_225_600 * 10**9
 
+# None is a content like any other.
+_SHORT_NOTE: Final = object()
+
 
 def make_identity(name: str | int) -> Identity:
     """@return: the identity of that name, the same one each time."""
@@ -45,7 +48,7 @@ class Author:
         """The texts of all messages."""
         return [message.raw for message in self.messages]
 
-    def write(self, content: Any = None, **fields: Any) -> Message:
+    def write(self, content: Any = _SHORT_NOTE, **fields: Any) -> Message:
         """
         Write the next message.
 
@@ -62,7 +65,7 @@ class Author:
                 "previous": self.messages[-1].hash if self.messages else None,
                 "timestamp_ns": DAY_NS + number * 10**9,
                 "content": {"type": "note", "text": f"number {number}"}
-                if content is None
+                if content is _SHORT_NOTE
                 else content,
                 **fields,
             },

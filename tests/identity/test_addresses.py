@@ -12,6 +12,7 @@ from zope.interface.verify import verifyObject
 from meshkit.errors import ConfigError, InvalidAddress
 from meshkit.identity.addresses import LocalAddress, MeshAddress, PeerAddress
 from meshkit.identity.keys import PublicKey
+from meshkit.testing.strategies import addresses
 
 KEY = PublicKey(bytes(range(32)))
 SHS = f"~shs:{KEY.base64}"
@@ -111,6 +112,10 @@ class Parsing(SynchronousTestCase):
 
     def test_an_address_that_cannot_be_used_is_a_wrong_setting_too(self) -> None:
         self.assertTrue(issubclass(InvalidAddress, ConfigError))
+
+    @given(addresses())
+    def test_an_address_survives_its_text(self, address: MeshAddress) -> None:
+        self.assertEqual(MeshAddress.parse(address.text), address)
 
     @given(st.text(max_size=60))
     def test_no_text_raises_anything_else(self, text: str) -> None:

@@ -80,9 +80,9 @@ class KeyFiles(SynchronousTestCase):
             self.assertIn("cut off", self.refuse(self.changed(seed=seed)))
 
     def test_a_newer_version_says_upgrade(self) -> None:
-        self.assertIn("upgrade", self.refuse(self.changed(version=2)))
+        self.assertIn("upgrade", self.refuse(self.changed(version=3)))
         # ... whatever else it holds by then.
-        self.assertIn("upgrade", self.refuse(self.changed(version=2, seed=..., kdf="argon2")))
+        self.assertIn("upgrade", self.refuse(self.changed(version=3, seed=..., kdf="argon2")))
 
     def test_versions_there_never_were(self) -> None:
         for version in (0, -1, 1.5, "1", True, None, ...):

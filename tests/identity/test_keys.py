@@ -6,13 +6,13 @@ import base64
 import pickle
 
 from hypothesis import given
-from hypothesis import strategies as st
 from nacl.signing import SigningKey, VerifyKey
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import InvalidPublicKey
 from meshkit.identity.contexts import ADDRESS_RECORD, CONTEXTS, Context, signing_input
 from meshkit.identity.keys import Identity, PublicKey
+from meshkit.testing.strategies import public_keys
 
 SEED = bytes(range(32))
 
@@ -56,11 +56,10 @@ class Texts(SynchronousTestCase):
     def setUp(self) -> None:
         self.key = Identity(b"\x03" * 32).public
 
-    @given(st.binary(min_size=32, max_size=32))
-    def test_a_key_survives_its_texts(self, raw: bytes) -> None:
-        key = PublicKey(raw)
+    @given(public_keys())
+    def test_a_key_survives_its_texts(self, key: PublicKey) -> None:
         self.assertEqual(len(key.text), 53)
-        safe = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+        safe = base64.urlsafe_b64encode(key.raw).decode().rstrip("=")
         for text in (key.text, f"@{safe}.ed25519", f"@{safe}=.ed25519"):
             self.assertEqual(PublicKey.parse(text), key)
         self.assertEqual(PublicKey.from_base64(key.base64), key)

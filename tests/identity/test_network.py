@@ -8,11 +8,16 @@ import hmac
 from random import Random
 
 from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import InvalidNetworkSecret
-from meshkit.identity.network import NetworkKey, NetworkSecret
+from meshkit.identity.network import (
+    NetworkKey,
+    NetworkSecret,
+    decode_networks,
+    encode_networks,
+)
+from meshkit.testing.strategies import network_secrets
 
 RAW = bytes(range(32))
 #: By the document, with tools of the standard library only.
@@ -28,9 +33,8 @@ class Texts(SynchronousTestCase):
         self.assertEqual(NetworkSecret(RAW).text, TEXT)
         self.assertEqual(len(TEXT), 63)
 
-    @given(st.binary(min_size=32, max_size=32))
-    def test_a_secret_survives_its_text(self, raw: bytes) -> None:
-        secret = NetworkSecret(raw)
+    @given(network_secrets())
+    def test_a_secret_survives_its_text(self, secret: NetworkSecret) -> None:
         for text in (secret.text, secret.text.upper(), f"  {secret.text}\n"):
             self.assertEqual(NetworkSecret.parse(text), secret)
 
@@ -108,11 +112,13 @@ class Files(SynchronousTestCase):
             secret = NetworkSecret(RAW, weak=weak)
             again = NetworkSecret.decode(secret.encode(), "path")
             self.assertEqual((again.raw, again.weak), (RAW, weak))
+            # Who joins with the string is told as well.
+            self.assertEqual(NetworkSecret.parse(secret.text).weak, weak)
 
     def test_every_damage_names_the_file(self) -> None:
         good = NetworkSecret(RAW, weak=True).encode()
         damaged = [good[:length] for length in range(63)]
-        damaged += [b"", b"\xff" * 70, good.replace(b"weak", b"week"), good + good, b"\0" + good]
+        damaged += [b"", b"\xff" * 70, good + good, b"\0" + good]
         for data in damaged:
             with self.subTest(data=data):
                 error = self.assertRaises(
@@ -164,3 +170,46 @@ class Derived(SynchronousTestCase):
         self.assertFalse(self.key.weak)
         self.assertTrue(NetworkSecret(RAW, weak=True).key().weak)
         self.assertIsInstance(self.key, NetworkKey)
+
+
+class NetworkFiles(SynchronousTestCase):
+    """A file with the network's secret, and the previous one below it."""
+
+    CURRENT = NetworkSecret(bytes(range(32)))
+    PREVIOUS = NetworkSecret(bytes(range(1, 33)), weak=True)
+
+    def refuse(self, data: bytes) -> str:
+        error = self.assertRaises(InvalidNetworkSecret, decode_networks, data, "/n/network.secret")
+        self.assertIn("/n/network.secret", str(error))
+        self.assertNotIn(self.CURRENT.text[8:30], str(error))
+        return str(error)
+
+    def test_one_is_as_it_always_was(self) -> None:
+        data = encode_networks([self.CURRENT])
+        self.assertEqual(data, self.CURRENT.encode())
+        self.assertEqual(decode_networks(data, "p"), (self.CURRENT,))
+
+    def test_two(self) -> None:
+        data = encode_networks([self.CURRENT, self.PREVIOUS])
+        self.assertEqual(data, self.CURRENT.encode() + self.PREVIOUS.encode())
+        self.assertEqual(decode_networks(data, "p"), (self.CURRENT, self.PREVIOUS))
+
+    def test_none_and_three_are_refused(self) -> None:
+        three = [NetworkSecret(bytes([n] * 32)) for n in range(3)]
+        for secrets in ([], three):
+            self.assertRaises(InvalidNetworkSecret, encode_networks, secrets)
+        self.refuse(b"")
+        self.assertIn("3 lines", self.refuse(b"".join(each.encode() for each in three)))
+        self.refuse(b"\n" * 10_000)
+
+    def test_the_same_twice_is_refused(self) -> None:
+        self.assertRaises(InvalidNetworkSecret, encode_networks, [self.CURRENT] * 2)
+        self.refuse(self.CURRENT.encode() * 2)
+
+    def test_every_cut_but_at_the_end_of_a_line_is_refused(self) -> None:
+        data = encode_networks([self.CURRENT, NetworkSecret(bytes(32))])
+        first = len(self.CURRENT.encode())
+        whole = {first - 1, first, len(data) - 1}
+        for at in range(len(data)):
+            if at not in whole:
+                self.refuse(data[:at])

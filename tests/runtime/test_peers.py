@@ -140,7 +140,12 @@ class Book(SynchronousTestCase):
         self.book.note_failed(address(1), ConnectionRefusedError("refused"))
         self.assertEqual(
             (entry.connected, entry.failures, entry.last_error),
-            (False, 2, "ConnectionRefusedError: refused"),
+            (
+                False,
+                2,
+                "PEER_UNREACHABLE: 10.0.0.1:7655 cannot be reached (refused): check the "
+                "address, and that the node there is running",
+            ),
         )
         self.book.note_connected(address(1))
         self.assertEqual(

@@ -272,7 +272,7 @@ class Refusing(NodeCase):
         self.assertIn("tcp:99999", self.refuse(node, CannotListen))
 
     def test_a_bad_peer_address(self) -> None:
-        node = self.node(config='peers = ["10.0.0.1:7655"]')
+        node = self.node(config='peers = ["10.0.0.1"]')
         self.assertRaises(InvalidAddress, node.make)
 
     def test_a_second_daemon(self) -> None:

@@ -216,7 +216,7 @@ class Routes(SynchronousTestCase):
         self.mesh.run(0.5)
         (shown,) = self.ok("GET", "/v1/peers")
         self.assertEqual((shown["failures"], shown["connected"]), (1, False))
-        self.assertIn("ConnectionRefused", shown["last_error"])
+        self.assertIn("PEER_UNREACHABLE", shown["last_error"])
         self.ada.stop()
         self.ada.start()
         self.assertEqual(len(self.ok("GET", "/v1/peers")), 1)

@@ -41,7 +41,7 @@ from meshkit.identity.keys import PublicKey
 from meshkit.identity.network import NetworkSecret
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
-from meshkit.services.node import load_identity, load_network, load_token
+from meshkit.runtime.keyring import load_identity, load_networks, load_token
 
 #: Seconds that something which takes a fraction of one may take on a busy machine.
 PATIENCE: Final = 60.0
@@ -313,7 +313,7 @@ class Cluster:
         folder = DataFolder(str(self.run.nodes / name.lower()), LocalFiles())
         folder.prepare()
         identity = load_identity(folder, self.rng)
-        load_network(folder, network.text, self.rng)
+        load_networks(folder, network.text, (), self.rng)
         load_token(folder, self.rng)
         node = Node(name, folder, identity.public)
         self.nodes.append(node)

@@ -1,0 +1,186 @@
+"""
+The secrets of a data folder: who the node is, its network, and what opens its door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from meshkit.errors import ConfigError
+from meshkit.identity.keyfile import (
+    MAX_KEY_FILE,
+    decode_identity,
+    decode_public,
+    encode_identity,
+    is_sealed,
+    seal_identity,
+)
+from meshkit.identity.keys import SEED_BYTES, Identity, PublicKey
+from meshkit.identity.network import (
+    NetworkSecret,
+    check_networks,
+    decode_networks,
+    encode_networks,
+)
+from meshkit.identity.passphrase import DEFAULT_COST, SALT_BYTES, Cost
+from meshkit.runtime.folder import DataFolder
+
+SECRET_KEY: Final = "secret.key"
+NETWORK_SECRET: Final = "network.secret"
+DOOR_TOKEN: Final = "door.token"
+
+_TOKEN_BYTES: Final = 32
+
+# --- the identity ------------------------------------------------------------------
+
+
+def load_identity(folder: DataFolder, rng: Random, passphrase: str | None = None) -> Identity:
+    """The identity of a data folder, made on the first call; see L{stored_identity}."""
+    try:
+        return stored_identity(folder, passphrase)
+    except FileNotFoundError:
+        identity = Identity(rng.randbytes(SEED_BYTES))
+        create_identity(folder, identity, rng)
+        return identity
+
+
+def stored_identity(folder: DataFolder, passphrase: str | None = None) -> Identity:
+    """
+    The identity of a data folder.
+
+    @param passphrase: not looked at if the key file is under none.
+    @raise FileNotFoundError: if it has none.
+    @raise PassphraseRequired: if it is under a passphrase and none is given.
+    @raise WrongPassphrase: if it is under another one.
+    @raise InvalidKeyFile: if it is damaged.
+    """
+    return decode_identity(_key_file(folder), folder.file(SECRET_KEY), passphrase)
+
+
+def stored_public(folder: DataFolder) -> PublicKey:
+    """
+    Whose data folder this is, passphrase or not.
+
+    @raise FileNotFoundError: if it has no identity.
+    """
+    return decode_public(_key_file(folder), folder.file(SECRET_KEY))
+
+
+def needs_passphrase(folder: DataFolder) -> bool:
+    """
+    Is the identity of a data folder, if it has one, under a passphrase?  One that the
+    disk does not give is not: what is wrong with it is told when it is loaded.
+    """
+    try:
+        return is_sealed(_key_file(folder), folder.file(SECRET_KEY))
+    except OSError:
+        return False
+
+
+def create_identity(
+    folder: DataFolder,
+    identity: Identity,
+    rng: Random,
+    passphrase: str | None = None,
+    cost: Cost = DEFAULT_COST,
+) -> None:
+    """
+    Give a data folder its identity.
+
+    @param passphrase: what the key file is to be under; L{None} for nothing.
+    @raise FileExistsError: if the folder has one already.
+    @raise ValueError: if the passphrase is empty or too long.
+    """
+    folder.create_secret(SECRET_KEY, _encode(identity, rng, passphrase, cost))
+
+
+def rewrite_identity(
+    folder: DataFolder,
+    identity: Identity,
+    rng: Random,
+    passphrase: str | None,
+    cost: Cost = DEFAULT_COST,
+) -> None:
+    """Like L{create_identity}, in the place of the key file that is there."""
+    folder.write_secret(SECRET_KEY, _encode(identity, rng, passphrase, cost))
+
+
+def _encode(identity: Identity, rng: Random, passphrase: str | None, cost: Cost) -> bytes:
+    if passphrase is None:
+        return encode_identity(identity)
+    return seal_identity(identity, passphrase, rng.randbytes(SALT_BYTES), cost)
+
+
+def _key_file(folder: DataFolder) -> bytes:
+    return folder.read_secret(SECRET_KEY, MAX_KEY_FILE)
+
+
+# --- the network -------------------------------------------------------------------
+
+
+def stored_networks(folder: DataFolder) -> tuple[NetworkSecret, ...]:
+    """The network of a data folder: its secret and the previous one, as far as there are any."""
+    try:
+        data = folder.read_secret(NETWORK_SECRET)
+    except FileNotFoundError:
+        return ()
+    return decode_networks(data, folder.file(NETWORK_SECRET))
+
+
+def write_networks(folder: DataFolder, secrets: Sequence[NetworkSecret]) -> None:
+    """Write the file with the network's secret anew: the current one, and the previous one."""
+    folder.write_secret(NETWORK_SECRET, encode_networks(secrets))
+
+
+def load_networks(
+    folder: DataFolder, key: str, keys: Sequence[str], rng: Random
+) -> tuple[NetworkSecret, ...]:
+    """
+    The network of a data folder: the one that the settings give, else the stored one,
+    else a new random one.  The first one a folder gets is stored.  There is no network
+    that is everybody's.
+
+    @param key: C{mknet1-...}, a passphrase, or nothing.
+    @param keys: the secret and the previous one, C{mknet1-...}; or nothing.
+    @return: the current secret, and the previous one if there is one.
+    @raise ConfigError: if both are given.
+    """
+    stored = stored_networks(folder)
+    if key and keys:
+        raise ConfigError("give either network_key or network_keys, not both")
+    if keys:
+        secrets = check_networks([NetworkSecret.parse(text) for text in keys])
+    elif key:
+        secrets = (NetworkSecret.from_setting(key),)
+    elif stored:
+        return stored
+    else:
+        secrets = (NetworkSecret.generate(rng),)
+    if not stored:
+        folder.create_secret(NETWORK_SECRET, encode_networks(secrets))
+    return secrets
+
+
+# --- the door ----------------------------------------------------------------------
+
+
+def load_token(folder: DataFolder, rng: Random) -> bytes:
+    """The bearer token of a data folder's door, made on the first call."""
+    try:
+        return stored_token(folder)
+    except FileNotFoundError:
+        pass
+    token = rng.randbytes(_TOKEN_BYTES).hex().encode("ascii")
+    folder.create_secret(DOOR_TOKEN, token + b"\n")
+    return token
+
+
+def stored_token(folder: DataFolder) -> bytes:
+    """
+    The bearer token of a data folder's door.
+
+    @raise FileNotFoundError: if it has none.
+    """
+    return folder.read_secret(DOOR_TOKEN).strip()
