@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint types wheel bench soak clean
+.PHONY: help demo test test-all lint types wheel docs bench soak clean
 
 # Ours is the environment in .venv, not the caller's.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
@@ -55,6 +55,13 @@ wheel: ## build the wheel into dist/
 	@.ci/bootstrap test
 	@$(PYTHON_VENV) .ci/build_wheel.py dist
 
+docs: ## build the site with the API reference into docs/_build/html
+	@.ci/bootstrap dev
+	@$(PYTHON_VENV) -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees \
+		docs docs/_build/html
+	@$(PYTHON_VENV) docs/api_reference.py docs/_build/html/reference
+	@echo docs/_build/html/index.html
+
 bench: ## measure, and print figures; BENCH_ARGS=--quick for a short look
 	@.ci/bootstrap test
 	@$(PYTHON_VENV) -m tests.bench $(BENCH_ARGS)
@@ -64,7 +71,7 @@ soak: ## the property tests with ever new examples, for HOURS=1 hours or to the 
 	@.ci/soak $(or $(HOURS),1)
 
 clean: ## remove what was built, but not .venv
-	@rm -rf .build build dist meshkit.egg-info .mypy_cache .ruff_cache .hypothesis .coverage
+	@rm -rf .build build dist docs/_build meshkit.egg-info .mypy_cache .ruff_cache .hypothesis .coverage
 	@rm -rf _trial_temp _trial_temp.lock _trial_temp-*
 	@find meshkit meshkit_plugins twisted tests examples -name __pycache__ -prune \
 		-exec rm -rf {} +

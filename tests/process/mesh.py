@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -36,12 +36,15 @@ TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; 
 TWIST: Final = (sys.executable, "-m", "twisted")
 MESHKIT: Final = (sys.executable, "-m", "meshkit.cli.main")
 
-_INHERITED: Final = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+# With $PYTHONPATH the children run the code that the tests were imported with.
+_INHERITED: Final = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """What a child sees: nothing of the caller's settings, and a home of its own."""
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    if "PYTHONPATH" in kept and "PYTHONPATH" in more:
+        more["PYTHONPATH"] += os.pathsep + kept["PYTHONPATH"]
     return {**kept, "HOME": str(home), "LC_ALL": "C.UTF-8", "TZ": "UTC", **more}
 
 
@@ -214,10 +217,16 @@ class Node:
         api = [] if "--api" in arguments else ["--api", "tcp:0:interface=127.0.0.1"]
         return ["mesh-node", "--data-dir", str(self.data), *listen, *api, *arguments]
 
-    def spawn(self, *arguments: str) -> None:
-        """Begin to start it in the foreground, and wait for nothing."""
+    def spawn(self, *arguments: str, more: Mapping[str, str] = {}) -> None:
+        """
+        Begin to start it in the foreground, and wait for nothing.
+
+        @param more: of its environment.
+        """
         if self.process is not None:
             raise AssertionError(f"{self.home.name} runs already")
+        # Left by one that was killed; else it would be taken for the new one's.
+        (self.data / "endpoints.json").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -228,16 +237,16 @@ class Node:
                     *self.command(*self.arguments, *arguments),
                 ],
                 cwd=self.home,
-                env=environment(self.home),
+                env=environment(self.home, **more),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def start(self, *arguments: str) -> Node:
+    def start(self, *arguments: str, more: Mapping[str, str] = {}) -> Node:
         """Start it and wait until it is ready."""
-        self.spawn(*arguments)
+        self.spawn(*arguments, more=more)
         self.wait_ready()
         return self
 

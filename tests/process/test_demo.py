@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Few messages, so that a run is short.
-FEW = ("--messages", "900")
+FEW = ("--messages", "2500")
 #: Seconds after which a run is killed, and the test fails.
 DEADLINE = 120.0
 

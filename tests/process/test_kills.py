@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -91,12 +92,11 @@ class KillTests(SynchronousTestCase):
         self.rng = random.Random(seed)
         self.seed = seed
 
-    def check_disk(self, node: Node, author: str, least: int) -> int:
+    def check_disk(self, node: Node, author: str) -> int:
         """
         What lies on the disk after a kill is a whole feed up to somewhere.
 
-        @param least: how many messages it had been seen to have before.
-        @return: how many it has.
+        @return: how many messages of it there are.
         """
         stored = node.stored(author)
         self.assertEqual(
@@ -105,11 +105,10 @@ class KillTests(SynchronousTestCase):
             f"seed {self.seed}",
         )
         self.assertTrue(all(valid for _, _, valid in stored))
-        self.assertGreaterEqual(len(stored), least, f"seed {self.seed}")
         return len(stored)
 
-    def let_run(self, node: Node, seconds: float, look: Callable[[], None]) -> None:
-        """Watch a node for a while, or until it has all."""
+    def let_run(self, seconds: float, look: Callable[[], None]) -> None:
+        """Let a moment pass, looking all the while: what is random is when it ends."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             look()
@@ -121,56 +120,57 @@ class KillTests(SynchronousTestCase):
         a.good("import", file)
         author = a.get("/v1/identity")["public_id"]
         b = self.mesh.node("b", "--peer", a.address, network=a)
-        seen = own = middle = syncs = 0
+        # Of all authors: B's former selves come back to it from A.
+        seen = middle = 0
         mine: dict[int, str] = {}
+
+        def look() -> None:
+            nonlocal seen
+            count = b.status["parts"]["feed"]["messages"]
+            self.assertGreaterEqual(count, seen)
+            seen = count
+
         for _ in range(KILLS):
             b.spawn()
             if self.rng.random() < 0.25:
                 # Anywhere in its start: keys, schema, sockets, threads.
-                wait_for("spawned process", lambda: b.process is not None)
-                assert b.process is not None
-                self.let_run(b, self.rng.uniform(0, 1.0), lambda: None)
+                self.let_run(self.rng.uniform(0, 1.0), lambda: None)
             else:
                 b.wait_ready()
                 message = b.publish({"text": "mine"})
                 self.assertNotIn(message["sequence"], mine)
                 mine[message["sequence"]] = message["hash"]
-                own = len(mine)
-
-                def look() -> None:
-                    nonlocal seen
-                    count = b.status["parts"]["feed"]["messages"] - own
-                    self.assertGreaterEqual(count, seen)
-                    seen = count
-
-                self.let_run(b, self.rng.uniform(0, 0.4), look)
+                self.let_run(self.rng.uniform(0, 0.4), look)
             b.kill()
-            seen = self.check_disk(b, author, seen)
-            middle += 0 < seen < MANY
-            if seen == MANY:
-                # Begin anew, else nothing would be in the middle of anything.
-                syncs += 1
+            count = self.check_disk(b, author)
+            middle += 0 < count < MANY
+            total = len(b.stored())
+            self.assertGreaterEqual(total, seen, f"seed {self.seed}")
+            seen = total
+            if mine:
+                own = b.good("id", "--json").json["public_id"]
+                kept = {sequence: digest for sequence, digest, _ in b.stored(own)}
+                self.assertEqual(kept, mine, f"seed {self.seed}")
+            if count == MANY:
+                # Begin anew, else nothing would be in the middle of anything.  As another
+                # author: a feed that begins twice is a fork.
                 for path in sorted(b.data.glob("node.db*")):
                     path.unlink()
+                (b.data / "secret.key").unlink()
                 seen, mine = 0, {}
-            else:
-                kept = dict(
-                    (n, h) for n, h, _ in b.stored(b.good("id", "--json").json["public_id"])
-                )
-                self.assertLessEqual(mine.items(), kept.items(), f"seed {self.seed}")
         # The kills did hit it in the middle, not just before and after.
         self.assertGreater(middle, KILLS // 10, f"seed {self.seed}")
         b.start()
         wait_for(
             "all of A's messages",
-            lambda: b.status["parts"]["feed"]["messages"] == MANY + len(mine),
+            lambda: b.status["parts"]["feed"]["messages"] == a.status["parts"]["feed"]["messages"],
             step=0.05,
         )
         self.assertEqual(b.status["parts"]["feed"]["refused"], {})
         self.assertEqual(b.status["parts"]["gossip"]["refused"], {})
         b.stop()
         self.assertEqual(b.stored(author), a.stored(author))
-        self.assertEqual(self.check_disk(b, author, MANY), MANY)
+        self.assertEqual(self.check_disk(b, author), MANY)
 
     def test_killed_while_it_publishes(self) -> None:
         a = self.mesh.node("a", "--listen", "tcp:0:interface=127.0.0.1")
@@ -186,8 +186,8 @@ class KillTests(SynchronousTestCase):
             publishers = _Publishers(a, 4)
             before = len(acknowledged)
             publishers.start()
-            wait_for("first answer", lambda: publishers.acknowledged)
-            self.let_run(a, self.rng.uniform(0, 0.3), lambda: None)
+            wait_for("first answer", partial(len, publishers.acknowledged))
+            self.let_run(self.rng.uniform(0, 0.3), lambda: None)
             a.kill()
             publishers.join()
             self.assertEqual(publishers.surprises, [])

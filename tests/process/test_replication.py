@@ -64,7 +64,10 @@ class ConnectedTests(SynchronousTestCase):
         page = self.b.get(f"/v1/feed/{quote(author, safe='@')}?limit=200")
         sequences = [message["sequence"] for message in page]
         self.assertEqual(sequences, sorted(sequences, reverse=True))
-        self.assertIn("the word is quince", [message["content"]["text"] for message in page])
+        self.assertIn(
+            {"type": "insight", "text": "the word is quince"},
+            [message["content"] for message in page],
+        )
 
     def test_both_tell_of_the_link(self) -> None:
         (link,) = self.a.status["parts"]["gossip"]["links"]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -55,7 +57,7 @@ class StartTests(SynchronousTestCase):
         self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
 
-    def check_life(self, node: Node, pid: int, ended: Callable[[], int | None]) -> int | None:
+    def check_life(self, node: Node, pid: int, ended: Callable[[], bool]) -> None:
         """A running node works, and leaves nothing when it is ended."""
         try:
             node.wait_ready()
@@ -64,7 +66,7 @@ class StartTests(SynchronousTestCase):
             self.assertEqual((node.data / "lock").read_text(), f"{pid}\n")
         finally:
             os.kill(pid, signal.SIGTERM)
-            code = wait_for(f"end of {pid}", ended)
+            wait_for(f"end of {pid}", ended)
         self.assertFalse((node.data / "endpoints.json").exists())
         # The lock is given back: the next one can have it, and finds what was published.
         node.start()
@@ -73,7 +75,6 @@ class StartTests(SynchronousTestCase):
             ["hello"],
         )
         node.stop()
-        return code
 
     def test_twistd_as_a_daemon(self) -> None:
         node = self.mesh.node("a")
@@ -83,10 +84,7 @@ class StartTests(SynchronousTestCase):
         self.assertEqual(done, Done(0, "", ""))
         pid = int((node.home / "daemon.pid").read_text())
 
-        def ended() -> int | None:
-            return None if alive(pid) else 0
-
-        self.check_life(node, pid, ended)
+        self.check_life(node, pid, lambda: not alive(pid))
         self.assertFalse((node.home / "daemon.pid").exists())
         self.assertNotIn("Traceback", (node.home / "daemon.log").read_text())
 
@@ -102,9 +100,9 @@ class StartTests(SynchronousTestCase):
                 stderr=log,
                 start_new_session=True,
             )
-        code = self.check_life(node, process.pid, process.poll)
+        self.check_life(node, process.pid, lambda: process.poll() is not None)
         # Twisted ends itself by the signal it was given, once all is stopped.
-        self.assertEqual(code, -signal.SIGTERM)
+        self.assertEqual(process.returncode, -signal.SIGTERM)
         self.assertNotIn("Traceback", node.log.read_text())
 
     def test_twistd_in_the_foreground(self) -> None:
@@ -114,9 +112,7 @@ class StartTests(SynchronousTestCase):
         self.check_foreground(FORMS[2])
 
 
-class RefusalTests(SynchronousTestCase):
-    """A node that cannot start says why: one line on the shell, exit code 1."""
-
+class _Refusals(SynchronousTestCase):
     def setUp(self) -> None:
         self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
@@ -132,7 +128,10 @@ class RefusalTests(SynchronousTestCase):
         for form in FORMS:
             home = self.node.home / form.name
             home.mkdir(exist_ok=True)
-            done = run(*form.command, *self.node.command(*arguments), home=home, **more)
+            try:
+                done = run(*form.command, *self.node.command(*arguments), home=home, **more)
+            finally:
+                self.end_daemon(home / "daemon.pid")
             shown = f"{form.name}: {done}"
             self.assertEqual(done.code, 1, shown)
             ours = [line for line in done.err.splitlines() if line.startswith("mesh-node: ")]
@@ -148,14 +147,25 @@ class RefusalTests(SynchronousTestCase):
                 log = home / "daemon.log"
                 if log.exists():
                     self.assertIn(ours[0], log.read_text(), shown)
-            self.assertFalse((home / "daemon.pid").exists(), shown)
             reasons.append(ours[0].removeprefix("mesh-node: ").removesuffix(f" [{code}]"))
         return reasons
+
+    def end_daemon(self, pid_file: Path) -> None:
+        """A daemon that did start is a failure, and must not outlive it."""
+        if pid_file.exists():
+            pid = int(pid_file.read_text())
+            os.kill(pid, signal.SIGKILL)
+            wait_for(f"end of {pid}", lambda: not alive(pid))
+            self.fail("it started")
 
     def assert_all_say(self, reasons: list[str], *parts: str) -> None:
         for reason in reasons:
             for part in parts:
                 self.assertIn(part, reason)
+
+
+class RefusalTests(_Refusals):
+    """A node that cannot start says why: one line on the shell, exit code 1."""
 
     def test_a_second_daemon_on_the_folder(self) -> None:
         self.node.start()
@@ -307,9 +317,9 @@ class RefusalTests(SynchronousTestCase):
         reasons = self.refused("CONFIG_INVALID", MESHKIT_GOSSIP_INTERVALL="3")
         self.assert_all_say(reasons, "MESHKIT_GOSSIP_INTERVALL", "MESHKIT_GOSSIP_INTERVAL")
 
-    def test_a_peer_without_its_key(self) -> None:
-        reasons = self.refused("INVALID_ADDRESS", "--peer", "192.0.2.7:7655")
-        self.assert_all_say(reasons, "192.0.2.7:7655", "net:192.0.2.7:7655~shs:", "meshkit id")
+    def test_a_peer_without_its_port(self) -> None:
+        reasons = self.refused("INVALID_ADDRESS", "--peer", "192.0.2.7")
+        self.assert_all_say(reasons, "192.0.2.7", "net:HOST:PORT~shs:KEY", "meshkit id")
 
     def test_a_misspelt_network_secret(self) -> None:
         good = self.node.network_secret
@@ -333,3 +343,115 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(len(set(reasons)), 1)
         self.assertIn("workers", reasons[0])
         self.assertNotIn("\n", json.dumps(reasons[0]))
+
+
+#: A drop-in of somebody else's.
+CONTRIB = """
+from meshkit.parts import PartMaker
+
+plugin = PartMaker("contrib", "contrib_part")
+"""
+
+#: The part it names, with a place for what is wrong with it.
+PART = """
+import msgspec
+from twisted.internet.defer import Deferred, fail
+from meshkit.errors import StorageFailed
+from meshkit.parts import Part
+
+class Config(msgspec.Struct, frozen=True):
+    pass
+
+MIGRATIONS = ()
+
+class Contrib(Part):
+    pass
+
+def make_part(context):
+    return Contrib()
+"""
+
+
+class StrangerTests(_Refusals):
+    """A part of somebody else's that does not work is named, and keeps the node from starting."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.contrib = self.node.home / "contrib"
+        (self.contrib / "meshkit_plugins").mkdir(parents=True)
+        (self.contrib / "meshkit_plugins" / "contrib.py").write_text(CONTRIB)
+
+    def part_refused(self, code: str, wrong: str, *parts: str) -> None:
+        (self.contrib / "contrib_part.py").write_text(PART + wrong)
+        reasons = self.refused(code, PYTHONPATH=str(self.contrib))
+        self.assert_all_say(reasons, "contrib", *parts)
+
+    def test_one_that_works(self) -> None:
+        (self.contrib / "contrib_part.py").write_text(PART)
+        self.node.start(more={"PYTHONPATH": str(self.contrib)})
+        self.assertEqual(self.node.stop(), -signal.SIGTERM)
+
+    def test_one_that_cannot_be_imported(self) -> None:
+        self.part_refused("PART_BROKEN", "import no_such_module", "no_such_module")
+
+    def test_one_that_cannot_be_made(self) -> None:
+        self.part_refused(
+            "PART_BROKEN", "def make_part(context): raise KeyError('oops')", "KeyError", "oops"
+        )
+
+    def test_one_whose_tables_cannot_be_made(self) -> None:
+        self.part_refused("MIGRATION_FAILED", "MIGRATIONS = ('CREATE TABEL contrib_x (y);',)")
+
+    def test_one_that_fails_to_start(self) -> None:
+        """By then a daemon has forked and the shell is gone: it is in the log."""
+        (self.contrib / "contrib_part.py").write_text(
+            PART
+            + "Contrib.startService = lambda self: fail(StorageFailed('the disk of contrib'))\n"
+        )
+        line = "mesh-node: the disk of contrib [STORAGE_FAILED]"
+        for form in FORMS:
+            if form.daemon:
+                continue
+            done = run(
+                *form.command,
+                *self.node.command(),
+                home=self.node.home,
+                PYTHONPATH=str(self.contrib),
+            )
+            self.assertEqual(done.code, 1, done)
+            self.assertIn(line, done.err.splitlines())
+            self.assertNotIn("Traceback", done.out + done.err)
+        self.assertFalse((self.node.data / "endpoints.json").exists())
+
+
+class EndTests(SynchronousTestCase):
+    """SIGTERM finds a node anywhere in its start."""
+
+    def setUp(self) -> None:
+        self.mesh = Mesh()
+        self.addCleanup(self.mesh.close)
+        self.node = self.mesh.node("a")
+
+    def test_ended_while_it_starts(self) -> None:
+        rng = random.Random(8)
+
+        def locked() -> bool:
+            return (self.node.data / "lock").exists() and (
+                self.node.data / "lock"
+            ).read_text().strip() == str(process.pid)
+
+        for _ in range(8):
+            self.node.spawn()
+            process = self.node.process
+            assert process is not None
+            # From here on it is ours to stop; before, Twisted has not yet begun to listen
+            # to signals.
+            wait_for("lock", locked, step=0.001)
+            end = time.monotonic() + rng.uniform(0, 0.05)
+            while time.monotonic() < end:
+                pass
+            self.assertEqual(self.node.stop(), -signal.SIGTERM)
+            self.assertNotIn("Traceback", self.node.log.read_text())
+        self.node.start()
+        self.node.publish("well")
+        self.node.stop()

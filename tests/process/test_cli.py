@@ -1,0 +1,641 @@
+"""The C{meshkit} command: every verb, as people and scripts type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from contextlib import closing
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit import __version__
+from meshkit.cli.feed import BATCH_MESSAGES
+from meshkit.identity.keys import Identity
+from tests.process.mesh import (
+    MESHKIT,
+    Done,
+    Mesh,
+    Node,
+    Shared,
+    environment,
+    run,
+    wait_for,
+)
+
+STRANGER = Identity(bytes(range(32))).public
+#: A port on which nobody answers (RFC 863: discard).
+ADDRESS = f"net:127.0.0.1:9~shs:{STRANGER.base64}"
+
+
+def make(mesh: Mesh) -> tuple[Node, Node]:
+    a = mesh.node("a").start()
+    b = mesh.node("b", "--peer", a.address, network=a).start()
+    wait_for("link", lambda: a.links() == 1)
+    return a, b
+
+
+_shared = Shared(make)
+
+
+def tearDownModule() -> None:
+    _shared.close()
+
+
+class _Tests(SynchronousTestCase):
+    def check_refused(self, done: Done, code: str, *parts: str) -> None:
+        """One line on standard error with the code, exit code 1, nothing else."""
+        self.assertEqual((done.code, done.out), (1, ""), done)
+        (line,) = done.err.splitlines()
+        self.assertTrue(line.startswith("meshkit: "), line)
+        self.assertTrue(line.endswith(f" [{code}]"), line)
+        for part in parts:
+            self.assertIn(part, line)
+
+    def check_misused(self, done: Done, *parts: str) -> None:
+        """As click has it: usage on standard error, exit code 2."""
+        self.assertEqual((done.code, done.out), (2, ""), done)
+        self.assertNotIn("Traceback", done.err)
+        for part in ("Usage: meshkit", *parts):
+            self.assertIn(part, done.err)
+
+
+class VerbTests(_Tests):
+    """With a running node that has a peer."""
+
+    def setUp(self) -> None:
+        self.a, self.b = _shared.get()
+
+    def arrived(self, digest: str) -> Any:
+        """The message on the other node, once it is there."""
+
+        def look() -> Any:
+            answer = self.b.ask("GET", f"/v1/message/{digest}")
+            return answer.data if answer.status == 200 else None
+
+        return wait_for(digest, look)
+
+    def test_publish_a_text(self) -> None:
+        done = self.a.good("publish", "hello, world")
+        self.assertRegex(done.out, r"\APublished as number \d+ of your feed: [0-9a-f]{64}\n\Z")
+        message = self.a.good(
+            *("publish", "good morning", "--title", "Greeting", "--tag", "x", "--tag", "y"),
+            *("--relates", done.out.split()[-1], "--json"),
+        ).json
+        self.assertEqual(
+            message["content"], {"type": "message", "text": "good morning", "title": "Greeting"}
+        )
+        self.assertEqual((message["tags"], message["relates"]), (["x", "y"], done.out.split()[-1]))
+        self.assertEqual(self.arrived(message["hash"])["signature"], message["signature"])
+
+    def test_publish_json(self) -> None:
+        content = '{"type": "insight", "n": 1.50, "deep": [[null]]}'
+        by_flag = self.a.good("publish", "--content", content, "--json").json
+        self.assertEqual(by_flag["content"], json.loads(content))
+        by_pipe = self.a.good("publish", "--content", "-", "--json", stdin=content.encode()).json
+        self.assertEqual(by_pipe["content"], by_flag["content"])
+        self.assertEqual(by_pipe["previous"], by_flag["hash"])
+
+    def test_publish_what_cannot_be(self) -> None:
+        self.check_misused(self.a.cli("publish"), "TEXT or --content")
+        self.check_misused(self.a.cli("publish", "x", "--content", "1"), "TEXT or --content")
+        self.check_misused(self.a.cli("publish", "--content", "1", "--title", "x"), "--title")
+        self.check_refused(self.a.cli("publish", "--content", "{nope"), "INVALID_REQUEST", "JSON")
+        self.check_refused(
+            self.a.cli("publish", "--content", "-", stdin=b"\xff\xfe"), "INVALID_REQUEST", "JSON"
+        )
+        self.check_refused(
+            self.a.cli("publish", "--content", "-", stdin=b'"' + b"x" * 65_535 + b'"'),
+            "CONTENT_TOO_LARGE",
+        )
+        # More than is read of it: said as it is, not as JSON that ends too early.
+        self.check_refused(
+            self.a.cli("publish", "--content", "-", stdin=b'"' + b"x" * 300_000 + b'"'),
+            "CONTENT_TOO_LARGE",
+        )
+
+    def test_an_argument_that_is_not_utf_8(self) -> None:
+        for verb in ("publish", "search", "follow"):
+            done = subprocess.run(
+                [*map(os.fsencode, (*MESHKIT, "-d", str(self.a.data), verb)), b"caf\xe9"],
+                cwd=self.a.home,
+                env=environment(self.a.home),
+                capture_output=True,
+                timeout=60,
+            )
+            self.check_refused(
+                Done(done.returncode, done.stdout.decode(), done.stderr.decode()),
+                "INVALID_REQUEST",
+                "UTF-8",
+            )
+
+    def test_feed(self) -> None:
+        message = self.a.good("publish", "for the feed", "--json").json
+        self.arrived(message["hash"])
+        lines = self.b.good("feed").lines
+        self.assertEqual(
+            lines[:2],
+            [
+                f"{message['timestamp']}  {message['author']}  #{message['sequence']}",
+                "  [message] for the feed",
+            ],
+        )
+        self.assertEqual(self.b.good("feed", "show", message["author"]).lines[:2], lines[:2])
+        # Oneself is left out, unless one asks.
+        shown = self.a.good("feed", "show", "--json").json
+        self.assertNotIn(message["author"], [each["author"] for each in shown["messages"]])
+        shown = self.a.good("feed", "show", "--all", "--limit", "1", "--json").json
+        self.assertEqual(shown["messages"], [message])
+        self.assertEqual((shown["limit"], shown["offset"]), (1, 0))
+        self.assertGreaterEqual(shown["total"], 1)
+
+    def test_feed_page_by_page(self) -> None:
+        for number in range(3):
+            self.a.publish({"type": "paged", "text": f"page {number}"})
+        found = self.a.good("feed", "show", "--all", "--type", "paged", "--limit", "2")
+        self.assertEqual((found.lines[1], found.lines[3]), ("  [paged] page 2", "  [paged] page 1"))
+        self.assertEqual(found.lines[4:], ["2 of 3; go on with --offset 2"])
+        rest = self.a.good("feed", "show", "--all", "--type", "paged", "--offset", "2")
+        self.assertEqual(rest.lines[1:], ["  [paged] page 0"])
+
+    def test_feed_of_nobody(self) -> None:
+        self.check_refused(self.a.cli("feed", "show", "nobody"), "INVALID_PUBLIC_KEY", "nobody")
+        self.assertEqual(self.a.good("feed", "show", STRANGER.text).lines, ["Nothing here yet."])
+        shown = self.a.good("feed", "show", STRANGER.text, "--json").json
+        self.assertEqual((shown["messages"], shown["total"]), ([], 0))
+        self.check_misused(self.a.cli("feed", "show", "--limit", "0"), "--limit")
+
+    def test_search(self) -> None:
+        message = self.a.publish({"type": "insight", "text": "zeppelins are lighter than air"})
+        done = self.a.good("search", "zeppelins air")
+        self.assertEqual(done.lines[1], "  [insight] zeppelins are lighter than air")
+        shown = self.a.good("search", '"lighter than"', "--json").json
+        self.assertEqual([each["hash"] for each in shown["messages"]], [message["hash"]])
+        self.assertEqual(self.a.good("search", "zeppelins submarines").lines, ["Nothing found."])
+        self.assertEqual(self.a.good("feed", "search", "zeppelins").lines, done.lines)
+        self.check_refused(self.a.cli("search", "!?"), "INVALID_REQUEST", "no word")
+
+    def test_peers(self) -> None:
+        self.assertEqual(self.a.good("peer", "list", "--json").json, [])
+        self.assertIn("meshkit peer add", self.a.good("peer", "list").out)
+        added = self.a.good("peer", "add", ADDRESS)
+        self.assertIn(ADDRESS, added.out)
+        again = self.a.good("peer", "add", ADDRESS, "--json").json
+        self.assertEqual((again["address"], again["source"]), (ADDRESS, "manual"))
+        self.assertEqual(again["public_id"], STRANGER.text)
+
+        def failure() -> Any:
+            (peer,) = self.a.good("peer", "list", "--json").json
+            return peer["last_error"]
+
+        # Nobody is there: it is dialled, and what came of it is shown.
+        error = wait_for("failure to dial", failure)
+        (heading, row) = self.a.good("peer", "list").lines
+        self.assertEqual(heading.split(), ["state", "source", "key", "address", "last", "error"])
+        self.assertTrue(row.startswith("down   manual  given  " + ADDRESS), row)
+        self.assertIn(error[:20], row)
+        self.assertEqual(self.a.good("peer", "rm", ADDRESS).lines, [f"Forgotten: {ADDRESS}"])
+        self.assertEqual(self.a.good("peer", "list", "--json").json, [])
+        self.check_refused(self.a.cli("peer", "rm", ADDRESS), "NOT_FOUND", ADDRESS)
+        self.check_refused(
+            self.a.cli("peer", "add", "127.0.0.1:9"), "PEER_UNREACHABLE", "127.0.0.1:9"
+        )
+        self.check_refused(
+            self.a.cli("peer", "add", self.a.address), "CONFIG_INVALID", "own address"
+        )
+        (peer,) = self.b.good("peer", "list", "--json").json
+        self.assertEqual((peer["source"], peer["connected"]), ("config", True))
+        self.assertIn("connected  config", self.b.good("peer", "list").out)
+
+    def test_follow(self) -> None:
+        self.assertEqual(self.a.good("follow", "--json").json, [])
+        self.assertIn("You follow nobody", self.a.good("follow").out)
+        author = self.b.good("id", "--json").json["public_id"]
+        self.assertEqual(self.a.good("follow", author).lines, [f"Following {author}"])
+        self.assertEqual(self.a.good("feed", "follow", author, "--json").json, {"author": author})
+        self.assertEqual(self.a.good("follow").lines, [author])
+        self.assertEqual(self.a.good("follow", "--json").json, [{"author": author}])
+        self.assertEqual(
+            self.a.good("follow", author, "--remove").lines, [f"No longer following {author}"]
+        )
+        done = self.a.good("follow", author, "--remove", "--json").json
+        self.assertEqual(done, {"removed": author})
+        self.assertEqual(self.a.good("follow", "--json").json, [])
+        self.check_misused(self.a.cli("follow", "--remove"), "--remove needs an AUTHOR")
+        self.check_refused(self.a.cli("follow", "nobody"), "INVALID_PUBLIC_KEY", "nobody")
+
+    def test_status(self) -> None:
+        shown = self.a.good("status", "--json").json
+        self.assertEqual((shown["running"], shown["ready"]), (True, True))
+        self.assertEqual(shown["version"], __version__)
+        self.assertEqual(shown["mesh"], self.a.endpoints["mesh"])
+        self.assertFalse(shown["network_weak"])
+        (link,) = shown["parts"]["gossip"]["links"]
+        lines = self.a.good("status").lines
+        self.assertIn(f"identity  {shown['identity']}", lines)
+        self.assertTrue(any(each.startswith(link["peer"]) and "accepted" in each for each in lines))
+
+    def test_id_of_a_running_node(self) -> None:
+        lines = self.a.good("id").lines
+        self.assertEqual(lines[1], self.a.address)
+        self.assertIn("in place of the loopback address", lines[2])
+        shown = self.a.good("id", "--json").json
+        self.assertEqual(shown, {"public_id": lines[0], "addresses": [self.a.address]})
+
+    def test_init_beside_a_running_node(self) -> None:
+        shown = self.a.good("init", "--json").json
+        self.assertEqual(shown["public_id"], self.a.status["identity"])
+        self.assertFalse(shown["created"])
+
+    def test_a_door_that_is_asked_without_its_token(self) -> None:
+        token = self.a.data / "door.token"
+        kept = token.read_bytes()
+        self.addCleanup(token.write_bytes, kept)
+        token.write_bytes(b"0" * 64 + b"\n")
+        self.check_refused(self.a.cli("status"), "UNAUTHORIZED")
+        token.unlink()
+        self.check_refused(self.a.cli("publish", "x"), "DOOR_UNREACHABLE", "token")
+        token.touch(0o600)
+
+    # --- what is printed
+
+    def test_a_reader_that_has_seen_enough(self) -> None:
+        for number in range(200):
+            self.a.publish({"type": "much", "text": f"{number} " + "long " * 100})
+        for arguments in (["feed", "show", "--all", "--limit", "200"], ["status"]):
+            process = subprocess.Popen(
+                [*MESHKIT, "-d", str(self.a.data), *arguments],
+                cwd=self.a.home,
+                env={**environment(self.a.home), "PYTHONUNBUFFERED": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            assert process.stdout is not None and process.stderr is not None
+            with process, process.stderr:
+                process.stdout.readline()
+                process.stdout.close()
+                self.assertEqual(process.stderr.read(), b"")
+
+    def test_a_terminal_that_knows_ascii_only(self) -> None:
+        text = "na\u00efve caf\u00e9 \u2603 \U0001f40b"
+        message = self.a.good("publish", text, "--json", LC_ALL="C").json
+        self.assertEqual(message["content"]["text"], text)
+        for more in ({"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}):
+            done = self.a.good("feed", "show", "--all", "--limit", "1", **more)
+            self.assertIn("caf", done.lines[1])
+            shown = self.a.good("feed", "show", "--all", "--limit", "1", "--json", **more).json
+            self.assertEqual(shown["messages"][0]["content"]["text"], text)
+        self.assertEqual(
+            self.a.good("feed", "show", "--all", "--limit", "1", PYTHONIOENCODING="ascii").lines[1],
+            "  [message] na\\xefve caf\\xe9 \\u2603 \\U0001f40b",
+        )
+
+    def test_nothing_that_others_wrote_drives_the_terminal(self) -> None:
+        evil = "\x1b[2J\x1b]0;owned\x07 \x9b31m \x7f \u202e\u2066 \r\n\x00 end"
+        message = self.b.publish({"type": evil, "title": evil, "text": evil})
+        wait_for(
+            "message", lambda: self.a.ask("GET", f"/v1/message/{message['hash']}").status == 200
+        )
+        for arguments in (
+            ["feed"],
+            ["feed", "show", message["author"]],
+            ["search", "owned"],
+            ["feed", "--json"],
+            ["feed", "show", "--json"],
+            ["search", "owned", "--json"],
+        ):
+            done = self.a.cli(*arguments)
+            if arguments == ["feed", "--json"]:
+                self.check_misused(done)
+                continue
+            self.assertIn("owned", done.out)
+            for character in done.out:
+                self.assertTrue(
+                    character == "\n" or ord(character) >= 32 and not 127 <= ord(character) < 160,
+                    f"{character!r} is printed by {arguments}",
+                )
+            if "--json" in arguments:
+                self.assertEqual(done.json["messages"][0]["content"]["text"], evil)
+            else:
+                self.assertNotIn("\u202e", done.out)
+
+    def test_an_error_is_one_line_whatever_is_in_it(self) -> None:
+        self.check_refused(
+            self.a.cli("peer", "add", "\x1b[31m\nsecond line"), "INVALID_ADDRESS", "\\x1b"
+        )
+
+
+class ImportTests(_Tests):
+    """C{meshkit import}, each with a node of its own feed."""
+
+    def setUp(self) -> None:
+        self.a, _ = _shared.get()
+        self.file = self.a.home / "import.jsonl"
+        self.before = self.a.status["parts"]["feed"]["messages"]
+
+    def published(self) -> int:
+        count: int = self.a.status["parts"]["feed"]["messages"] - self.before
+        return count
+
+    def test_a_good_file(self) -> None:
+        self.file.write_text('{"text": "one"}\n\n  "two"  \n[3]')
+        shown = self.a.good("import", self.file, "--json").json
+        self.assertEqual((shown["count"], len(shown["batches"])), (3, 1))
+        self.assertEqual(self.published(), 3)
+        last = self.a.good("feed", "show", "--all", "--limit", "3", "--json").json["messages"]
+        self.assertEqual([each["content"] for each in last], [[3], "two", {"text": "one"}])
+        done = self.a.good("feed", "import", "-", stdin=b'"four"\n')
+        self.assertRegex(done.out, r"\APublished 1 messages, up to number \d+ of your feed.\n\Z")
+
+    def test_a_file_with_nothing_in_it(self) -> None:
+        for text in ("", "\n \n"):
+            self.file.write_text(text)
+            self.assertIn("nothing was published", self.a.good("import", self.file).out)
+            self.assertEqual(
+                self.a.good("import", self.file, "--json").json, {"count": 0, "batches": []}
+            )
+        self.assertEqual(self.published(), 0)
+
+    def test_a_line_that_is_no_json(self) -> None:
+        self.file.write_text('"one"\n\n{"two"\n"three"\n')
+        self.check_refused(self.a.cli("import", self.file), "INVALID_REQUEST", "line 3")
+        self.file.write_bytes(b'"one"\n"\xff"\n')
+        self.check_refused(self.a.cli("import", self.file), "INVALID_REQUEST", "line 2")
+        self.file.write_text('"one"\n"' + "x" * 300_000 + '"\n')
+        self.check_refused(self.a.cli("import", self.file), "INVALID_REQUEST", "line 2")
+        self.assertEqual(self.published(), 0)
+
+    def test_a_line_that_the_node_refuses(self) -> None:
+        self.file.write_text('"one"\n"' + "x" * 70_000 + '"\n')
+        self.check_refused(
+            self.a.cli("import", self.file),
+            "CONTENT_TOO_LARGE",
+            "lines 1 to 2",
+            "message 2 of the batch",
+        )
+        self.assertEqual(self.published(), 0)
+
+    def test_several_batches(self) -> None:
+        self.file.write_text("".join(f"{n}\n" for n in range(BATCH_MESSAGES + 1)))
+        shown = self.a.good("import", self.file, "--json").json
+        self.assertEqual([each["count"] for each in shown["batches"]], [BATCH_MESSAGES, 1])
+        first, second = shown["batches"]
+        self.assertEqual(second["first"], first["last"] + 1)
+        self.assertEqual(self.published(), BATCH_MESSAGES + 1)
+
+    def test_batches_by_size(self) -> None:
+        text = json.dumps("x" * 60_000)
+        self.file.write_text("".join(f"{text}\n" for _ in range(300)))
+        shown = self.a.good("import", self.file, "--json").json
+        self.assertEqual((shown["count"], len(shown["batches"])), (300, 2))
+
+    def test_what_was_published_before_an_error_is_said(self) -> None:
+        lines = [f"{n}\n" for n in range(BATCH_MESSAGES)]
+        self.file.write_text("".join([*lines, "1\n", "oops\n"]))
+        self.check_refused(
+            self.a.cli("import", self.file),
+            "INVALID_REQUEST",
+            f"line {BATCH_MESSAGES + 2}",
+            f"the {BATCH_MESSAGES} messages of the batches before it are published",
+        )
+        self.assertEqual(self.published(), BATCH_MESSAGES)
+
+    def test_a_file_that_is_not_there(self) -> None:
+        self.check_misused(self.a.cli("import", self.a.home / "nowhere"), "nowhere")
+
+
+class OfflineTests(_Tests):
+    """Without a running node."""
+
+    def setUp(self) -> None:
+        self.mesh = Mesh()
+        self.addCleanup(self.mesh.close)
+        self.home = self.mesh.folder
+
+    def meshkit(self, *arguments: str, **more: str) -> Done:
+        return run(*MESHKIT, *arguments, home=self.home, **more)
+
+    def test_init_twice(self) -> None:
+        first = self.meshkit("-d", "x", "init", "--json").json
+        self.assertTrue(first["created"])
+        self.assertEqual(first["data_dir"], str(self.home / "x"))
+        again = self.meshkit("-d", "x", "init", "--json").json
+        self.assertEqual(again, {**first, "created": False})
+        lines = self.meshkit("-d", "x", "init").lines
+        self.assertEqual(lines[0], f"Identity  {first['public_id']}")
+        self.assertEqual(lines[-1], f"  meshkit init --network-key {first['network_secret']}")
+        self.assertEqual(self.meshkit("-d", "x", "id").lines, [first["public_id"]])
+        shown = self.meshkit("-d", "x", "id", "--json").json
+        self.assertEqual(shown, {"public_id": first["public_id"], "addresses": []})
+
+    def test_init_joins_a_network(self) -> None:
+        first = self.meshkit("-d", "x", "init", "--json").json
+        joined = self.meshkit(
+            *("-d", "y", "init", "--network-key", first["network_secret"], "--json")
+        ).json
+        self.assertEqual(joined["network_secret"], first["network_secret"])
+        self.assertNotEqual(joined["public_id"], first["public_id"])
+        self.assertFalse(joined["network_weak"])
+        other = self.meshkit("-d", "z", "init", "--json").json
+        self.check_refused(
+            self.meshkit("-d", "y", "init", "--network-key", other["network_secret"]),
+            "CONFIG_INVALID",
+            str(self.home / "y"),
+            "another network",
+        )
+        text = first["network_secret"]
+        wrong = text[:-1] + ("a" if text[-1] != "a" else "b")
+        self.check_refused(
+            self.meshkit("-d", "new", "init", "--network-key", wrong), "INVALID_NETWORK_SECRET"
+        )
+
+    def test_a_passphrase_is_called_weak(self) -> None:
+        done = self.meshkit("-d", "x", "init", "--network-key", "correct horse")
+        self.assertEqual((done.code, done.err), (0, ""))
+        self.assertIn("guess", done.out)
+        self.assertNotIn("correct horse", done.out)
+        self.assertTrue(self.meshkit("-d", "x", "init", "--json").json["network_weak"])
+
+    def test_the_folder_is_found(self) -> None:
+        self.meshkit("init", MESHKIT_HOME=str(self.home / "by variable"))
+        self.assertTrue((self.home / "by variable" / "secret.key").exists())
+        self.meshkit("init", XDG_DATA_HOME=str(self.home / "share"))
+        self.assertTrue((self.home / "share" / "meshkit" / "secret.key").exists())
+        self.meshkit("init")
+        self.assertTrue((self.home / ".local" / "share" / "meshkit" / "secret.key").exists())
+
+    def test_there_is_no_identity(self) -> None:
+        self.check_refused(self.meshkit("-d", "x", "id"), "NOT_FOUND", "meshkit init")
+        self.assertFalse((self.home / "x").exists())
+
+    def test_a_folder_that_is_none(self) -> None:
+        (self.home / "file").write_text("hello")
+        for arguments in (["id"], ["init"], ["publish", "x"]):
+            done = self.meshkit("-d", "file", *arguments)
+            self.assertEqual((done.code, done.out, len(done.err.splitlines())), (1, "", 1), done)
+            self.assertIn(str(self.home / "file"), done.err)
+
+    def test_a_folder_that_others_can_enter(self) -> None:
+        self.meshkit("-d", "x", "init")
+        (self.home / "x").chmod(0o755)
+        self.check_refused(self.meshkit("-d", "x", "init"), "UNSAFE_PERMISSIONS", "chmod 700")
+        (self.home / "x").chmod(0o700)
+        (self.home / "x" / "secret.key").chmod(0o640)
+        self.check_refused(self.meshkit("-d", "x", "id"), "UNSAFE_PERMISSIONS", "chmod 600")
+
+    def test_no_node_runs(self) -> None:
+        self.meshkit("-d", "my data", "init")
+        for arguments in (
+            ["publish", "x"],
+            ["feed"],
+            ["feed", "show", STRANGER.text],
+            ["search", "x"],
+            ["peer", "list"],
+            ["peer", "add", ADDRESS],
+            ["peer", "rm", ADDRESS],
+            ["follow"],
+            ["import", "-"],
+        ):
+            self.check_refused(
+                self.meshkit("-d", "my data", *arguments),
+                "DOOR_UNREACHABLE",
+                # As it can be typed, though there is a space in it.
+                f"twistd -n mesh-node --data-dir '{self.home / 'my data'}'",
+            )
+        done = self.meshkit("-d", "my data", "status", "--json")
+        self.assertEqual((done.code, done.json), (1, {"running": False}))
+
+    def test_the_node_was_killed(self) -> None:
+        node = self.mesh.node("a").start()
+        node.kill()
+        self.assertTrue((node.data / "endpoints.json").exists())
+        self.check_refused(
+            node.cli("publish", "x"),
+            "DOOR_UNREACHABLE",
+            f"twistd -n mesh-node --data-dir {node.data}",
+        )
+
+    def test_somebody_else_has_the_port_of_a_node_that_was_killed(self) -> None:
+        node = self.mesh.node("a").start()
+        node.kill()
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            (node.data / "endpoints.json").write_text(json.dumps({"api": [url], "mesh": []}))
+
+            def serve(answer: bytes) -> None:
+                sock, _ = server.accept()
+                with sock:
+                    while b"\r\n\r\n" not in sock.recv(65_536):
+                        pass
+                    sock.sendall(answer)
+
+            for answer in (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+                b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
+                b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nhe",
+                b"SSH-2.0-OpenSSH_9.6\r\n",
+                b"",
+            ):
+                thread = threading.Thread(target=serve, args=(answer,))
+                thread.start()
+                try:
+                    self.check_refused(node.cli("status"), "DOOR_UNREACHABLE", url)
+                finally:
+                    thread.join(10)
+
+    def test_interrupted_while_the_node_thinks(self) -> None:
+        node = self.mesh.node("a").start()
+        node.kill()
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            (node.data / "endpoints.json").write_text(json.dumps({"api": [url], "mesh": []}))
+            process = subprocess.Popen(
+                [*MESHKIT, "-d", str(node.data), "status"],
+                cwd=node.home,
+                env=environment(node.home),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            with process:
+                sock, _ = server.accept()
+                with sock:
+                    sock.recv(65_536)
+                    process.send_signal(signal.SIGINT)
+                    out, err = process.communicate(timeout=30)
+        self.assertNotEqual(process.returncode, 0)
+        self.assertEqual(out, b"")
+        self.assertNotIn(b"Traceback", err)
+
+    def test_config_show(self) -> None:
+        self.meshkit("-d", "x", "init")
+        (self.home / "x" / "meshkit.toml").write_text(
+            'network_key = "hush"\n[gossip]\ninterval = 60\n'
+        )
+        rows = self.meshkit("-d", "x", "config", "show", "--json", MESHKIT_WORKERS="3").json
+        by_key = {row["key"]: row for row in rows}
+        self.assertEqual(
+            (by_key["workers"]["value"], by_key["workers"]["origin"]),
+            (3, "environment MESHKIT_WORKERS"),
+        )
+        self.assertEqual(by_key["gossip.interval"]["value"], 60)
+        self.assertIn("meshkit.toml", by_key["gossip.interval"]["origin"])
+        self.assertEqual(by_key["listen"]["value"], "tcp:7655")
+        self.assertNotIn("hush", json.dumps(rows))
+        done = self.meshkit("-d", "x", "config", "show", "--origin", MESHKIT_WORKERS="3")
+        self.assertEqual(done.lines[0].split(), ["setting", "value", "origin"])
+        self.assertTrue(
+            any(
+                line.split() == ["workers", "3", "environment", "MESHKIT_WORKERS"]
+                for line in done.lines
+            )
+        )
+        self.assertNotIn("hush", done.out)
+        plain = self.meshkit("-d", "x", "config", "show")
+        self.assertEqual(plain.lines[0].split(), ["setting", "value"])
+        self.assertNotIn("origin", plain.out)
+        self.check_refused(
+            self.meshkit("-d", "x", "config", "show", MESHKIT_WORKER="3"),
+            "CONFIG_INVALID",
+            "MESHKIT_WORKERS",
+        )
+        self.check_refused(
+            self.meshkit("-d", "x", "config", "show", "--config", "nowhere.toml"),
+            "CONFIG_INVALID",
+            "nowhere.toml",
+        )
+
+    def test_help(self) -> None:
+        done = self.meshkit("--help")
+        self.assertEqual((done.code, done.err), (0, ""))
+        verbs = ("config", "demo", "feed", "follow", "id", "import", "init", "peer", "publish")
+        for verb in (*verbs, "search", "status"):
+            self.assertRegex(done.out, rf"\n  {verb} +[A-Z]")
+            shown = self.meshkit(verb, "--help")
+            self.assertEqual((shown.code, shown.err), (0, ""))
+            self.assertTrue(shown.out.startswith(f"Usage: meshkit {verb}"), shown.out)
+        self.assertEqual(self.meshkit("--version").lines, [f"meshkit, version {__version__}"])
+
+    def test_misused(self) -> None:
+        self.check_misused(self.meshkit("publsh", "x"), "Did you mean 'publish'?")
+        self.check_misused(self.meshkit("status", "--jsn"), "--jsn")
+        self.check_misused(self.meshkit("search"), "QUERY")
+        self.check_misused(self.meshkit("peer", "ad", ADDRESS), "ad")
+
+    def test_help_imports_nothing_heavy(self) -> None:
+        command = (MESHKIT[0], "-X", "importtime", *MESHKIT[1:], "--help")
+        done = run(*command, home=self.home)
+        imported = {
+            line.rpartition("|")[2].strip()
+            for line in done.err.splitlines()
+            if line.startswith("import time:")
+        }
+        self.assertIn("click", imported)
+        for name in imported:
+            self.assertNotIn(
+                name.partition(".")[0],
+                ("twisted", "treq", "klein", "msgspec", "nacl", "zope", "rich", "cryptography"),
+            )

@@ -1,0 +1,450 @@
+"""Peers that mean no good, over real sockets, against a real node."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import define, field
+from twisted.internet import reactor
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from meshkit.errors import HandshakeError
+from meshkit.feed.canonical import prepare_content
+from meshkit.feed.message import Message, sign_message
+from meshkit.gossip.codec import (
+    MAX_FRAME,
+    Done,
+    FrameDecoder,
+    Have,
+    Messages,
+    Want,
+    encode,
+)
+from meshkit.identity.addresses import MeshAddress
+from meshkit.identity.keys import Identity, PublicKey
+from meshkit.identity.network import NetworkSecret
+from meshkit.shs import Capability, ClientHandshake, wrap_client
+from tests.process.mesh import Mesh, Node, Shared, connect, wait_for
+
+#: Seconds after which something that has to happen has not happened.  More than the
+#: longest deadline of the node, 30 s.
+PATIENCE: Final = 50.0
+
+_shared = Shared(lambda mesh: mesh.node("a").start())
+
+
+def tearDownModule() -> None:
+    _shared.close()
+
+
+@define(eq=False)
+class Hostile(Protocol):
+    """A peer that speaks gossip as its test wants it to."""
+
+    frames: list[Any] = field(factory=list)
+    answer: Callable[[Hostile, Any], None] = field(default=lambda _peer, _frame: None)
+    gone: bool = False
+    _decoder: FrameDecoder = field(factory=FrameDecoder)
+
+    def dataReceived(self, data: bytes) -> None:
+        for frame in self._decoder.receive(data):
+            self.frames.append(frame)
+            self.answer(self, frame)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self.gone = True
+
+    def send(self, *frames: Any) -> None:
+        for frame in frames:
+            self.transport.write(encode(frame))  # type: ignore[union-attr]
+
+
+class _Factory(Factory):
+    noisy = False
+
+    def __init__(self, peer: Hostile) -> None:
+        self._peer = peer
+
+    def buildProtocol(self, addr: IAddress | None) -> Hostile:
+        return self._peer
+
+
+def message_of(
+    identity: Identity, sequence: int, content: Any, previous: str | None = None
+) -> Message:
+    return sign_message(
+        identity,
+        sequence=sequence,
+        previous=previous,
+        timestamp_ns=1_790_000_000_000_000_000 + sequence,
+        content=prepare_content(content),
+    )
+
+
+class HostileTests(TestCase):
+    """Each is refused under its own name, and the node goes on as if nothing had been."""
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.node: Node = _shared.get()
+        self.rng = random.Random(self.id())
+        self.us = Identity(self.rng.randbytes(32))
+        self.network = NetworkSecret.parse(self.node.network_secret)
+        self.target = MeshAddress.parse(self.node.address)
+        self.before = self.node.status
+
+    # --- looking at the node
+
+    async def wait(self, what: str, look: Callable[[], Any]) -> Any:
+        """Look in a thread until there is something: our own end of it has to live too."""
+        end = reactor.seconds() + PATIENCE
+        while True:
+            found = await deferToThread(look)
+            if found:
+                return found
+            if reactor.seconds() > end:
+                self.fail(f"after {PATIENCE:g} s there is still no {what}: {self.node.log_tail()}")
+            await deferLater(reactor, 0.02)
+
+    def counted(self, code: str, *where: str) -> Callable[[], bool]:
+        """Has the node counted one more of these?"""
+
+        def count(status: Any) -> int:
+            for name in where:
+                status = status[name]
+            return int(status.get(code, 0))
+
+        return lambda: count(self.node.status) == count(self.before) + 1
+
+    async def check_healthy(self) -> None:
+        """It is ready, takes what is published, lets good peers in; and holds no channel."""
+        await self.wait("end of channels", lambda: self.node.status["channels"] == 0)
+        message = await deferToThread(self.node.publish, {"text": "still here"})
+        good = await self.dial(Identity(self.rng.randbytes(32)))
+        sequence = message["sequence"]
+        await self.wait(
+            "its heads",
+            lambda: any(
+                isinstance(frame, Have) and (self.target.key.raw, sequence) in frame.entries
+                for frame in list(good.frames)
+            ),
+        )
+        good.transport.loseConnection()  # type: ignore[union-attr]
+        await self.wait("goodbye", lambda: good.gone)
+        self.assertTrue(self.node.status["ready"])
+        self.assertIsNone(self.node.process and self.node.process.poll())
+        self.assertNotIn("Traceback", self.node.log.read_text())
+        self.assertNotIn("Unhandled", self.node.log.read_text())
+
+    # --- dialling
+
+    def capability(self, network: NetworkSecret | None = None) -> Capability:
+        return Capability("gossip", 1, (network or self.network).key().capability("gossip"))
+
+    async def dial(
+        self,
+        identity: Identity | None = None,
+        *,
+        network: NetworkSecret | None = None,
+        key: PublicKey | None = None,
+        answer: Callable[[Hostile, Any], None] | None = None,
+    ) -> Hostile:
+        """A peer that the node has let in."""
+        peer = Hostile()
+        if answer is not None:
+            peer.answer = answer
+        await wrap_client(
+            reactor,
+            HostnameEndpoint(reactor, *self.node.mesh_port),
+            identity=identity or self.us,
+            capability=self.capability(network),
+            peer=key or self.target.key,
+            rng=self.rng,
+        ).connect(_Factory(peer))
+        return peer
+
+    async def check_not_let_in(self, code: str, counted: str = "", **how: Any) -> None:
+        """
+        @param code: what the dialler gets to know.
+        @param counted: what the node counts it as, if it knows more.
+        """
+        try:
+            await self.dial(**how)
+        except HandshakeError as e:
+            self.assertEqual(e.code, code)
+        else:
+            self.fail("it was let in")
+        await self.wait(code, self.counted(counted or code, "refused"))
+        await self.check_healthy()
+
+    def raw(self, data: bytes) -> socket.socket:
+        sock = connect(self.node.mesh_port)
+        self.addCleanup(sock.close)
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            # It may be hung up on before all of it is sent.
+            sock.sendall(data)
+        return sock
+
+    async def check_hung_up(self, sock: socket.socket) -> None:
+        """The connection ends, and not a byte came back."""
+        with contextlib.suppress(ConnectionResetError):
+            self.assertEqual(await deferToThread(sock.recv, 1), b"")
+
+    # --- before they are authenticated
+
+    async def test_a_peer_of_another_network(self) -> None:
+        other = NetworkSecret.generate(self.rng)
+        await self.check_not_let_in("NETWORK_KEY_REFUSED", network=other)
+
+    async def test_a_peer_that_takes_us_for_another(self) -> None:
+        other = Identity(self.rng.randbytes(32)).public
+        await self.check_not_let_in("PEER_KEY_REFUSED", key=other)
+
+    async def test_a_protocol_that_is_not_offered(self) -> None:
+        hello = ClientHandshake(
+            self.us,
+            Capability("storage", 1, self.network.key().capability("storage")),
+            self.target.key,
+            self.rng.randbytes(32),
+        ).start()
+        sock = self.raw(hello)
+        await self.check_hung_up(sock)
+        await self.wait("refusal", self.counted("NETWORK_KEY_REFUSED", "refused"))
+        await self.check_healthy()
+
+    async def test_a_hello_that_is_played_back(self) -> None:
+        hello = ClientHandshake(
+            self.us, self.capability(), self.target.key, self.rng.randbytes(32)
+        ).start()
+        with self.raw(hello) as first:
+            self.assertEqual(len(await deferToThread(first.recv, 64)), 64)
+        sock = self.raw(hello)
+        await self.check_hung_up(sock)
+        await self.wait("refusal", self.counted("HELLO_REPLAYED", "refused"))
+        await self.check_healthy()
+
+    async def test_garbage(self) -> None:
+        for garbage in (
+            self.rng.randbytes(64),
+            b"GET / HTTP/1.1\r\nHost: a.name.that.makes.it.more.than.64.bytes.example\r\n\r\n",
+            bytes(100_000),
+        ):
+            self.before = self.node.status
+            await self.check_hung_up(self.raw(garbage))
+            await self.wait("refusal", self.counted("NETWORK_KEY_REFUSED", "refused"))
+        await self.check_healthy()
+
+    async def test_handshakes_that_stop_in_the_middle(self) -> None:
+        hello = ClientHandshake(
+            self.us, self.capability(), self.target.key, self.rng.randbytes(32)
+        ).start()
+        for part in (hello[:1], hello[:63], self.rng.randbytes(63)):
+            self.before = self.node.status
+            self.raw(part).close()
+            await self.wait("refusal", self.counted("HANDSHAKE_TRUNCATED", "refused"))
+        # After the hello: message 3 has 112 bytes.
+        self.before = self.node.status
+        with self.raw(hello) as sock:
+            await deferToThread(sock.recv, 64)
+            sock.sendall(bytes(111))
+        await self.wait("refusal", self.counted("HANDSHAKE_TRUNCATED", "refused"))
+        await self.check_healthy()
+
+    async def test_a_proof_that_proves_nothing(self) -> None:
+        hello = ClientHandshake(
+            self.us, self.capability(), self.target.key, self.rng.randbytes(32)
+        ).start()
+        with self.raw(hello) as sock:
+            await deferToThread(sock.recv, 64)
+            sock.sendall(bytes(112))
+            await self.check_hung_up(sock)
+        await self.wait("refusal", self.counted("PEER_KEY_REFUSED", "refused"))
+        await self.check_healthy()
+
+    async def test_silence(self) -> None:
+        start = reactor.seconds()
+        sock = self.raw(b"")
+        await self.check_hung_up(sock)
+        # 10 s for the whole handshake.
+        self.assertGreater(reactor.seconds() - start, 8)
+        await self.wait("refusal", self.counted("HANDSHAKE_TIMEOUT", "refused"))
+        await self.check_healthy()
+
+    async def test_more_connections_than_may_wait(self) -> None:
+        socks = [self.raw(b"\0") for _ in range(100)]
+        await self.wait(
+            "refusals", lambda: self.node.status["refused"].get("TOO_MANY_HANDSHAKES", 0) >= 60
+        )
+        # Somebody honest comes through all the same.
+        await self.check_healthy()
+        for sock in socks:
+            sock.close()
+
+    # --- after
+
+    async def check_broken(self, code: str, peer: Hostile) -> None:
+        await self.wait("end of the link", lambda: peer.gone)
+        await self.wait(code, self.counted(code, "parts", "gossip", "broken"))
+        await self.check_healthy()
+
+    async def test_a_frame_over_the_limit(self) -> None:
+        peer = await self.dial()
+        peer.transport.write((MAX_FRAME + 1).to_bytes(4, "big"))  # type: ignore[union-attr]
+        await self.check_broken("FRAME_TOO_LARGE", peer)
+
+    async def test_a_frame_at_the_limit_that_is_none(self) -> None:
+        peer = await self.dial()
+        peer.transport.write(MAX_FRAME.to_bytes(4, "big") + bytes(MAX_FRAME))  # type: ignore[union-attr]
+        await self.check_broken("FRAME_MALFORMED", peer)
+
+    async def test_a_frame_that_is_nested_deep(self) -> None:
+        peer = await self.dial()
+        body = b"\x91" * 100_000 + b"\xc0"
+        peer.transport.write(len(body).to_bytes(4, "big") + body)  # type: ignore[union-attr]
+        await self.check_broken("FRAME_MALFORMED", peer)
+
+    async def test_messages_that_nobody_wanted(self) -> None:
+        peer = await self.dial()
+        peer.send(Messages(self.us.public.raw, [message_of(self.us, 1, "hello").raw]))
+        await self.check_broken("FRAME_MALFORMED", peer)
+        self.assertEqual(self.node.get(f"/v1/feed/{self.us.public.text.replace('/', '%2F')}"), [])
+
+    async def test_a_peer_that_stops_in_the_middle_of_a_frame(self) -> None:
+        peer = await self.dial()
+        start = reactor.seconds()
+        peer.transport.write(encode(Have([(self.us.public.raw, 1)]))[:-1])  # type: ignore[union-attr]
+        await self.wait("end of the link", lambda: peer.gone)
+        self.assertGreater(reactor.seconds() - start, 25)
+        await self.check_broken("PEER_TOO_SLOW", peer)
+
+    async def test_a_peer_that_hangs_up_without_goodbye(self) -> None:
+        peer = await self.dial()
+        peer.transport.abortConnection()  # type: ignore[union-attr]
+        await self.wait("end of the link", lambda: self.node.links() == 0)
+        await self.check_healthy()
+
+    async def serve(self, author: PublicKey, *texts: bytes) -> Hostile:
+        """A peer that claims a feed and serves these texts as its messages."""
+
+        def answer(peer: Hostile, frame: Any) -> None:
+            if isinstance(frame, Want):
+                for wanted, after in frame.entries:
+                    if wanted == author.raw and after == 0:
+                        peer.send(Messages(wanted, list(texts)))
+                    peer.send(Done(wanted))
+
+        peer = await self.dial(answer=answer)
+        peer.send(Have([(author.raw, len(texts))]))
+        return peer
+
+    async def check_message_refused(self, code: str, author: PublicKey, *texts: bytes) -> None:
+        peer = await self.serve(author, *texts)
+        await self.wait(code, self.counted(code, "parts", "feed", "refused"))
+        await self.wait(code, self.counted(code, "parts", "gossip", "refused"))
+        self.assertEqual(self.node.get(f"/v1/feed/{author.text.replace('/', '%2F')}"), [])
+        # One bad message may be an accident: the peer is still there, and good for others.
+        self.assertFalse(peer.gone)
+        peer.transport.loseConnection()  # type: ignore[union-attr]
+        await self.check_healthy()
+
+    async def test_a_message_signed_by_somebody_else(self) -> None:
+        victim = Identity(self.rng.randbytes(32))
+        good = message_of(victim, 1, {"text": "pay 10 to alice"})
+        mine = message_of(self.us, 1, {"text": "pay 10 to alice"})
+        forged = json.loads(good.raw)
+        forged["signature"] = json.loads(mine.raw)["signature"]
+        await self.check_message_refused(
+            "SIGNATURE_INVALID", victim.public, json.dumps(forged).encode()
+        )
+
+    async def test_a_message_that_was_altered(self) -> None:
+        victim = Identity(self.rng.randbytes(32))
+        good = message_of(victim, 1, {"text": "pay 10 to alice"}).raw
+        await self.check_message_refused(
+            "HASH_MISMATCH", victim.public, good.replace(b"alice", b"mandy")
+        )
+
+    async def test_messages_that_are_none(self) -> None:
+        for text, code in (
+            (b"{", "MALFORMED_MESSAGE"),
+            (b"\xff\xfe", "MALFORMED_MESSAGE"),
+            (b"[" * 5_000, "NESTED_TOO_DEEP"),
+        ):
+            self.before = self.node.status
+            self.us = Identity(self.rng.randbytes(32))
+            await self.check_message_refused(code, self.us.public, text)
+
+    async def test_a_good_message_among_bad_ones_is_kept(self) -> None:
+        good = message_of(self.us, 1, {"text": "an honest word"})
+        second = message_of(self.us, 2, {"text": "the next"}, good.hash).raw
+        peer = await self.serve(self.us.public, good.raw, second.replace(b"next", b"text"))
+        await self.wait("refusal", self.counted("HASH_MISMATCH", "parts", "gossip", "refused"))
+        (kept,) = self.node.get(f"/v1/feed/{self.us.public.text.replace('/', '%2F')}")
+        self.assertEqual((kept["sequence"], kept["chain_valid"]), (1, True))
+        peer.transport.loseConnection()  # type: ignore[union-attr]
+        await self.check_healthy()
+
+    async def test_the_other_branch_of_a_fork(self) -> None:
+        ours = message_of(self.us, 1, {"text": "heads"})
+        other = message_of(self.us, 1, {"text": "tails"})
+        after = message_of(self.us, 2, {"text": "after tails"}, other.hash)
+        peer = await self.serve(self.us.public, ours.raw)
+        path = f"/v1/feed/{self.us.public.text.replace('/', '%2F')}"
+        await self.wait("first branch", lambda: self.node.get(path))
+        peer.transport.loseConnection()  # type: ignore[union-attr]
+        await self.wait("end of the link", lambda: peer.gone)
+
+        def answer(peer: Hostile, frame: Any) -> None:
+            if isinstance(frame, Want):
+                peer.send(Messages(self.us.public.raw, [after.raw]), Done(self.us.public.raw))
+
+        second = await self.dial(Identity(self.rng.randbytes(32)), answer=answer)
+        second.send(Have([(self.us.public.raw, 2)]))
+        await self.wait("refusal", self.counted("FORK_REFUSED", "parts", "feed", "refused"))
+        (kept,) = self.node.get(path)
+        self.assertEqual(kept["content"], {"text": "heads"})
+        second.transport.loseConnection()  # type: ignore[union-attr]
+        await self.check_healthy()
+
+    async def test_a_peer_that_goes_on_sending_rubbish_is_shut_out(self) -> None:
+        texts = [b"{}"] * 101
+        peer = await self.serve(self.us.public, *texts)
+        await self.wait("end of the link", lambda: peer.gone)
+        # It proves its key, and is not let in for a while.
+        self.before = self.node.status
+        await self.check_not_let_in("PEER_KEY_REFUSED", "PEER_NOT_ALLOWED")
+
+
+class NetworkTests(TestCase):
+    """Two nodes that cannot have each other say why."""
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.mesh = Mesh()
+        self.addCleanup(self.mesh.close)
+
+    async def test_a_node_that_dials_another_network(self) -> None:
+        await deferToThread(self._dial_another_network)
+
+    def _dial_another_network(self) -> None:
+        a = self.mesh.node("a").start()
+        b = self.mesh.node("b", "--peer", a.address).start()
+        wait_for("refusal", lambda: a.status["refused"].get("NETWORK_KEY_REFUSED"))
+        (peer,) = wait_for(
+            "error", lambda: [each for each in b.get("/v1/peers") if each["last_error"]]
+        )
+        self.assertIn("network secret", peer["last_error"])
+        self.assertFalse(peer["connected"])
