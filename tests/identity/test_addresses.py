@@ -10,7 +10,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from meshkit.errors import ConfigError, InvalidAddress
-from meshkit.identity.addresses import LocalAddress, MeshAddress, PeerAddress
+from meshkit.identity.addresses import (
+    HostPort,
+    LocalAddress,
+    MeshAddress,
+    PeerAddress,
+    parse_target,
+)
 from meshkit.identity.keys import PublicKey
 from meshkit.testing.strategies import addresses
 
@@ -134,3 +140,53 @@ class Channels(SynchronousTestCase):
         for address in (PeerAddress(KEY, inner), LocalAddress(KEY, "gossip", inner)):
             verifyObject(IAddress, address)
         self.assertEqual(PeerAddress(KEY, inner), PeerAddress(KEY, inner))
+
+
+class Places(SynchronousTestCase):
+    """C{HOST:PORT}, which says where and not who."""
+
+    def test_what_is_read_is_printed(self) -> None:
+        for text, host, printed in (
+            ("a.example:7655", "a.example", "a.example:7655"),
+            ("net:A.Example:7655", "a.example", "a.example:7655"),
+            ("192.0.2.7:7655", "192.0.2.7", "192.0.2.7:7655"),
+            ("[::1]:7655", "::1", "[::1]:7655"),
+            ("net:[2001:DB8:0::1]:7655", "2001:db8::1", "[2001:db8::1]:7655"),
+            ("[fe80::1%eth0]:7655", "fe80::1%eth0", "[fe80::1%eth0]:7655"),
+        ):
+            with self.subTest(text):
+                place = HostPort.parse(text)
+                self.assertEqual((place.host, place.port, place.text), (host, 7655, printed))
+                self.assertEqual(HostPort.parse(place.text), place)
+                self.assertEqual(str(place), printed)
+                self.assertEqual(parse_target(text), place)
+
+    def test_what_is_none_is_refused(self) -> None:
+        for text in (
+            "",
+            "a.example",
+            ":7655",
+            "a.example:",
+            "a.example:0",
+            "a.example:65536",
+            "a.example:http",
+            "a.example:\u0661",
+            "::1:7655",
+            "[::1]",
+            "[::g]:7655",
+            "[]:1",
+            "192.0.2.777:7655",
+            "a..example:7655",
+            "a b:7655",
+            "x" * 600 + ":1",
+        ):
+            with self.subTest(text):
+                self.assertRaises(InvalidAddress, HostPort.parse, text)
+                self.assertRaises(InvalidAddress, parse_target, text)
+
+    def test_a_whole_address_has_a_place_and_is_read_as_one(self) -> None:
+        key = PublicKey(bytes(range(32)))
+        address = MeshAddress("2001:db8::1", 7655, key)
+        self.assertEqual(address.place, HostPort("2001:db8::1", 7655))
+        self.assertEqual(parse_target(address.text), address)
+        self.assertIn("[2001:db8::1]:7655", address.text)
