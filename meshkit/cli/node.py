@@ -218,16 +218,14 @@ def status(flag: str | None, as_json: bool) -> None:
             "network",
             data["network"] + (" (weak: from a passphrase)" if data["network_weak"] else ""),
         ),
-        *(
-            [("replaces", f"{data['network_previous']}, still used by: {data['peers_on_previous']}")]
-            if data["network_previous"]
-            else []
-        ),
         ("mesh", ", ".join(data["mesh"])),
         ("door", ", ".join(data["api"])),
         ("up", f"{data['uptime_secs']:.0f} s" + ("" if data["ready"] else ", starting")),
         ("peers", f"{data['peer_count']} in the book, {data['channels']} have dialled us"),
     ]
+    if data["network_previous"]:
+        using = f"{data['network_previous']}, still used by: {data['peers_on_previous']}"
+        rows.insert(2, ("replaces", using))
     rows += [("refused", _counts(data["refused"]))] if data["refused"] else []
     for name, part in sorted(data["parts"].items()):
         rows.append((name, _summary(part)))
