@@ -234,6 +234,14 @@ class SealedFileTests(SynchronousTestCase):
                 {"more": 1},
             ):
                 self.refuse(self.changed(**fields))
+                self.assertRaises(InvalidKeyFile, is_sealed, self.changed(**fields), PATH)
+
+    def test_a_seed_that_is_not_of_the_id(self) -> None:
+        """Whoever knows the passphrase can make such a file."""
+        who = Identity(bytes(32)).public.text
+        other = msgspec.to_builtins(seal(SEED, WORDS, who.encode(), SALT, CHEAP))
+        data = json.dumps({**self.content, "id": who, "seed": other}).encode()
+        self.assertIn("does not belong", self.refuse(data))
 
     def test_a_plain_seed_in_a_sealed_file_and_the_other_way_round(self) -> None:
         plain = json.loads(encode_identity(ME))

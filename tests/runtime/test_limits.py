@@ -142,6 +142,7 @@ class PeerBucketsTests(SynchronousTestCase):
         buckets.take(key(1), 2.0, 1.0)
         buckets.take(key(0), 0.0, 1.5)
         buckets.take(key(2), 2.0, 2.9)  # 1 is the quietest now, and not full: shared
+        self.assertEqual(buckets.take(key(9), 1.0, 2.9), 1.0)  # as is this
         self.assertEqual(buckets.take(key(1), 2.0, 3.0), 0.0)  # full just now, and used
         self.assertEqual(buckets.take(key(3), 2.0, 3.5), 0.0)  # in the place of 0
         self.assertEqual(buckets.take(key(3), 1.0, 3.5), 1.0)

@@ -121,12 +121,22 @@ class AddingTests(DiallingTestCase):
         self.ok(bob, "POST", "/v1/peers", {"address": self.place(ada)})
         self.mesh.run(1)
         after = self.replace_identity(ada, "mallory")
+        dialler = bob.service._dialler
+        asked: list[float] = []
+        ask = dialler.ask
+
+        def count(place: Any) -> Any:
+            asked.append(self.mesh.clock.seconds())
+            return ask(place)
+
+        self.patch(dialler, "ask", count)
         self.mesh.run(10)
         (shown,) = self.peers(bob)
         self.assertFalse(shown["connected"])
         self.mesh.run(50)
         refused = self.status(ada)["refused"]
         # Dialled again and again, asked once a minute.
+        self.assertEqual(len(asked), 1)
         self.assertGreater(refused["PEER_KEY_REFUSED"], 3)
         self.assertNotIn("KEY_PROBE_REFUSED", refused)
         (shown,) = self.peers(bob)
@@ -398,6 +408,13 @@ class RotationTests(DiallingTestCase):
             peer = make_identity(number).public
             self.assertTrue(ada.service._authorize(old, lambda *_: True, peer, "gossip"))
         self.assertEqual(self.status(ada)["peers_on_previous"], 3)
+        # Those that were not heard of for longest are forgotten.
+        second, third, fourth = (make_identity(number).public for number in (2, 3, 4))
+        for peer in (second, make_identity(5).public):
+            ada.service._authorize(old, lambda *_: True, peer, "gossip")
+        self.assertIn(second, ada.service._seen)
+        self.assertNotIn(third, ada.service._seen)
+        self.assertIn(fourth, ada.service._seen)
 
 
 class LockedTests(DiallingTestCase):

@@ -7,10 +7,12 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectingCancelledError, ConnectionRefusedError
+from twisted.internet.error import ConnectingCancelledError, ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -256,6 +258,16 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual(len(pushy.received), 80)
         self.assertIsNotNone(pushy.reason)
         self.assertEqual(self.listener.refusals, {})
+
+    def test_a_transport_that_goes_on_delivering_is_not_answered_twice(self) -> None:
+        channel = self.listener.buildProtocol(v4("10.0.0.7"))
+        transport = StringTransport(peerAddress=v4("10.0.0.7"))
+        channel.makeConnection(transport)
+        channel.dataReceived(Question(KP, ALICE.public, b"s" * 32).start())
+        self.assertTrue(transport.disconnecting)
+        channel.dataReceived(b"more")
+        self.assertEqual(len(transport.value()), 80)
+        channel.connectionLost(Failure(ConnectionDone()))
 
     def test_who_does_not_take_the_answer_is_cut_off(self) -> None:
         class Stuck(Recorder):
