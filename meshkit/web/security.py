@@ -123,8 +123,8 @@ class DoorGuard(Resource):
         given = head.values(b"Host")
         if len(given) != 1 or given[0].lower() not in self._names(head.local):
             raise ForbiddenOrigin(
-                "the Host header is not a name of this door: use localhost and its port, or add "
-                "the name to the door's hosts"
+                "the Host header is not a name of this door: use the address that endpoints.json "
+                "in the data folder names, or localhost with its port"
             )
 
     def _check_origin(self, head: RequestHead) -> None:
