@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.application.service import IService
 from zope.interface import Attribute, Interface
 
@@ -22,6 +22,7 @@ __all__ = [
     "IMeshProtocol",
     "IPeerBook",
     "MessagesStored",
+    "StoredMessage",
 ]
 
 
@@ -249,15 +250,42 @@ class IFiles(Interface):
 
 
 @frozen
+class StoredMessage:
+    """
+    A message as it was stored just now.
+
+    @ivar position: its place in the order in which this node stored messages.  It grows,
+        is never given twice, and says nothing to other nodes.
+    @ivar author: the author's 32-byte key.
+    @ivar sequence: its place in the author's feed.
+    @ivar hash: its hash, 32 bytes.
+    @ivar content_type: the C{type} of its content, if that is a string.
+    @ivar tags: its topics.
+    @ivar raw: its text, as its author signed it.
+    """
+
+    position: int
+    author: bytes
+    sequence: int
+    hash: bytes
+    content_type: str | None
+    tags: tuple[str, ...]
+    raw: bytes = field(repr=False)
+
+
+@frozen
 class MessagesStored:
     """
-    Event: messages of one author were stored, durably.
+    Event: messages of one author were stored, durably.  Every message is in exactly one
+    such event.
 
     @ivar author: the author's 32-byte key.
     @ivar contiguous: highest sequence up to which nothing is missing now.
     @ivar local: written by this node rather than received.
+    @ivar messages: what was stored, in the order of their positions.
     """
 
     author: bytes
     contiguous: int
     local: bool
+    messages: tuple[StoredMessage, ...]

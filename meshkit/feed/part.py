@@ -227,8 +227,8 @@ class FeedPart(Part):
     def _announce(self, stored: store.Stored, *, local: bool) -> None:
         self._messages += stored.messages
         self._feeds += stored.feeds
-        for author, contiguous in stored.heads:
-            self._events.publish(MessagesStored(author, contiguous, local))
+        for author, contiguous, messages in stored.added:
+            self._events.publish(MessagesStored(author, contiguous, local, messages))
 
     def heads(
         self, authors: Sequence[bytes] | None = None, after: bytes = b"", limit: int = 1000

@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 from meshkit.errors import FeedError, MeshkitError
 from meshkit.feed.chain import Link, Neighbours, Verdict, judge
 from meshkit.feed.message import MAX_SEQUENCE, Message, content_text
+from meshkit.interfaces import StoredMessage
 
 MIGRATIONS: Final = (
     """
@@ -73,7 +74,7 @@ class _Author:
     contiguous: int
     head: bytes | None
     latest: int
-    changed: bool = False
+    added: list[StoredMessage] = field(factory=list)
 
 
 @frozen
@@ -82,13 +83,14 @@ class Stored:
     What a batch did to the store.
 
     @ivar verdicts: one per message, in order.
-    @ivar heads: (author key, contiguous) of every feed that messages were added to.
+    @ivar added: (author key, contiguous, what was added) of every feed that messages were
+        added to.
     @ivar messages: how many messages were added.
     @ivar feeds: how many authors were added.
     """
 
     verdicts: list[Verdict]
-    heads: list[tuple[bytes, int]]
+    added: list[tuple[bytes, int, tuple[StoredMessage, ...]]]
     messages: int
     feeds: int
 
@@ -191,12 +193,24 @@ class _Batch:
 
     def _insert(self, author: _Author, message: Message, link: Link) -> None:
         self.last_id += 1
+        digest = bytes.fromhex(message.hash)
+        author.added.append(
+            StoredMessage(
+                position=self.last_id,
+                author=author.key,
+                sequence=message.sequence,
+                hash=digest,
+                content_type=message.content_type,
+                tags=message.tags,
+                raw=message.raw,
+            )
+        )
         self.rows.append(
             (
                 self.last_id,
                 author.id,
                 message.sequence,
-                bytes.fromhex(message.hash),
+                digest,
                 None if message.previous is None else bytes.fromhex(message.previous),
                 min(message.timestamp_ns, self.now_ns),
                 self.now_ns,
@@ -214,7 +228,6 @@ class _Batch:
         self.messages += 1
 
     def _advance(self, author: _Author, message: Message, link: Link) -> None:
-        author.changed = True
         if message.sequence == author.contiguous + 1:
             author.contiguous = message.sequence
             author.head = bytes.fromhex(message.hash)
@@ -234,13 +247,13 @@ class _Batch:
     def finish(self, verdicts: list[Verdict]) -> Stored:
         """Insert what is left, write the authors back and say what changed."""
         self.flush()
-        changed = [author for author in self.authors.values() if author.changed]
+        changed = [author for author in self.authors.values() if author.added]
         self.connection.executemany(
             "UPDATE feed_authors SET contiguous = ?, head = ?, latest = ? WHERE id = ?",
             [(author.contiguous, author.head, author.latest, author.id) for author in changed],
         )
-        heads = [(author.key, author.contiguous) for author in changed]
-        return Stored(verdicts, heads, self.messages, self.feeds)
+        added = [(author.key, author.contiguous, tuple(author.added)) for author in changed]
+        return Stored(verdicts, added, self.messages, self.feeds)
 
 
 def _insert(

@@ -190,7 +190,12 @@ class Batches(PartCase):
             published,
             offered.Published(count=150, first=1, last=150, last_hash=messages[-1].hash),
         )
-        self.assertEqual(self.events, [MessagesStored(self.context.identity.public.raw, 150, True)])
+        (event,) = self.events
+        self.assertEqual(
+            (event.author, event.contiguous, event.local),
+            (self.context.identity.public.raw, 150, True),
+        )
+        self.assertEqual([message.raw for message in event.messages], raws)
         self.assertEqual(self.part.status().messages, 150)
 
     def test_one_bad_message_stops_the_batch_and_is_named(self) -> None:
@@ -284,9 +289,12 @@ class Ingesting(PartCase):
             ["accepted"] * 50 + ["refused"] * 2 + ["accepted"] * 52 + ["duplicate"],
         )
         self.assertEqual(
-            self.events,
-            [MessagesStored(self.ada.key, 100, False), MessagesStored(self.bob.key, 1, False)],
+            [(event.author, event.contiguous, event.local) for event in self.events],
+            [(self.ada.key, 100, False), (self.bob.key, 1, False)],
         )
+        announced = [message for event in self.events for message in event.messages]
+        self.assertEqual([message.raw for message in announced], [*ada, bob[2], bob[0]])
+        self.assertEqual(len({message.position for message in announced}), 102)
         self.assertEqual(
             self.part.status(),
             offered.FeedStatus(

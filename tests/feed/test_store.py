@@ -175,14 +175,17 @@ class Rules(SynchronousTestCase):
         ingest(self.connection, ADA.raws[0])
         checked = check_texts([ADA.raws[0], ADA.raws[1], BOB.raws[2], b"?"])
         stored = store.store_batch(self.connection, checked, NOW_NS)
-        self.assertEqual(stored.heads, [(ADA.key, 2), (BOB.key, 0)])
+        self.assertEqual(
+            [(author, contiguous) for author, contiguous, _ in stored.added],
+            [(ADA.key, 2), (BOB.key, 0)],
+        )
         self.assertEqual((stored.messages, stored.feeds), (2, 1))
         self.assertEqual(store.count_all(self.connection), (3, 2))
 
     def test_a_batch_that_adds_nothing_changes_nothing(self) -> None:
         ingest(self.connection, *ADA.raws[:2])
         stored = store.store_batch(self.connection, check_texts(ADA.raws[:2]), NOW_NS)
-        self.assertEqual((stored.heads, stored.messages, stored.feeds), ([], 0, 0))
+        self.assertEqual((stored.added, stored.messages, stored.feeds), ([], 0, 0))
 
 
 def _signature(message: Message) -> bytes:
