@@ -136,7 +136,7 @@ class Part(Service):
         return None
 
 
-def shield(work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+def shield(work: Coroutine[Deferred[Any], Any, T] | Deferred[T]) -> Deferred[T]:
     """
     Have something done to its end, even if nobody waits for it any more.
 
@@ -144,6 +144,7 @@ def shield(work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
     cannot be called back, and what follows it here (a counter, an event, an entry in
     memory) must not be left out.
 
+    @param work: a coroutine, which is begun, or a Deferred, which nobody else waits for.
     @return: Deferred of what C{work} returns.  Cancelling it does not touch C{work}; if
         that fails afterwards, it is logged.
     """
@@ -157,6 +158,7 @@ def shield(work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
         else:
             _log.failure("what nobody waits for any more failed", failure)
 
+    begun = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
     # Once cancelled, it ignores a result that comes later.
-    Deferred.fromCoroutine(work).addCallbacks(waiting.callback, failed)
+    begun.addCallbacks(waiting.callback, failed)
     return waiting

@@ -26,6 +26,7 @@ from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_te
 from meshkit.feed.chain import Verdict
 from meshkit.feed.intake import Checked, Intake, Queue
 from meshkit.feed.message import Message, parse_message, sign_message, verify_message
+from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import IFeedStore, MessagesStored
@@ -114,6 +115,7 @@ class FeedPart(Part):
         self._feeds = 0
         self._checking = Queue(self._workers.run, CALLS_PER_THREAD * self._workers.size)
         self._intake = Intake(self._store)
+        self._outbox = Outbox(self._write_own)
         self.refused: Counter[str] = Counter()
 
     # --- the service -------------------------------------------------------------
@@ -158,34 +160,41 @@ class FeedPart(Part):
     async def _publish_one(
         self, prepare: Callable[[], Prepared], sign: Callable[..., Message]
     ) -> Message:
-        (message,) = await shield(self._append([prepare()], sign))
+        (message,) = await self._append([prepare()], sign)
         return message
 
-    async def _append(
+    def _append(
         self, contents: Sequence[Prepared], sign: Callable[..., Message]
-    ) -> list[Message]:
+    ) -> Deferred[list[Message]]:
+        """@return: see L{Outbox.add}.  Cancelling only forgets the wish to be told."""
+        return shield(self._outbox.add(contents, sign))
+
+    def _write_own(self, entries: Sequence[Entry]) -> Deferred[list[Outcome]]:
+        return Deferred.fromCoroutine(self._write_entries(entries))
+
+    async def _write_entries(self, entries: Sequence[Entry]) -> list[Outcome]:
         """
         Number, sign and store: all on the writer thread in one savepoint, so that two
         publishers can never be given the same sequence number.
         """
 
-        def job(connection: Any) -> tuple[list[Message], store.Stored]:
+        def job(connection: Any) -> tuple[list[Outcome], store.Stored]:
             now_ns = self._wall_clock()
-            sequence, previous = store.own_tail(connection, self._identity.public.raw)
-            messages: list[Message] = []
-            for content in contents:
-                sequence += 1
-                message = sign(
-                    sequence=sequence, previous=previous, timestamp_ns=now_ns, content=content
-                )
-                messages.append(message)
-                previous = message.hash
-            return messages, store.append_own(connection, messages, now_ns)
+            tail = store.own_tail(connection, self._identity.public.raw)
+            outcomes: list[Outcome] = []
+            together: list[Message] = []
+            for entry in entries:
+                outcome = _signed(entry, tail, now_ns)
+                if not isinstance(outcome, Exception):
+                    together.extend(outcome)
+                    tail = outcome[-1].sequence, outcome[-1].hash
+                outcomes.append(outcome)
+            return outcomes, store.append_own(connection, together, now_ns)
 
-        messages: list[Message]
-        messages, stored = await self._database.write(job)
+        outcomes: list[Outcome]
+        outcomes, stored = await self._database.write(job)
         self._announce(stored, local=True)
-        return messages
+        return outcomes
 
     def ingest(
         self,
@@ -282,7 +291,7 @@ class FeedPart(Part):
             self._workers.run(prepare_texts, texts[at : at + step], at)
             for at in range(0, len(texts), step)
         )
-        messages = await shield(self._append(contents, partial(sign_message, self._identity)))
+        messages = await self._append(contents, partial(sign_message, self._identity))
         return offered.Published(
             count=len(messages),
             first=messages[0].sequence,
@@ -333,6 +342,24 @@ class FeedPart(Part):
         if row is None:
             raise NotFound(f"no message with hash {request.hash} is stored here")
         return shown(row)
+
+
+def _signed(entry: Entry, tail: tuple[int, str | None], now_ns: int) -> Outcome:
+    """The messages of an entry, which follow a sequence number and its hash."""
+    sequence, previous = tail
+    messages: list[Message] = []
+    try:
+        for content in entry.contents:
+            sequence += 1
+            message = entry.sign(
+                sequence=sequence, previous=previous, timestamp_ns=now_ns, content=content
+            )
+            messages.append(message)
+            previous = message.hash
+    except Exception as e:
+        # Its publisher's alone: the others of the job get theirs.
+        return e
+    return messages
 
 
 async def _joined(pending: Iterable[Deferred[list[Any]]]) -> list[Any]:

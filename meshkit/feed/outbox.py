@@ -1,0 +1,98 @@
+"""
+The line in which this node's own messages wait to be numbered, signed and stored.
+
+A job of the database costs a savepoint and half a dozen statements, and SQLite lets the
+GIL go at each: while the reactor is busy answering others, every one of them waits for it
+anew.  So all that comes while a job is being written goes into the next one together, and
+costs these once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+
+from meshkit.errors import Overloaded
+from meshkit.feed.canonical import Prepared
+from meshkit.feed.message import Message
+
+#: No further entry joins a job that has this many messages.
+MAX_TOGETHER: Final = 1_000
+#: Entries that may wait.
+MAX_WAITING: Final = 10_000
+
+
+@define(eq=False)
+class Entry:
+    """
+    Messages that are published together: all of them, or none.
+
+    @ivar contents: one or more.
+    @ivar sign: makes a message of a content; see L{meshkit.feed.message.sign_message}.
+    @ivar stored: what the publisher waits for.
+    """
+
+    contents: Sequence[Prepared]
+    sign: Callable[..., Message]
+    stored: Deferred[list[Message]] = field(factory=Deferred)
+
+
+#: The messages that became of an entry, or why it could not be signed.
+Outcome = list[Message] | Exception
+
+
+class Outbox:
+    """See the module.  For the reactor's thread alone."""
+
+    def __init__(self, write: Callable[[Sequence[Entry]], Deferred[list[Outcome]]]) -> None:
+        """
+        @param write: signs and stores entries in one job, and gives the outcome of each.
+        """
+        self._write = write
+        self._line: deque[Entry] = deque()
+        self._writing = False
+
+    def add(
+        self, contents: Sequence[Prepared], sign: Callable[..., Message]
+    ) -> Deferred[list[Message]]:
+        """
+        Take the next place in line.
+
+        @return: Deferred of the messages, fired when they are on the disk.  Fails with
+            what C{sign} raised, with L{Overloaded} if L{MAX_WAITING} entries wait
+            already, or if the job could not be written.  It is not for cancelling.
+        """
+        if len(self._line) >= MAX_WAITING:
+            return fail(
+                Overloaded(f"{MAX_WAITING} messages wait to be published: try again in a moment")
+            )
+        entry = Entry(contents, sign)
+        self._line.append(entry)
+        self._next_job()
+        return entry.stored
+
+    def _next_job(self) -> None:
+        if self._writing or not self._line:
+            return
+        entries: list[Entry] = []
+        messages = 0
+        while self._line and messages < MAX_TOGETHER:
+            entry = self._line.popleft()
+            entries.append(entry)
+            messages += len(entry.contents)
+        self._writing = True
+        self._write(entries).addBoth(self._job_done, entries)
+
+    def _job_done(self, result: list[Outcome] | Failure, entries: Sequence[Entry]) -> None:
+        self._writing = False
+        # The next job first: the disk can work while the callbacks below are run.
+        self._next_job()
+        outcomes: Sequence[Any] = [result] * len(entries) if isinstance(result, Failure) else result
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            # A Failure and an exception both take the way of errors.
+            entry.stored.callback(Failure(outcome) if isinstance(outcome, Exception) else outcome)
