@@ -30,7 +30,7 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
@@ -90,6 +90,7 @@ class RequestHead:
     @ivar length: bytes of the body; L{None} if it comes in chunks.
     @ivar local: the address that was connected to.
     @ivar peer: the address of the client.
+    @ivar passed: who has let this request in, and need not look at it again.
     """
 
     method: str
@@ -98,6 +99,7 @@ class RequestHead:
     length: int | None
     local: IAddress
     peer: IAddress
+    passed: list[object] = field(factory=list, init=False, eq=False, repr=False)
 
     @property
     def path(self) -> str:
@@ -264,6 +266,8 @@ class LimitedRequest(Request):
 
     channel: Any
     content: Any
+    #: What it was let in by.
+    head: RequestHead | None = None
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.content.tell() + len(data) > self.channel.site.max_body:
@@ -324,6 +328,8 @@ class LimitedChannel(HTTPChannel):
     _losing = False
     _dropped = 0
     _deadline: IDelayedCall | None = None
+    _local: IAddress
+    _peer: IAddress
 
     def connectionMade(self) -> None:
         # C{HTTPChannel} has limits of its own, which answer without saying why.  Ours
@@ -331,6 +337,9 @@ class LimitedChannel(HTTPChannel):
         self.MAX_LENGTH = self.totalHeadersSize = self.site.max_header_bytes
         self.maxHeaders = self.site.max_headers
         super().connectionMade()
+        # Asking costs a system call, and they stay the same.
+        self._local = self.transport.getHost()
+        self._peer = self.transport.getPeer()
         self.site.opened(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -377,16 +386,15 @@ class LimitedChannel(HTTPChannel):
         The moment of decision: nothing of the body is kept yet, and a client that
         asked for it (C{Expect: 100-continue}) has not been told to go on.
         """
-        headers = self.requests[-1].requestHeaders
+        request = self.requests[-1]
+        headers = request.requestHeaders
         method, target, version = self._request_line.decode("latin-1").split(" ")
         if not target.startswith("/"):
             raise _Refused(OperationError("the request's target has to be a path"))
         if len(headers.getRawHeaders(b"Host", [])) != 1 and version == "HTTP/1.1":
             # RFC 9112, 3.2.
             raise _Refused(OperationError("the request needs exactly one Host header"))
-        head = RequestHead(
-            method, target, headers, self.length, self.transport.getHost(), self.transport.getPeer()
-        )
+        head = RequestHead(method, target, headers, self.length, self._local, self._peer)
         try:
             error = self.site.admit(head)
         except Exception:
@@ -396,6 +404,7 @@ class LimitedChannel(HTTPChannel):
             error = too_large(self.site.max_body)
         if error is not None:
             raise _Refused(error)
+        request.head = head
         super().allHeadersReceived()
 
     def rawDataReceived(self, data: bytes) -> None:

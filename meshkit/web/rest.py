@@ -75,6 +75,8 @@ class RestDoor:
         """
         self._ready = ready
         self._limits: dict[str, int] = {}
+        # Of routes without fields, which need no search: (method, path) -> operation.
+        self._literal: dict[tuple[str, str], str] = {}
         self._app = Klein()
         # The base64 of a key may hold two slashes in a row.
         self._app.url_map.merge_slashes = False
@@ -93,6 +95,8 @@ class RestDoor:
                 )
             names.add(operation.name)
             self._limits[operation.name] = operation.max_body
+            if not operation.path_fields:
+                self._literal[operation.method, operation.path] = operation.name
             self._app.route(rule, methods=[operation.method], endpoint=operation.name)(
                 self._endpoint(bound)
             )
@@ -117,13 +121,18 @@ class RestDoor:
         chunks announces nothing: it is measured against the same limit when it is there.
         """
         try:
-            segments = _segments([unquote_to_bytes(s) for s in head.path[1:].split("/")])
-            route = self._app.url_map.bind("localhost", path_info="/" + "/".join(segments))
-            limit = self._limits[route.match(method=head.method)[0]]
+            name = self._literal.get((head.method, head.path)) or self._search(head)
+            limit = self._limits[name]
         except (HTTPException, OperationError):
             # Its body is not wanted, but the answer is the resource's to give.
             limit = MAX_BODY
         return None if head.length is None or head.length <= limit else too_large(limit)
+
+    def _search(self, head: RequestHead) -> str:
+        segments = _segments([unquote_to_bytes(s) for s in head.path[1:].split("/")])
+        route = self._app.url_map.bind("localhost", path_info="/" + "/".join(segments))
+        name: str = route.match(method=head.method)[0]
+        return name
 
     def _endpoint(self, bound: BoundOperation) -> Callable[..., Any]:
         operation, handler = bound.operation, bound.handler

@@ -40,6 +40,7 @@ _HOST: Final = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _READS: Final = ("GET", "HEAD")
 _HTTP_PORT: Final = 80
+_MAX_KNOWN: Final = 64
 
 
 class DoorGuard(Resource):
@@ -80,6 +81,8 @@ class DoorGuard(Resource):
             if not _HOST.fullmatch(host):
                 raise ValueError(f"{host!r} is neither a host nor host:port")
         self._public = frozenset(public)
+        # Addresses of our own: with a wildcard, as many as the machine has.
+        self._known_names: dict[IAddress, list[str]] = {}
 
     def admit(self, head: RequestHead) -> MeshkitError | None:
         """
@@ -95,11 +98,22 @@ class DoorGuard(Resource):
             check_content_type(head.method, head.values(b"Content-Type"), head.length != 0)
         except MeshkitError as e:
             return e
+        head.passed.append(self)
         return None
 
     def render(self, request: Any) -> Any:
         for name, value in SAFE_HEADERS:
             request.setHeader(name, value)
+        error = self._judge(request)
+        if error is not None:
+            return prepare_error(request, error)
+        return getChildForRequest(self._inner, request).render(request)
+
+    def _judge(self, request: Any) -> MeshkitError | None:
+        """As L{admit}, for a request that is all here and may have been admitted before."""
+        admitted = getattr(request, "head", None)
+        if admitted is not None and self in admitted.passed:
+            return None
         request.content.seek(0, 2)
         length = request.content.tell()
         request.content.seek(0)
@@ -111,10 +125,7 @@ class DoorGuard(Resource):
             request.getHost(),
             request.getClientAddress(),
         )
-        error = self.admit(head)
-        if error is not None:
-            return prepare_error(request, error)
-        return getChildForRequest(self._inner, request).render(request)
+        return self.admit(head)
 
     def _check_host(self, head: RequestHead) -> None:
         if isinstance(head.local, UNIXAddress):
@@ -153,6 +164,14 @@ class DoorGuard(Resource):
 
     def _names(self, local: IAddress) -> list[str]:
         """Every spelling of the C{Host} header under which the door is reached."""
+        known = self._known_names.get(local)
+        if known is None:
+            if len(self._known_names) >= _MAX_KNOWN:
+                self._known_names.clear()
+            known = self._known_names[local] = self._find_names(local)
+        return known
+
+    def _find_names(self, local: IAddress) -> list[str]:
         names = self._configured_names(local)
         if isinstance(local, IPv4Address | IPv6Address):
             # An address cannot be rebound, only a name can.
