@@ -38,8 +38,9 @@ B{Flow.}  Nothing that is sent waits here: it is encrypted and handed down at on
 at the end of the C{dataReceived} it was written in, so that many small answers share
 a box.  The marks at which a producer is paused and resumed are therefore those of the
 transport beneath; for TCP it is paused above 65,536 bytes and resumed when all are
-written.  On the receiving side at most one read of the transport beneath waits, still
-encrypted, while the application has paused.
+written.  What is written without a producer, or by one that does not heed its pause,
+piles up beneath without a limit, as it does with TCP.  On the receiving side at most one
+read of the transport beneath waits, still encrypted, while the application has paused.
 """
 
 from __future__ import annotations

@@ -618,6 +618,24 @@ class ProducerTests(ChannelTestCase):
         self.assertEqual(producer.events, ["pause", "resume"])
         self.assertEqual(len(pair.server.received), 80_000)
 
+    def test_what_is_written_in_spite_of_a_pause_is_kept_and_sent_whole(self) -> None:
+        pair = Pair().open()
+        producer = PushProducer()
+        transport = pair.client.transport
+        transport.registerProducer(producer, True)
+        pair.wire.second.pauseProducing()
+        data = Random(6).randbytes(1_000_000)
+        for at in range(0, len(data), 50_000):
+            transport.write(data[at : at + 50_000])
+        # Nothing waits in the channel; beneath it is what a TCP transport would hold as well.
+        self.assertEqual(pair.client_channel._corked, [])
+        self.assertGreater(pair.wire.first.waiting, len(data))
+        self.assertEqual(producer.events, ["pause"])
+        pair.wire.second.resumeProducing()
+        pair.pump()
+        self.assertEqual(bytes(pair.server.received), data)
+        self.assertEqual(producer.events, ["pause", "resume"])
+
     def test_a_producer_registered_when_it_is_full_is_paused_at_once(self) -> None:
         pair = Pair().open()
         pair.wire.second.pauseProducing()
