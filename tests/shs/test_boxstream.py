@@ -177,13 +177,35 @@ class NonceTests(SynchronousTestCase):
         self.check_around(2**16 - 3, 4)
 
     def test_it_carries_between_header_and_body(self) -> None:
-        self.check_around(2**16 - 1, 2)
+        for power in (8, 16, 24, 64):
+            self.check_around(2**power - 1, 2)
+
+    def test_it_carries_between_two_boxes(self) -> None:
+        for power in (8, 16, 24, 64):
+            self.check_around(2**power - 2, 2)
+
+    def test_it_carries_before_the_goodbye(self) -> None:
+        for power in (8, 16, 24, 64, 192):
+            boxer, unboxer = both(nonce_of(2**power - 2))
+            box, goodbye = boxer.box(b"last"), boxer.goodbye()
+            self.assertEqual(SecretBox(KEY).decrypt(goodbye, nonce_of(2**power)), bytes(18))
+            unboxer.feed(box + goodbye)
+            self.assertEqual((unboxer.read(), unboxer.read()), (b"last", b""))
+            self.assertTrue(unboxer.ended)
 
     def test_it_carries_over_all_bytes_and_wraps(self) -> None:
         self.check_around(2**192 - 3, 4)
 
     def test_counting_through_256_boxes_of_one_stream(self) -> None:
         self.check_around(0, 300)
+
+    def test_one_write_of_many_boxes_counts_as_many_writes_do(self) -> None:
+        data = Random(4).randbytes(5 * MAX_BODY)
+        for power in (8, 16):
+            one, many = Boxer(KEY, nonce_of(2**power - 5)), Boxer(KEY, nonce_of(2**power - 5))
+            boxes = [many.box(data[at : at + MAX_BODY]) for at in range(0, len(data), MAX_BODY)]
+            self.assertEqual(one.box(data), b"".join(boxes))
+            self.assertEqual(one.goodbye(), many.goodbye())
 
 
 class TamperingTests(SynchronousTestCase):
