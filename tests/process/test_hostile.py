@@ -7,6 +7,7 @@ import json
 import random
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from attrs import define, field
@@ -68,6 +69,14 @@ class Hostile(Protocol):
     def send(self, *frames: Any) -> None:
         for frame in frames:
             self.transport.write(encode(frame))  # type: ignore[union-attr]
+
+
+def rss(pid: int) -> int:
+    """How much memory a process has, in KiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise LookupError(pid)
 
 
 class _Factory(Factory):
@@ -291,6 +300,44 @@ class HostileTests(TestCase):
         await self.check_healthy()
         for sock in socks:
             sock.close()
+
+    async def test_a_thousand_that_say_nothing(self) -> None:
+        pid = self.node.process and self.node.process.pid
+        assert pid is not None
+        # The first flood makes what is made once, and takes all places; the second is measured.
+        socks = await deferToThread(self.knock, 100)
+        await self.wait("refusals", lambda: self.refused("TOO_MANY_HANDSHAKES") >= 100 - 32)
+        before = await deferToThread(rss, pid)
+        socks += await deferToThread(self.knock, 1000)
+        await self.wait("refusals", lambda: self.refused("TOO_MANY_HANDSHAKES") >= 1000 - 32)
+        self.assertLess(await deferToThread(rss, pid) - before, 2 * 1024)
+        # While it lasts, honest peers come in, one after another.
+        for _ in range(10):
+            peer = await self.dial(Identity(self.rng.randbytes(32)))
+            peer.transport.loseConnection()  # type: ignore[union-attr]
+
+        # Nearly all were dropped for one another, the last at their deadline.
+        def ended() -> bool:
+            late, dropped = self.refused("HANDSHAKE_TIMEOUT"), self.refused("TOO_MANY_HANDSHAKES")
+            return dropped >= 1000 - 32 and late + dropped == 1100
+
+        await self.wait("deadlines", ended)
+        for sock in socks:
+            await self.check_hung_up(sock)
+        await self.check_healthy()
+
+    def knock(self, count: int) -> list[socket.socket]:
+        """Connect so many times and say nothing."""
+        socks = []
+        for _ in range(count):
+            socks.append(connect(self.node.mesh_port))
+            self.addCleanup(socks[-1].close)
+        return socks
+
+    def refused(self, code: str) -> int:
+        """How many were refused under this code since the test began."""
+        refused = self.node.status["refused"]
+        return int(refused.get(code, 0)) - int(self.before["refused"].get(code, 0))
 
     # --- after
 
