@@ -15,22 +15,22 @@ from zope.interface import implementer
 
 from meshkit.errors import (
     FeedError,
-    InvalidRequest,
     MeshkitError,
     NotFound,
     UnexpectedMessage,
 )
 from meshkit.feed import operations as offered
-from meshkit.feed import store
+from meshkit.feed import search, store
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
 from meshkit.feed.intake import Checked, Intake, Queue
+from meshkit.feed.lookups import Lookups
 from meshkit.feed.message import Message, parse_message, sign_message, verify_message
 from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import IFeedStore, MessagesStored
-from meshkit.operations import BoundOperation, Page
+from meshkit.operations import BoundOperation
 from meshkit.parts import Part, PartContext, shield
 
 #: Calls in the worker pool at a time that check what others sent, for each thread: one
@@ -113,6 +113,7 @@ class FeedPart(Part):
         self._verify_batch: int = context.config.verify_batch
         self._messages = 0
         self._feeds = 0
+        self._lookups = Lookups(self._database, self._identity.public)
         self._checking = Queue(self._workers.run, CALLS_PER_THREAD * self._workers.size)
         self._intake = Intake(self._store)
         self._outbox = Outbox(self._write_own)
@@ -261,10 +262,10 @@ class FeedPart(Part):
         return (
             BoundOperation(offered.PUBLISH, self._answer_publish),
             BoundOperation(offered.PUBLISH_BATCH, self._answer_publish_batch),
-            BoundOperation(offered.LIST, self._answer_list),
-            BoundOperation(offered.AUTHOR, self._answer_author),
-            BoundOperation(offered.INSIGHTS, self._answer_insights),
-            BoundOperation(offered.SEARCH, self._answer_search),
+            BoundOperation(offered.LIST, self._lookups.answer_list),
+            BoundOperation(offered.AUTHOR, self._lookups.answer_author),
+            BoundOperation(offered.INSIGHTS, self._lookups.answer_insights),
+            BoundOperation(offered.SEARCH, self._lookups.answer_search),
             BoundOperation(offered.MESSAGE, self._answer_message),
         )
 
@@ -282,7 +283,7 @@ class FeedPart(Part):
         prepare = partial(prepare_content_text, bytes(request.content))
         message = await self._publish_one(prepare, sign)
         # The row as it was committed just now, without reading it back.
-        return shown(store.Row(message.raw, chain_valid=True))
+        return search.shown(store.Row(message.raw, chain_valid=True))
 
     async def _answer_publish_batch(self, request: offered.PublishBatch) -> offered.Published:
         texts = [bytes(text) for text in request.contents]
@@ -299,49 +300,13 @@ class FeedPart(Part):
             last_hash=messages[-1].hash,
         )
 
-    async def _answer_list(self, request: offered.ListFeed) -> Page:
-        not_author = None if request.include_self else self._identity.public.raw
-        wanted = store.Filter(not_author=not_author, content_type=request.content_type)
-        return await self._page(wanted, request.limit, request.offset)
-
-    async def _answer_author(self, request: offered.ListAuthor) -> Page:
-        author = PublicKey.parse(request.author)
-        wanted = store.Filter(author=author.raw, content_type=request.content_type)
-        return await self._page(wanted, request.limit, request.offset)
-
-    async def _answer_insights(self, request: offered.ListInsights) -> Page:
-        wanted = store.Filter(content_type="insight")
-        return await self._page(wanted, request.limit, request.offset)
-
-    async def _page(self, wanted: store.Filter, limit: int, offset: int) -> Page:
-        rows, total = await self._database.read(
-            lambda connection: store.list_messages(connection, wanted, limit, offset)
-        )
-        return Page([shown(row) for row in rows], total=total, limit=limit, offset=offset)
-
-    async def _answer_search(self, request: offered.Search) -> Page:
-        expression = store.search_expression(request.q)
-        if expression is None:
-            raise InvalidRequest(
-                f"q={request.q[:80]!r} has no word to search for, or more than "
-                f"{store.MAX_SEARCH_WORDS}"
-            )
-        rows, total = await self._database.read(
-            lambda connection: store.search_messages(
-                connection, expression, request.limit, request.offset
-            )
-        )
-        return Page(
-            [shown(row) for row in rows], total=total, limit=request.limit, offset=request.offset
-        )
-
     async def _answer_message(self, request: offered.MessageByHash) -> msgspec.Raw:
         row = await self._database.read(
             lambda connection: store.message_by_hash(connection, bytes.fromhex(request.hash))
         )
         if row is None:
             raise NotFound(f"no message with hash {request.hash} is stored here")
-        return shown(row)
+        return search.shown(row)
 
 
 def _signed(entry: Entry, tail: tuple[int, str | None], now_ns: int) -> Outcome:
@@ -372,16 +337,6 @@ async def _joined(pending: Iterable[Deferred[list[Any]]]) -> list[Any]:
 def _unwrapped(failure: Failure) -> Failure:
     error = failure.value
     return error.subFailure if isinstance(error, FirstError) else failure
-
-
-def shown(row: store.Row) -> msgspec.Raw:
-    """
-    A stored message for people: its text untouched, with C{chain_valid} as one more
-    member at the end.
-    """
-    text = row.raw.rstrip()
-    valid = b"true" if row.chain_valid else b"false"
-    return msgspec.Raw(text[:-1] + b',"chain_valid":' + valid + b"}")
 
 
 def make_part(context: PartContext) -> FeedPart:
