@@ -62,8 +62,9 @@ docs: ## build the site with the API reference into docs/_build/html
 	@$(PYTHON_VENV) docs/api_reference.py docs/_build/html/reference
 	@echo docs/_build/html/index.html
 
-bench: ## measure, and print figures; BENCH_ARGS=--quick for a short look
+bench: ## measure, and print figures; BENCH_ARGS="--quick bulk rpc" for a short look at some
 	@.ci/bootstrap test
+	@.ci/tools bench || echo 'bench: not all there is to compare with could be installed' >&2
 	@$(PYTHON_VENV) -m tests.bench $(BENCH_ARGS)
 
 soak: ## the property tests with ever new examples, for HOURS=1 hours or to the first failure

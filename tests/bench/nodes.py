@@ -48,6 +48,12 @@ def cpu_seconds(pid: int) -> float | None:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def memory_bytes(pid: int) -> int:
+    """Its memory that is resident (Linux only)."""
+    resident = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(resident) * os.sysconf("SC_PAGE_SIZE")
+
+
 @contextmanager
 def child(
     command: list[str], log: Path, environ: dict[str, str]

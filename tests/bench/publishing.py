@@ -7,21 +7,28 @@ Every answer that is counted here was given when the message was on the disk
 
 from __future__ import annotations
 
+import random
+import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from time import perf_counter
 from typing import Final
 
 import msgspec
 from attrs import frozen
 
+from meshkit.identity.network import NetworkSecret
 from tests.bench import corpus
 from tests.bench.doors import client, closed_loop
-from tests.bench.nodes import Node
+from tests.bench.figures import percentile, spread, table
+from tests.bench.nodes import Node, mesh_node
 
 #: Notes of other numbers than those that were replicated.
 _FIRST: Final = 1_000_000
 #: Seconds in which a peer has to have a message.
 PATIENCE: Final = 10.0
+_CLIENTS: Final = (1, 16)
 
 
 @frozen
@@ -90,3 +97,51 @@ def connect(sender: Node, receiver: Node) -> None:
         while door.data("GET", "/v1/status")["data"]["parts"]["feed"]["messages"] < wanted:
             if perf_counter() - start > PATIENCE:
                 raise RuntimeError("B did not catch up with A")
+
+
+def measure(quick: bool) -> str:
+    """@return: the section."""
+    rounds, seconds, pushes = (1, 1.0, 50) if quick else (3, 2.0, 300)
+    network = NetworkSecret.generate(random.SystemRandom()).text
+    results: defaultdict[int, list[Published]] = defaultdict(list)
+    answered: list[float] = []
+    visible: list[float] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="meshkit-bench-") as name,
+        mesh_node(Path(name, "c"), network) as a,
+        mesh_node(Path(name, "d"), network) as b,
+    ):
+        for _ in range(rounds):
+            for clients in _CLIENTS:
+                results[clients].append(publish(a, clients, seconds))
+        connect(a, b)
+        for _ in range(rounds):
+            pushed = push(a, b, pushes)
+            answered += pushed.answered
+            visible += pushed.visible
+    rows = []
+    for clients, each in results.items():
+        latencies = [seconds * 1000 for it in each for seconds in it.latencies]
+        rows.append(
+            [
+                str(clients),
+                spread([it.rate for it in each], "/s"),
+                f"{percentile(latencies, 0.5):.2f} ms",
+                f"{percentile(latencies, 0.99):.2f} ms",
+            ]
+        )
+    pushed_rows = [
+        [name, f"{percentile(each, 0.5) * 1000:.2f} ms", f"{percentile(each, 0.99) * 1000:.2f} ms"]
+        for name, each in (
+            ("request to A's answer", answered),
+            ("request to visible at B's door", visible),
+        )
+    ]
+    return "\n\n".join(
+        [
+            "## Publishing one by one at the door, each on the disk when answered",
+            table(["clients", "messages", "p50", "p99"], rows),
+            f"## Push: {len(visible):,} single messages, A and B connected, two processes",
+            table(["from the", "p50", "p99"], pushed_rows),
+        ]
+    )

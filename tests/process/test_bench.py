@@ -1,0 +1,111 @@
+"""
+The bench's children as processes: they do jobs, and none outlives the bench.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.bench import children
+from tests.bench.__main__ import BENCHES
+from tests.bench.children import ChildFailed, child, python
+from tests.process.mesh import wait_for
+
+DEAF = "import sys, time; sys.stderr.write('deaf'); sys.stderr.flush(); time.sleep(600)"
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+class ChildTests(SynchronousTestCase):
+    def test_a_transfer_between_two_of_them_over_each_kind_of_link(self) -> None:
+        for kind in ("channel", "tcp", "bare"):
+            with (
+                child("server", python("links", kind)) as server,
+                child("client", python("links", kind)) as client,
+            ):
+                client.ask("connect", address=server.ask("listen"))
+                sent = client.ask("send", count=1 << 20, write=1 << 16)
+                self.assertGreater(sent["seconds"], 0)
+                self.assertEqual(client.ask("hold", address=server.ask("listen"), count=20), 20)
+
+    def test_one_that_fails_tells_why_and_can_be_asked_again(self) -> None:
+        with child("client", python("links", "tcp")) as client:
+            with self.assertRaisesRegex(ChildFailed, "client failed at 'connect'(.|\n)*refused"):
+                client.ask("connect", address={"port": 1})
+            self.assertGreater(client.ask("cpu"), 0)
+
+    def test_one_that_does_not_answer_is_given_up_and_killed(self) -> None:
+        self.patch(children, "STOP_SECONDS", 0.1)
+        with child("it", [sys.executable, "-c", DEAF]) as deaf:
+            with self.assertRaisesRegex(ChildFailed, "it did not do 'cpu' in time(.|\n)*deaf"):
+                deaf.ask("cpu", patience=1)
+            pid = deaf._process.pid
+        self.assertFalse(alive(pid))
+
+    def test_one_that_ends_is_told_of_with_its_last_words(self) -> None:
+        with child("it", [sys.executable, "-c", "input(); raise SystemExit('no more')"]) as brief:
+            with self.assertRaisesRegex(ChildFailed, "it ended at the job 'cpu':\nno more"):
+                brief.ask("cpu")
+            brief._process.wait(30)
+            with self.assertRaisesRegex(ChildFailed, "gone before the job 'cpu':\nno more"):
+                brief.ask("cpu")
+
+
+class BenchTests(SynchronousTestCase):
+    def test_nothing_outlives_a_bench_that_is_killed(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            bench = subprocess.Popen(
+                [sys.executable, "-m", "tests.bench", "--quick", "rpc"],
+                cwd=children.ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            self.addCleanup(bench.kill)
+            tasks = Path(f"/proc/{bench.pid}/task/{bench.pid}/children")
+            pids = wait_for("children", partial(_two, tasks))
+            bench.send_signal(number)
+            bench.wait(30)
+            wait_for("end of all", partial(_none_of, pids))
+
+    def test_a_bench_by_name(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench", "--quick", "handshakes"],
+            cwd=children.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"(?m)^\| meshkit, SecureChannel, 16 at once +\| [\d,]+ \[")
+        self.assertNotIn("## Calls", done.stdout)
+
+    def test_a_misspelt_name_is_a_usage_error(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench", "bulc"],
+            cwd=children.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("choose from " + ", ".join(BENCHES), done.stderr)
+
+
+def _two(children: Path) -> list[int] | None:
+    pids = [int(each) for each in children.read_text().split()]
+    return pids if len(pids) >= 2 else None
+
+
+def _none_of(pids: list[int]) -> bool:
+    return not any(map(alive, pids))
