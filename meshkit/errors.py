@@ -187,6 +187,12 @@ class PeerKeyRefused(HandshakeError):
     code = "PEER_KEY_REFUSED"
 
 
+class OlderWireRefused(PeerKeyRefused):
+    """The peer speaks an older generation of Egregore's wire, whose encryption is broken."""
+
+    code = "OLDER_WIRE_REFUSED"
+
+
 class PeerNotAllowed(PeerKeyRefused):
     """The peer proved its key, but this protocol does not serve it."""
 
@@ -323,6 +329,12 @@ class SignatureInvalid(FeedError):
     """The signature was not made by the author's key: the message is forged."""
 
     code = "SIGNATURE_INVALID"
+
+
+class PrivateBoxInvalid(FeedError):
+    """A private box is malformed, or cannot be made for these recipients."""
+
+    code = "PRIVATE_BOX_INVALID"
 
 
 class DuplicateMessage(FeedError):

@@ -36,6 +36,7 @@ PURE: Final = frozenset(
         "meshkit.feed.chain",
         "meshkit.feed.floats",
         "meshkit.feed.message",
+        "meshkit.feed.private_box",
         "meshkit.feed.timestamps",
         "meshkit.gossip.codec",
         "meshkit.gossip.session",
@@ -44,6 +45,8 @@ PURE: Final = frozenset(
         "meshkit.rpc.table",
         "meshkit.runtime.limits",
         "meshkit.shs.boxstream",
+        "meshkit.shs.egregore",
+        "meshkit.shs.egregore_stream",
         "meshkit.shs.handshake",
         "meshkit.shs.hellos",
         "meshkit.shs.probe",
@@ -141,7 +144,12 @@ IMPURE: Final = (
 )
 
 #: Where signing without a context is part of an older protocol.
-RAW_SIGNERS: Final = ("meshkit.identity", "meshkit.shs", "meshkit.feed.message")
+RAW_SIGNERS: Final = (
+    "meshkit.identity",
+    "meshkit.shs",
+    "meshkit.feed.message",
+    "meshkit.feed.private_box",
+)
 RAW_SIGNING: Final = frozenset({"_sign_raw", "_x25519_secret"})
 
 #: Names that take something behind the caller's back, and what to do instead.
