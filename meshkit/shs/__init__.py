@@ -6,7 +6,7 @@ protocols on one port.  The pure parts are in C{handshake}, C{boxstream}, C{hell
 """
 
 from meshkit.shs.channel import ISecureTransport, SecureChannel
-from meshkit.shs.endpoints import wrap_client, wrap_server
+from meshkit.shs.endpoints import wrap_client, wrap_server, wrap_session
 from meshkit.shs.handshake import ClientHandshake, Outcome, ServerHandshake
 from meshkit.shs.hellos import Capability, HelloTable, ReplayCache
 from meshkit.shs.listener import SecureListener
@@ -23,4 +23,5 @@ __all__ = [
     "ServerHandshake",
     "wrap_client",
     "wrap_server",
+    "wrap_session",
 ]

@@ -19,8 +19,10 @@ A key lasts as long as its connection.  Redial after 24 h or 1 TiB.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
+from attrs import frozen
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
@@ -46,7 +48,7 @@ READ_SIZE: Final = 64 * 1024
 _NACL_ERRORS: Final = (CryptoError, RuntimeError, ValueError)
 
 
-class _Half:
+class Half:
     """One direction: a key and a nonce that is never used twice."""
 
     def __init__(self, key: bytes, nonce: bytes) -> None:
@@ -64,7 +66,7 @@ class _Half:
         return f"<{type(self).__name__}>"
 
 
-class Boxer(_Half):
+class Boxer(Half):
     """
     The sending direction.
 
@@ -99,7 +101,7 @@ class Boxer(_Half):
         return bindings.crypto_secretbox(_GOODBYE, self._next_nonce(), self._key)
 
 
-class Unboxer(_Half):
+class Unboxer(Half):
     """
     The receiving direction: L{feed} it with bytes as they come, L{read} what they say.
 
@@ -202,3 +204,54 @@ class Unboxer(_Half):
                 f"{what} does not open: bytes were changed, lost or reordered on the way; "
                 f"the connection was closed, dial again"
             ) from None
+
+
+# --- what a handshake can lead to -------------------------------------------------
+
+
+class Sealer(Protocol):
+    """The sending direction of an encrypted stream; L{Boxer} is the model."""
+
+    def box(self, data: bytes) -> bytes:
+        """@return: what to send in order to say these bytes."""
+
+    def goodbye(self) -> bytes:
+        """@return: the end of the stream."""
+
+
+class Opener(Protocol):
+    """The receiving direction; L{Unboxer} is the model."""
+
+    @property
+    def ended(self) -> bool:
+        """The goodbye was read."""
+
+    @property
+    def pending(self) -> int:
+        """How many received bytes have not been read."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes, in pieces of any size."""
+
+    def read(self) -> bytes:
+        """
+        @return: the next bytes; nothing if more has to arrive, or at the end.
+        @raise StreamError: if the stream is broken.
+        """
+
+
+@frozen
+class Stream:
+    """
+    How an authenticated connection is encrypted.
+
+    @ivar sealer: makes the sending direction, given 32 bytes of key and 24 of nonce.
+    @ivar opener: makes the receiving direction, likewise.
+    """
+
+    sealer: Callable[[bytes, bytes], Sealer]
+    opener: Callable[[bytes, bytes], Opener]
+
+
+#: What follows Secret Handshake 1.
+BOX_STREAM: Final = Stream(Boxer, Unboxer)

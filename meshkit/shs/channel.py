@@ -80,7 +80,7 @@ from meshkit.errors import (
 )
 from meshkit.identity.addresses import LocalAddress, PeerAddress
 from meshkit.identity.keys import PublicKey
-from meshkit.shs.boxstream import Boxer, Unboxer
+from meshkit.shs.boxstream import Opener, Sealer
 from meshkit.shs.handshake import Outcome
 from meshkit.shs.hellos import Capability
 from meshkit.shs.suites import Session
@@ -239,7 +239,7 @@ class SecureChannel:
         self._turn_call: IDelayedCall | None = None
         self._verdict: Deferred[Any] | None = None
         # Receiving.
-        self._unboxer: Unboxer | None = None
+        self._unboxer: Opener | None = None
         self._early = bytearray()  # what came behind message 3 while we decide
         self._paused = False  # by the application
         self._raw_paused = False
@@ -247,7 +247,7 @@ class SecureChannel:
         self._read_ended = False
         self._pumping = False
         # Sending.
-        self._boxer: Boxer | None = None
+        self._boxer: Sealer | None = None
         self._outflow = _Outflow(self)
         self._corked: list[bytes] = []
         self._corked_bytes = 0
@@ -412,8 +412,8 @@ class SecureChannel:
         self._cancel_deadline()
         self._phase = _Phase.OPEN
         self._opened = True
-        self._boxer = Boxer(outcome.encrypt_key, outcome.encrypt_nonce)
-        self._unboxer = Unboxer(outcome.decrypt_key, outcome.decrypt_nonce)
+        self._boxer = outcome.stream.sealer(outcome.encrypt_key, outcome.encrypt_nonce)
+        self._unboxer = outcome.stream.opener(outcome.decrypt_key, outcome.decrypt_nonce)
         self._peer = PeerAddress(outcome.peer, self.inner_peer)
         self._host = LocalAddress(
             self._handshake.identity.public, outcome.capability.label, self._raw.getHost()

@@ -8,7 +8,7 @@ failure it is, and backs off.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -34,6 +34,7 @@ from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel
 from meshkit.shs.handshake import ClientHandshake
 from meshkit.shs.hellos import EPHEMERAL_BYTES, Capability
 from meshkit.shs.listener import Authorize, SecureListener
+from meshkit.shs.suites import Session
 
 
 def wrap_client(
@@ -69,7 +70,31 @@ def wrap_client(
     @param rng: gives 32 bytes for each connection.
     @param timeout: seconds for the whole handshake, after the inner connection is up.
     """
-    return _SecureClientEndpoint(reactor, endpoint, identity, capability, peer, rng, timeout)
+
+    def begin() -> Session:
+        return ClientHandshake(identity, capability, peer, rng.randbytes(EPHEMERAL_BYTES))
+
+    return _SecureClientEndpoint(
+        reactor, endpoint, begin, timeout, f"shs {capability.name} to {peer.short}"
+    )
+
+
+def wrap_session(
+    reactor: IReactorTime,
+    endpoint: IStreamClientEndpoint,
+    begin: Callable[[], Session],
+    *,
+    name: str,
+    timeout: float = HANDSHAKE_TIMEOUT,
+) -> IStreamClientEndpoint:
+    """
+    Like L{wrap_client}, with the dialling side of another handshake.
+
+    @param begin: makes it, once for each connection; what it raises of L{MeshkitError}
+        the connection fails with.
+    @param name: for logs.
+    """
+    return _SecureClientEndpoint(reactor, endpoint, begin, timeout, name)
 
 
 def wrap_server(
@@ -106,7 +131,7 @@ class _Attempt(ClientFactory):
     def __init__(
         self,
         reactor: IReactorTime,
-        handshake: ClientHandshake,
+        handshake: Session,
         factory: IProtocolFactory,
         timeout: float,
     ) -> None:
@@ -178,35 +203,26 @@ class _SecureClientEndpoint:
         self,
         reactor: IReactorTime,
         endpoint: IStreamClientEndpoint,
-        identity: Identity,
-        capability: Capability,
-        peer: PublicKey,
-        rng: Random,
+        begin: Callable[[], Session],
         timeout: float,
+        name: str,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
-        self._identity = identity
-        self._capability = capability
-        self._peer = peer
-        self._rng = rng
+        self._begin = begin
         self._timeout = timeout
+        self._name = name
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         try:
-            handshake = ClientHandshake(
-                self._identity,
-                self._capability,
-                self._peer,
-                self._rng.randbytes(EPHEMERAL_BYTES),
-            )
+            handshake = self._begin()
         except MeshkitError:
             return fail(Failure())
         attempt = _Attempt(self._reactor, handshake, protocolFactory, self._timeout)
         return attempt.run(self._endpoint)
 
     def __repr__(self) -> str:
-        return f"<shs {self._capability.name} to {self._peer.short} over {self._endpoint!r}>"
+        return f"<{self._name} over {self._endpoint!r}>"
 
 
 @implementer(IStreamServerEndpoint)

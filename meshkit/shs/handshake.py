@@ -51,6 +51,7 @@ from meshkit.errors import (
     PeerKeyRefused,
 )
 from meshkit.identity.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicKey
+from meshkit.shs.boxstream import BOX_STREAM, Stream
 from meshkit.shs.hellos import (
     EPHEMERAL_BYTES,
     HELLO_BYTES,
@@ -86,6 +87,7 @@ class Outcome:
     @ivar decrypt_nonce: 24 bytes, of the first box we receive.
     @ivar peer: who is at the other end.
     @ivar capability: which protocol was chosen.
+    @ivar stream: how the bytes are encrypted.
     """
 
     encrypt_key: bytes
@@ -94,6 +96,7 @@ class Outcome:
     decrypt_nonce: bytes
     peer: PublicKey
     capability: Capability
+    stream: Stream = BOX_STREAM
 
     def __repr__(self) -> str:
         return f"<Outcome of a handshake with {self.peer.text}>"
@@ -121,7 +124,9 @@ class Step:
     finished: bool = False
 
 
-class _Phase(Enum):
+class Phase(Enum):
+    """How far a handshake has come."""
+
     NEW = auto()  # client: our hello is not sent yet
     HELLO = auto()  # waiting for the other side's hello (message 2; on the server 1)
     PROOF = auto()  # waiting for its proof (message 4; on the server 3)
@@ -130,7 +135,7 @@ class _Phase(Enum):
     FAILED = auto()
 
 
-_AWAITING: Final = (_Phase.HELLO, _Phase.PROOF)
+_AWAITING: Final = (Phase.HELLO, Phase.PROOF)
 
 
 def overdue(seconds: float, waiting_for: str) -> HandshakeTimeout:
@@ -146,12 +151,17 @@ def overdue(seconds: float, waiting_for: str) -> HandshakeTimeout:
     )
 
 
-def _sha256(*parts: bytes) -> bytes:
+def sha256(*parts: bytes) -> bytes:
+    """The hash of what is joined."""
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def _agree(secret: bytes, public: bytes) -> bytes:
-    """X25519, refusing points whose result does not depend on our secret."""
+def agree(secret: bytes, public: bytes) -> bytes:
+    """
+    X25519.
+
+    @raise PeerKeyRefused: for points whose result does not depend on our secret.
+    """
     try:
         shared = bindings.crypto_scalarmult(secret, public)
     except _NACL_ERRORS:
@@ -176,8 +186,11 @@ def _open(key: bytes, box: bytes) -> bytes | None:
         return None
 
 
-class _Handshake(ABC):
-    """The buffer and the secrets that both sides have in common."""
+class Handshake(ABC):
+    """
+    What handshakes of two hellos and two proofs have in common: the buffer, the phases,
+    the secret of the two ephemeral keys.
+    """
 
     def __init__(self, identity: Identity, ephemeral: bytes) -> None:
         if len(ephemeral) != EPHEMERAL_BYTES:
@@ -189,10 +202,9 @@ class _Handshake(ABC):
         self._capability: Capability | None = None
         self._shared = b""  # ab
         self._shared_hash = b""
-        self._proof_key = b""  # K | ab | aB, whose hash seals message 3
         self._buffer = bytearray()
         self._need = HELLO_BYTES
-        self._phase = _Phase.NEW
+        self._phase = Phase.NEW
 
     @property
     def identity(self) -> Identity:
@@ -207,7 +219,7 @@ class _Handshake(ABC):
     @property
     def finished(self) -> bool:
         """Did the handshake succeed?"""
-        return self._phase is _Phase.DONE
+        return self._phase is Phase.DONE
 
     def receive(self, data: bytes) -> Step:
         """
@@ -233,7 +245,7 @@ class _Handshake(ABC):
             try:
                 step = self._message(message)
             except HandshakeError:
-                self._phase = _Phase.FAILED
+                self._phase = Phase.FAILED
                 raise
             send.append(step.send)
         return Step(b"".join(send), step.peer, step.outcome, data[taken:])
@@ -253,21 +265,21 @@ class _Handshake(ABC):
         @return: the error to report; the handshake is over.
         """
         error = self._loss()
-        self._phase = _Phase.FAILED
+        self._phase = Phase.FAILED
         return error
 
     def timed_out(self, seconds: float) -> HandshakeTimeout:
         """The deadline passed.  @return: the error to report; the handshake is over."""
         waiting_for = {
-            _Phase.HELLO: "its hello",
-            _Phase.PROOF: "its proof of identity",
-            _Phase.VERDICT: "our own decision to admit it",
+            Phase.HELLO: "its hello",
+            Phase.PROOF: "its proof of identity",
+            Phase.VERDICT: "our own decision to admit it",
         }.get(self._phase, "the connection")
-        self._phase = _Phase.FAILED
+        self._phase = Phase.FAILED
         return overdue(seconds, waiting_for)
 
     def _message(self, message: bytes) -> Step:
-        if self._phase is _Phase.HELLO:
+        if self._phase is Phase.HELLO:
             return self._hello_received(message)
         return self._proof_received(message)
 
@@ -288,38 +300,50 @@ class _Handshake(ABC):
             raise RuntimeError("no capability is chosen before a hello has matched")
         return self._capability
 
+    def _agree_on_shared(self) -> None:
+        self._shared = agree(self._secret, self._theirs)
+        self._shared_hash = sha256(self._shared)
+
+    def _done(self) -> None:
+        # Python cannot wipe memory, but what nobody refers to is at least reused.
+        self._secret = self._shared = self._shared_hash = b""
+        self._phase = Phase.DONE
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._phase.name}>"
+
+
+class _Shs1(Handshake):
+    """What both sides of Secret Handshake 1 have in common."""
+
+    def __init__(self, identity: Identity, ephemeral: bytes) -> None:
+        super().__init__(identity, ephemeral)
+        self._proof_key = b""  # K | ab | aB, whose hash seals message 3
+
     def _our_hello(self) -> bytes:
         self._public = bindings.crypto_scalarmult_base(self._secret)
         return hello_mac(self._chosen().key, self._public) + self._public
-
-    def _agree_on_shared(self) -> None:
-        self._shared = _agree(self._secret, self._theirs)
-        self._shared_hash = _sha256(self._shared)
 
     def _finish(self, secret: bytes, peer: PublicKey) -> Outcome:
         """
         @param secret: K | ab | aB | Ab.
         """
         capability = self._chosen()
-        seed = _sha256(_sha256(secret))
+        seed = sha256(sha256(secret))
         outcome = Outcome(
-            encrypt_key=_sha256(seed, peer.raw),
+            encrypt_key=sha256(seed, peer.raw),
             encrypt_nonce=hello_mac(capability.key, self._theirs)[:_NONCE_BYTES],
-            decrypt_key=_sha256(seed, self._identity.public.raw),
+            decrypt_key=sha256(seed, self._identity.public.raw),
             decrypt_nonce=hello_mac(capability.key, self._public)[:_NONCE_BYTES],
             peer=peer,
             capability=capability,
         )
-        # Python cannot wipe memory, but what nobody refers to is at least reused.
-        self._secret = self._shared = self._shared_hash = self._proof_key = b""
-        self._phase = _Phase.DONE
+        self._proof_key = b""
+        self._done()
         return outcome
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._phase.name}>"
 
-
-class ClientHandshake(_Handshake):
+class ClientHandshake(_Shs1):
     """
     The dialling side.  It has to know whom it dials::
 
@@ -347,9 +371,9 @@ class ClientHandshake(_Handshake):
 
     def start(self) -> bytes:
         """@return: message 1, to be sent first."""
-        if self._phase is not _Phase.NEW:
+        if self._phase is not Phase.NEW:
             raise RuntimeError("the handshake was started already")
-        self._phase = _Phase.HELLO
+        self._phase = Phase.HELLO
         return self._our_hello()
 
     def _hello_received(self, hello: bytes) -> Step:
@@ -365,17 +389,17 @@ class ClientHandshake(_Handshake):
                 "our own hello was sent back to us: the other end does not hold the network secret"
             )
         self._agree_on_shared()
-        self._proof_key = capability.key + self._shared + _agree(self._secret, self._peer_x25519)
+        self._proof_key = capability.key + self._shared + agree(self._secret, self._peer_x25519)
         self._signature = self._identity._sign_raw(
             capability.key + self._peer.raw + self._shared_hash
         )
-        self._phase = _Phase.PROOF
+        self._phase = Phase.PROOF
         self._need = SERVER_PROOF_BYTES
-        return Step(_seal(_sha256(self._proof_key), self._signature + self._identity.public.raw))
+        return Step(_seal(sha256(self._proof_key), self._signature + self._identity.public.raw))
 
     def _proof_received(self, proof: bytes) -> Step:
-        secret = self._proof_key + _agree(self._identity._x25519_secret, self._theirs)
-        signature = _open(_sha256(secret), proof)
+        secret = self._proof_key + agree(self._identity._x25519_secret, self._theirs)
+        signature = _open(sha256(secret), proof)
         signed = (
             self._chosen().key + self._signature + self._identity.public.raw + self._shared_hash
         )
@@ -392,13 +416,13 @@ class ClientHandshake(_Handshake):
                 f"the connection to {self._peer.text} ended after {len(self._buffer)} of "
                 f"{self._need} bytes of a handshake message: try again"
             )
-        if self._phase is _Phase.PROOF:
+        if self._phase is Phase.PROOF:
             return PeerKeyRefused(
                 f"the peer hung up after our proof of identity: either it does not own "
                 f"{self._peer.text}, or it does not serve {self._identity.public.text}; "
                 f"check the key in its address, and ask its owner to admit yours"
             )
-        if self._phase is _Phase.HELLO:
+        if self._phase is Phase.HELLO:
             return NetworkKeyRefused(
                 f"the peer hung up after our hello: check that both nodes use the same "
                 f"network secret and that it offers {self._chosen().name}"
@@ -406,7 +430,7 @@ class ClientHandshake(_Handshake):
         return HandshakeTruncated("the connection ended before the handshake began: try again")
 
 
-class ServerHandshake(_Handshake):
+class ServerHandshake(_Shs1):
     """
     The listening side.  It learns what is wanted from message 1 and who wants it from
     message 3, and says nothing of itself before its owner has agreed::
@@ -431,7 +455,7 @@ class ServerHandshake(_Handshake):
         self._match = match
         self._peer: PublicKey | None = None
         self._signed = b""
-        self._phase = _Phase.HELLO
+        self._phase = Phase.HELLO
 
     def start(self) -> bytes:
         """@return: nothing: the client speaks first."""
@@ -448,15 +472,15 @@ class ServerHandshake(_Handshake):
         answer = self._our_hello()
         if hmac.compare_digest(self._theirs, self._public):
             raise NetworkKeyRefused("the peer sent our own ephemeral key back to us")
-        self._phase = _Phase.PROOF
+        self._phase = Phase.PROOF
         self._need = CLIENT_PROOF_BYTES
         return Step(answer)
 
     def _proof_received(self, proof: bytes) -> Step:
         key = self._chosen().key
         self._agree_on_shared()
-        self._proof_key = key + self._shared + _agree(self._identity._x25519_secret, self._theirs)
-        opened = _open(_sha256(self._proof_key), proof)
+        self._proof_key = key + self._shared + agree(self._identity._x25519_secret, self._theirs)
+        opened = _open(sha256(self._proof_key), proof)
         if opened is None:
             raise PeerKeyRefused(
                 f"the peer's proof does not open: it dialled another key than "
@@ -468,20 +492,20 @@ class ServerHandshake(_Handshake):
         if not peer.verifies(key + self._identity.public.raw + self._shared_hash, signature):
             raise PeerKeyRefused(f"the peer could not prove that it owns {peer.text}")
         try:
-            own_with_peer = _agree(self._secret, peer.x25519)
+            own_with_peer = agree(self._secret, peer.x25519)
         except InvalidPublicKey:
             raise PeerKeyRefused(f"the peer's key {peer.text} is not a usable key") from None
         self._proof_key += own_with_peer
         self._signed = key + signature + peer.raw + self._shared_hash
         self._peer = peer
-        self._phase = _Phase.VERDICT
+        self._phase = Phase.VERDICT
         return Step(peer=peer)
 
     def accept(self) -> tuple[bytes, Outcome]:
-        if self._phase is not _Phase.VERDICT or self._peer is None:
+        if self._phase is not Phase.VERDICT or self._peer is None:
             raise RuntimeError(f"there is no proven peer to accept ({self._phase.name})")
         secret = self._proof_key
-        message = _seal(_sha256(secret), self._identity._sign_raw(self._signed))
+        message = _seal(sha256(secret), self._identity._sign_raw(self._signed))
         return message, self._finish(secret, self._peer)
 
     def _loss(self) -> HandshakeError:
@@ -491,7 +515,7 @@ class ServerHandshake(_Handshake):
                 f"of a handshake message"
             )
         where = {
-            _Phase.HELLO: "before it said hello",
-            _Phase.PROOF: "after our hello, without proving who it is",
+            Phase.HELLO: "before it said hello",
+            Phase.PROOF: "after our hello, without proving who it is",
         }.get(self._phase, "before it was admitted")
         return HandshakeTruncated(f"the peer hung up {where}")

@@ -160,6 +160,7 @@ class SecureListener(ServerFactory):
         capability: Capability,
         factory: IProtocolFactory,
         authorize: Authorize | None = None,
+        suite: Suite = SHS1,
     ) -> None:
         """
         Offer a protocol.
@@ -169,9 +170,10 @@ class SecureListener(ServerFactory):
             anything from us; has 2 s.  Anything but C{True} refuses the peer, which
             sees the same silence as after a bad signature.  L{None} admits every
             member of the network.
+        @param suite: the handshake that leads to it.
         @raise meshkit.errors.PartConflict: if the label, the key or the table is taken.
         """
-        self._offer_one(capability, _Offer(SHS1, factory, authorize))
+        self._offer_one(capability, _Offer(suite, factory, authorize))
 
     def register_answer(
         self, capability: Capability, suite: Suite, admit: Admit | None = None
