@@ -8,10 +8,12 @@ C{test_boxstream.py}.
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, Final
 
+from nacl import bindings
 from nacl.secret import SecretBox
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -27,6 +29,7 @@ from meshkit.errors import (
     TamperedStream,
     TruncatedStream,
 )
+from meshkit.identity.keys import PublicKey
 from meshkit.shs.boxstream import MAX_BODY, Boxer
 from meshkit.shs.channel import AUTHORIZE_TIMEOUT, HANDSHAKE_TIMEOUT, SecureChannel
 from meshkit.shs.endpoints import wrap_client
@@ -581,11 +584,49 @@ class FloodTests(SynchronousTestCase):
         self.assertEqual(self.listener.refusals, {HelloReplayed.code: 999})
 
 
-class OwnKeyTests(HostileTestCase):
-    """Somebody with a copy of our disk."""
+class MixedOrder:
+    """
+    A key pair whose public key is that of an honest one plus a point of order 8.  It can
+    still sign whenever the hash is a multiple of 8 (RFC 8032, 5.1.7, without the cofactor),
+    and it tries until that is so.
+    """
+
+    _ORDER = 2**252 + 27742317777372353535851937790883648493
+    _POINT_OF_ORDER_8 = bytes.fromhex(
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+    )
+
+    class _Public:
+        def __init__(self, raw: bytes) -> None:
+            self.raw = raw
+
+    def __init__(self) -> None:
+        self._rng = Random(5)
+        self._secret = self._rng.randrange(1, self._ORDER)
+        self.public = self._Public(
+            bindings.crypto_core_ed25519_add(self._base_times(self._secret), self._POINT_OF_ORDER_8)
+        )
+        self._x25519_secret = self._secret.to_bytes(32, "little")
+
+    def _base_times(self, number: int) -> bytes:
+        return bindings.crypto_scalarmult_ed25519_base_noclamp(number.to_bytes(32, "little"))
+
+    def _sign_raw(self, data: bytes) -> bytes:
+        while True:
+            once = self._rng.randrange(1, self._ORDER)
+            r = self._base_times(once)
+            digest = hashlib.sha512(r + self.public.raw + data).digest()
+            h = int.from_bytes(digest, "little") % self._ORDER
+            if h % 8 == 0:
+                s = (once + h * self._secret) % self._ORDER
+                return r + s.to_bytes(32, "little")
+
+
+class CraftedKeyTests(HostileTestCase):
+    """Keys that are ours, or that no honest program makes."""
 
     def test_a_peer_that_proves_our_own_key_is_refused(self) -> None:
-        # It dials as Carol until the hellos are through, and then claims to be Bob.
+        # Somebody with a copy of our disk: it dials as Carol, and then claims to be Bob.
         client, alone = new_client(identity=CAROL), server_alone()
         alone.say(client.start())
         client._identity = BOB
@@ -613,6 +654,17 @@ class OwnKeyTests(HostileTestCase):
             alone.say(client.start())
             alone.say(client.receive(alone.heard).send)
             self.assert_refused(alone, PeerKeyRefused, MESSAGES[1])
+
+    def test_an_identity_of_mixed_order_is_refused_although_it_can_sign(self) -> None:
+        # Its signatures verify, as libsodium multiplies by the cofactor nowhere; but it is
+        # no key for X25519.  What refuses it must not escape into the reactor.
+        identity = MixedOrder()
+        self.assertTrue(PublicKey(identity.public.raw).verifies(b"x", identity._sign_raw(b"x")))
+        client, alone = new_client(identity=identity), server_alone()  # type: ignore[arg-type]
+        alone.say(client.start())
+        alone.say(client.receive(alone.heard).send)
+        self.assert_refused(alone, PeerKeyRefused, MESSAGES[1])
+        self.assertIn("not a usable key", str(alone.owner.failure and alone.owner.failure.value))
 
     def test_small_order_and_zero_ephemeral_keys_are_told_nothing(self) -> None:
         for point in SMALL_ORDER:
