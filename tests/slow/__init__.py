@@ -1,0 +1,1 @@
+"""Tests that need only Python and take longer than two seconds."""
