@@ -39,6 +39,7 @@ PURE: Final = frozenset(
         "meshkit.feed.private_box",
         "meshkit.feed.timestamps",
         "meshkit.gossip.codec",
+        "meshkit.gossip.reconcile",
         "meshkit.gossip.session",
         "meshkit.rpc.codec",
         "meshkit.rpc.methods",
