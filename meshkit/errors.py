@@ -357,6 +357,22 @@ class ForkRefused(FeedError):
     status = 409
 
 
+class ForkUnproven(FeedError):
+    """Two messages were given as proof of a fork, and prove none."""
+
+    code = "FORK_UNPROVEN"
+
+
+class FeedForked(FeedError):
+    """
+    This node's own feed is forked: two messages of one number were signed with its key.
+    Nobody takes what follows them, so nothing is published any more.
+    """
+
+    code = "FEED_FORKED"
+    status = 409
+
+
 # --- parts and operations ----------------------------------------------------------
 
 

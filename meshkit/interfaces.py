@@ -15,6 +15,9 @@ from twisted.application.service import IService
 from zope.interface import Attribute, Interface
 
 __all__ = [
+    "ForkProof",
+    "ForkProven",
+    "Frontier",
     "IConnections",
     "IFeedStore",
     "IFiles",
@@ -132,7 +135,11 @@ class IFeedStore(Interface):
         @param first: refuse, likewise, what is not this sequence number and those that
             follow it, one by one.
         @return: Deferred of one L{meshkit.feed.chain.Verdict} per text, in order,
-            fired when what was accepted is on the disk.
+            fired when what was accepted is on the disk.  A second message for a place is
+            refused with L{meshkit.errors.ForkRefused} and proves a fork: L{ForkProven}.
+            One that does not join its stored neighbour is accepted and says so in
+            C{disputed}: if the sender has another message for that place, that is the
+            proof.
         """
 
     def heads(authors: Sequence[bytes] | None = None, after: bytes = b"", limit: int = 1000) -> Any:
@@ -143,6 +150,40 @@ class IFeedStore(Interface):
             C{after} in byte order, at most C{limit}.
         @return: Deferred of a list of (author key, highest sequence up to which
             nothing is missing from 1 on), sorted by author.
+        """
+
+    def frontier(
+        authors: Sequence[bytes] | None = None, after: bytes = b"", limit: int = 1000
+    ) -> Any:
+        """
+        What L{heads} tells, with what it takes to find out whether another node has the
+        same.
+
+        Two nodes have the same of a feed if C{sequence}, C{head} and C{forked} are the
+        same.  Where both have the same C{sequence} and another C{head}, or both know it
+        to be forked at the same place and have another C{head} before it, the two
+        messages at C{sequence} prove a fork: whoever is given the other's one (L{read},
+        L{ingest}) finds it, and going on so finds the lowest place where they differ.
+
+        @param authors: 32-byte keys to ask for, or L{None} for every author above
+            C{after} in byte order, at most C{limit}.
+        @return: Deferred of a list of L{Frontier}, sorted by author.  Authors of whom
+            neither a message 1 nor a fork is known are left out.
+        """
+
+    def fork_proof(author: bytes) -> Any:
+        """@return: Deferred of the L{ForkProof} of a feed, or of L{None}."""
+
+    def ingest_proof(one: bytes, other: bytes) -> Any:
+        """
+        Check and keep a proof that an author has forked a feed.  Of one author the proof
+        for the lowest sequence is kept; of two proofs for one sequence, the first.
+
+        @param one: a message, as received.
+        @param other: another one.
+        @return: Deferred of whether this was news, fired when it is on the disk; then
+            L{ForkProven} was published.  Fails with the L{meshkit.errors.FeedError} that
+            makes one of them no message, or with L{meshkit.errors.ForkUnproven}.
         """
 
     def read(author: bytes, after: int, max_bytes: int, max_messages: int) -> Any:
@@ -289,3 +330,57 @@ class MessagesStored:
     contiguous: int
     local: bool
     messages: tuple[StoredMessage, ...]
+
+
+@frozen
+class Frontier:
+    """
+    How far a feed is complete here.
+
+    @ivar author: the author's 32-byte key.
+    @ivar sequence: highest sequence up to which nothing is missing and nothing is forked;
+        0 for none.
+    @ivar head: 32-byte hash of the message there; L{None} at 0.
+    @ivar forked: the lowest sequence for which two messages are known.
+    @ivar disputed: equal to C{sequence} where the message that is stored after it names
+        another one in its place, and L{None} else.  A node that has the other one can
+        prove the fork.
+    """
+
+    author: bytes
+    sequence: int
+    head: bytes | None
+    forked: int | None = None
+    disputed: int | None = None
+
+
+@frozen
+class ForkProof:
+    """
+    Two messages that one author has signed for one place.
+
+    @ivar author: the author's 32-byte key.
+    @ivar sequence: the place.
+    @ivar one: the text of the one.
+    @ivar other: the text of the other; in byte order it comes after C{one}.
+    """
+
+    author: bytes
+    sequence: int
+    one: bytes = field(repr=False)
+    other: bytes = field(repr=False)
+
+
+@frozen
+class ForkProven:
+    """
+    Event: an author is known, durably, to have signed two messages for one place, or for
+    a lower one than was known before.  The feed ends before it; L{IFeedStore.fork_proof}
+    has the two.
+
+    @ivar author: the author's 32-byte key.
+    @ivar sequence: the place.
+    """
+
+    author: bytes
+    sequence: int

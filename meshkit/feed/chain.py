@@ -1,10 +1,16 @@
 """
 Where a verified message fits into its author's feed: rules without a store.
 
-A feed is a chain: each message names the hash of the one before it.  Of two messages
-with one place, or that disagree about a neighbour, at most one can be stored; the one
-that came first stays.  A message whose predecessor has not come yet is stored, and
-joined when the gap closes.
+A feed is a chain: each message names the hash of the one before it.  An author who signs
+two messages for one place has forked the feed.  The two together prove it, whoever holds
+them and whatever they say of their neighbours; from the lowest proven place on, nothing
+of the feed is valid.
+
+A message may name another predecessor than the one that is stored here, or the stored
+message after it may.  That proves nothing yet: the other predecessor has to be seen.  The
+message is kept, as one beyond a gap is, and never joined: so what is stored does not
+depend on the order in which the messages came.  The rules are a table in
+C{docs/protocol/feed.md}.
 """
 
 from __future__ import annotations
@@ -27,11 +33,13 @@ class Neighbours:
     @ivar same: hash of the stored message with the same author and sequence.
     @ivar predecessor: hash of the stored message before it.
     @ivar successor_previous: C{previous} of the stored message after it.
+    @ivar forked: the lowest sequence for which two messages are known, if there is one.
     """
 
     same: str | None = None
     predecessor: str | None = None
     successor_previous: str | None = None
+    forked: int | None = None
 
 
 #: Nothing is stored around it.
@@ -47,10 +55,13 @@ class Link:
         so for the first message.  It says nothing of the messages before that one.
     @ivar promotes_successor: the next message is stored already and names this one, so
         that it becomes chain-valid now.
+    @ivar disputed: a place for which the author's own messages name two different
+        hashes.  Whoever has the other one can prove a fork with it.
     """
 
     chain_valid: bool
     promotes_successor: bool
+    disputed: int | None = None
 
 
 @frozen
@@ -65,6 +76,7 @@ class Verdict:
     @ivar sequence: its place; L{None} likewise.
     @ivar hash: its hash as it claims; L{None} likewise.
     @ivar chain_valid: as L{Link.chain_valid}; L{False} unless it was accepted.
+    @ivar disputed: as L{Link.disputed}.
     """
 
     status: Status
@@ -73,6 +85,7 @@ class Verdict:
     sequence: int | None
     hash: str | None
     chain_valid: bool
+    disputed: int | None = None
 
     @classmethod
     def accepted(cls, message: Message, link: Link) -> Verdict:
@@ -84,6 +97,7 @@ class Verdict:
             message.sequence,
             message.hash,
             link.chain_valid,
+            link.disputed,
         )
 
     @classmethod
@@ -109,30 +123,33 @@ def judge(message: Message, neighbours: Neighbours) -> Link:
     @raise DuplicateMessage: if this very message is stored.
     @raise InvalidSequence: if it is the first and names a predecessor, or a later one
         and names none.
-    @raise ForkRefused: if another message has its place, or a stored neighbour says
-        that another one should have.
+    @raise ForkRefused: if another message has its place, or the feed is known to be
+        forked there or before.
     """
     place = f"message {message.sequence} of {message.author.text}"
     if neighbours.same == message.hash:
         raise DuplicateMessage(f"{place} is already stored")
+    if (message.sequence == 1) is not (message.previous is None):
+        rule = "has no predecessor" if message.sequence == 1 else "has to name its predecessor"
+        raise InvalidSequence(f"{place} {rule}")
+    if neighbours.forked is not None and neighbours.forked <= message.sequence:
+        raise ForkRefused(
+            f"{place} is not taken: its author has signed two messages {neighbours.forked}, and "
+            f"the feed ends before them"
+        )
     if neighbours.same is not None:
         raise ForkRefused(
             f"{place} is stored with the hash {neighbours.same}: {message.hash} is a fork"
         )
-    if (message.sequence == 1) is not (message.previous is None):
-        rule = "has no predecessor" if message.sequence == 1 else "has to name its predecessor"
-        raise InvalidSequence(f"{place} {rule}")
-    if neighbours.predecessor is not None and neighbours.predecessor != message.previous:
-        raise ForkRefused(
-            f"{place} names {message.previous} as its predecessor, but "
-            f"{neighbours.predecessor} is stored there"
-        )
-    if neighbours.successor_previous is not None and neighbours.successor_previous != message.hash:
-        raise ForkRefused(
-            f"{place} has the hash {message.hash}, but the stored message after it names "
-            f"{neighbours.successor_previous}"
-        )
+    joins = neighbours.predecessor == message.previous
+    promotes = neighbours.successor_previous == message.hash
+    disputed = None
+    if neighbours.predecessor is not None and not joins:
+        disputed = message.sequence - 1
+    elif neighbours.successor_previous is not None and not promotes:
+        disputed = message.sequence
     return Link(
-        chain_valid=message.sequence == 1 or neighbours.predecessor is not None,
-        promotes_successor=neighbours.successor_previous is not None,
+        chain_valid=message.sequence == 1 or joins,
+        promotes_successor=promotes,
+        disputed=disputed,
     )

@@ -29,7 +29,7 @@ from meshkit.feed.message import Message, parse_message, sign_message, verify_me
 from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.interfaces import IFeedStore, MessagesStored
+from meshkit.interfaces import ForkProof, ForkProven, Frontier, IFeedStore, MessagesStored
 from meshkit.operations import BoundOperation
 from meshkit.parts import Part, PartContext, shield
 
@@ -239,6 +239,13 @@ class FeedPart(Part):
         self._feeds += stored.feeds
         for author, contiguous, messages in stored.added:
             self._events.publish(MessagesStored(author, contiguous, local, messages))
+        for author, sequence in stored.forks:
+            self._log.warn(
+                "the feed of {author} is forked: two messages {sequence} were signed",
+                author=PublicKey(author).text,
+                sequence=sequence,
+            )
+            self._events.publish(ForkProven(author, sequence))
 
     def heads(
         self, authors: Sequence[bytes] | None = None, after: bytes = b"", limit: int = 1000
@@ -247,6 +254,37 @@ class FeedPart(Part):
             lambda connection: store.list_heads(connection, authors, after, limit)
         )
         return result
+
+    def frontier(
+        self, authors: Sequence[bytes] | None = None, after: bytes = b"", limit: int = 1000
+    ) -> Deferred[list[Frontier]]:
+        result: Deferred[list[Frontier]] = self._database.read(
+            lambda connection: store.list_frontier(connection, authors, after, limit)
+        )
+        return result
+
+    def fork_proof(self, author: bytes) -> Deferred[ForkProof | None]:
+        result: Deferred[ForkProof | None] = self._database.read(
+            lambda connection: store.fork_proof(connection, author)
+        )
+        return result
+
+    def ingest_proof(self, one: bytes, other: bytes) -> Deferred[bool]:
+        return shield(self._ingest_proof(one, other))
+
+    async def _ingest_proof(self, one: bytes, other: bytes) -> bool:
+        now_ns = self._wall_clock()
+        messages = []
+        for checked in await self._checking.run(check_texts, (one, other)):
+            if isinstance(checked, MeshkitError):
+                raise checked
+            messages.append(checked)
+        first, second = messages
+        stored: store.Stored = await self._database.write(
+            lambda connection: store.prove_fork(connection, first, second, now_ns)
+        )
+        self._announce(stored, local=False)
+        return bool(stored.forks)
 
     def read(
         self, author: bytes, after: int, max_bytes: int, max_messages: int

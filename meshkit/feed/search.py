@@ -57,14 +57,14 @@ def list_messages(
     """
     where, values = wanted.where()
     rows = connection.execute(
-        f"SELECT m.raw, m.chain_valid FROM feed_messages m WHERE {where} "
+        f"SELECT {Row.COLUMNS} FROM {Row.TABLES} WHERE {where} "
         "ORDER BY m.shown_ns DESC, m.id DESC LIMIT ? OFFSET ?",
         (*values, limit, offset),
     ).fetchall()
     (total,) = connection.execute(
         f"SELECT count(*) FROM feed_messages m WHERE {where}", values
     ).fetchone()
-    return [Row(raw, bool(valid)) for raw, valid in rows], total
+    return [Row.read(*row) for row in rows], total
 
 
 def search_messages(
@@ -76,14 +76,15 @@ def search_messages(
     @param expression: from L{search_expression}.
     """
     rows = connection.execute(
-        "SELECT m.raw, m.chain_valid FROM feed_text t JOIN feed_messages m ON m.id = t.rowid "
+        f"SELECT {Row.COLUMNS} FROM feed_text t JOIN feed_messages m ON m.id = t.rowid "
+        "LEFT JOIN feed_authors a ON a.id = m.author "
         "WHERE feed_text MATCH ? ORDER BY t.rank, m.id DESC LIMIT ? OFFSET ?",
         (expression, limit, offset),
     ).fetchall()
     (total,) = connection.execute(
         "SELECT count(*) FROM feed_text WHERE feed_text MATCH ?", (expression,)
     ).fetchone()
-    return [Row(raw, bool(valid)) for raw, valid in rows], total
+    return [Row.read(*row) for row in rows], total
 
 
 def search_expression(text: str) -> str | None:
@@ -107,8 +108,9 @@ def search_expression(text: str) -> str | None:
 def shown(row: Row) -> msgspec.Raw:
     """
     A stored message for people: its text untouched, with C{chain_valid} as one more
-    member at the end.
+    member at the end, and C{forked} where it is.
     """
     text = row.raw.rstrip()
     valid = b"true" if row.chain_valid else b"false"
-    return msgspec.Raw(text[:-1] + b',"chain_valid":' + valid + b"}")
+    forked = b',"forked":true' if row.forked else b""
+    return msgspec.Raw(text[:-1] + b',"chain_valid":' + valid + forked + b"}")

@@ -13,14 +13,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from itertools import chain as joined
-from typing import Final
+from typing import ClassVar, Final
 
 from attrs import define, field, frozen
 
-from meshkit.errors import FeedError, MeshkitError
+from meshkit.errors import FeedError, FeedForked, ForkRefused, ForkUnproven, MeshkitError
 from meshkit.feed.chain import Link, Neighbours, Verdict, judge
 from meshkit.feed.message import MAX_SEQUENCE, Message, content_text
-from meshkit.interfaces import StoredMessage
+from meshkit.interfaces import ForkProof, Frontier, StoredMessage
 
 MIGRATIONS: Final = (
     """
@@ -54,6 +54,19 @@ MIGRATIONS: Final = (
 
     CREATE VIRTUAL TABLE feed_text USING fts5 (body, content = '');
     """,
+    """
+    -- forked: the lowest sequence for which two messages are known.  Nothing from there
+    -- on is counted in contiguous, though it stays stored.
+    ALTER TABLE feed_authors ADD COLUMN forked INTEGER;
+
+    -- The two messages that prove it, in the order of their bytes.
+    CREATE TABLE feed_forks (
+        author INTEGER PRIMARY KEY REFERENCES feed_authors (id),
+        one BLOB NOT NULL,
+        other BLOB NOT NULL,
+        proven_ns INTEGER NOT NULL
+    ) STRICT;
+    """,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.
@@ -64,14 +77,21 @@ _MAX_VALUES: Final = 999
 
 @define
 class _Author:
-    """A row of feed_authors while a batch is written."""
+    """
+    A row of feed_authors while a batch is written.
+
+    @ivar added: what the batch added.
+    @ivar changed: the row has to be written back.
+    """
 
     id: int
     key: bytes
     contiguous: int
     head: bytes | None
     latest: int
+    forked: int | None
     added: list[StoredMessage] = field(factory=list)
+    changed: bool = False
 
 
 @frozen
@@ -84,12 +104,15 @@ class Stored:
         added to.
     @ivar messages: how many messages were added.
     @ivar feeds: how many authors were added.
+    @ivar forks: (author key, sequence) of every fork that was proven, or was proven for
+        a lower sequence than before.
     """
 
     verdicts: list[Verdict]
     added: list[tuple[bytes, int, tuple[StoredMessage, ...]]]
     messages: int
     feeds: int
+    forks: list[tuple[bytes, int]]
 
 
 @define
@@ -107,6 +130,7 @@ class _Batch:
     last_id: int = 0
     messages: int = 0
     feeds: int = 0
+    forks: dict[bytes, int] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         (self.last_id,) = self.connection.execute(
@@ -130,7 +154,8 @@ class _Batch:
         known = self.authors.get(key)
         if known is None:
             row = self.connection.execute(
-                "SELECT id, key, contiguous, head, latest FROM feed_authors WHERE key = ?", (key,)
+                "SELECT id, key, contiguous, head, latest, forked FROM feed_authors WHERE key = ?",
+                (key,),
             ).fetchone()
             if row is None:
                 return None
@@ -145,7 +170,7 @@ class _Batch:
         )
         assert cursor.lastrowid is not None
         self.feeds += 1
-        author = self.authors[key] = _Author(cursor.lastrowid, key, 0, None, 0)
+        author = self.authors[key] = _Author(cursor.lastrowid, key, 0, None, 0, None)
         return author
 
     def neighbours(self, author: _Author | None, message: Message) -> Neighbours:
@@ -156,7 +181,7 @@ class _Batch:
         if author.latest == author.contiguous == sequence - 1:
             # The usual case, the next message of a feed without gaps: no look-up.
             head = author.head.hex() if author.head is not None else None
-            return Neighbours(same=None, predecessor=head, successor_previous=None)
+            return Neighbours(None, head, None, author.forked)
         same = predecessor = successor_previous = None
         self.flush()
         rows = self.connection.execute(
@@ -171,17 +196,24 @@ class _Batch:
                 same = digest.hex()
             else:
                 successor_previous = previous.hex()
-        return Neighbours(same=same, predecessor=predecessor, successor_previous=successor_previous)
+        return Neighbours(same, predecessor, successor_previous, author.forked)
 
     def add(self, message: Message) -> Verdict:
         """
-        Store one verified message, if the feed has a place for it.
+        Store one verified message, if the feed has a place for it.  If another message has
+        it, the two are kept as proof of a fork.
 
-        @return: a verdict that says C{accepted} or C{duplicate}.
+        @return: a verdict that says C{accepted}.
         @raise FeedError: as L{judge} does.
         """
         author = self.author(message.author.raw)
-        link = judge(message, self.neighbours(author, message))
+        neighbours = self.neighbours(author, message)
+        try:
+            link = judge(message, neighbours)
+        except ForkRefused:
+            if author is not None and neighbours.same is not None:
+                self._prove_beside(author, message)
+            raise
         if author is None:
             author = self.new_author(message.author.raw)
         self._insert(author, message, link)
@@ -225,32 +257,85 @@ class _Batch:
         self.messages += 1
 
     def _advance(self, author: _Author, message: Message, link: Link) -> None:
-        if message.sequence == author.contiguous + 1:
-            author.contiguous = message.sequence
-            author.head = bytes.fromhex(message.hash)
-            if link.promotes_successor:
-                # The gap closed: walk on to the next one.
-                rows = self.connection.execute(
-                    "SELECT sequence, hash FROM feed_messages "
-                    "WHERE author = ? AND sequence > ? ORDER BY sequence",
-                    (author.id, author.contiguous),
-                )
-                for sequence, digest in rows:
-                    if sequence != author.contiguous + 1:
-                        break
-                    author.contiguous, author.head = sequence, digest
+        author.changed = True
         author.latest = max(author.latest, message.sequence)
+        if message.sequence != author.contiguous + 1 or not link.chain_valid:
+            return
+        author.contiguous = message.sequence
+        author.head = bytes.fromhex(message.hash)
+        if link.promotes_successor:
+            # The gap closed: walk on to the next one.
+            rows = self.connection.execute(
+                "SELECT sequence, hash, previous FROM feed_messages "
+                "WHERE author = ? AND sequence > ? ORDER BY sequence",
+                (author.id, author.contiguous),
+            )
+            for sequence, digest, previous in rows:
+                joins = sequence == author.contiguous + 1 and previous == author.head
+                if not joins or sequence == author.forked:
+                    break
+                author.contiguous, author.head = sequence, digest
+
+    def _prove_beside(self, author: _Author, message: Message) -> None:
+        """A second message came for a place that is taken."""
+        (stored,) = self.connection.execute(
+            "SELECT raw FROM feed_messages WHERE author = ? AND sequence = ?",
+            (author.id, message.sequence),
+        ).fetchone()
+        self.freeze(author, message.sequence, stored, message.raw)
+
+    def prove(self, one: Message, other: Message) -> bool:
+        """
+        Freeze a feed by two messages that L{check_proof} has passed.
+
+        @return: did that change anything?
+        """
+        key = one.author.raw
+        author = self.author(key) or self.new_author(key)
+        return self.freeze(author, one.sequence, one.raw, other.raw)
+
+    def freeze(self, author: _Author, sequence: int, one: bytes, other: bytes) -> bool:
+        """
+        Note that a feed has two messages for a sequence: it ends before them.
+
+        @return: L{False} if it was known to end there or before.
+        """
+        if author.forked is not None and author.forked <= sequence:
+            return False
+        self.flush()
+        self.connection.execute(
+            "INSERT INTO feed_forks VALUES (?, ?, ?, ?) ON CONFLICT (author) DO UPDATE SET "
+            "one = excluded.one, other = excluded.other, proven_ns = excluded.proven_ns",
+            (author.id, *sorted((one, other)), self.now_ns),
+        )
+        author.forked = self.forks[author.key] = sequence
+        author.changed = True
+        if author.contiguous >= sequence:
+            author.contiguous = sequence - 1
+            row = self.connection.execute(
+                "SELECT hash FROM feed_messages WHERE author = ? AND sequence = ?",
+                (author.id, author.contiguous),
+            ).fetchone()
+            author.head = None if row is None else row[0]
+        return True
 
     def finish(self, verdicts: list[Verdict]) -> Stored:
         """Insert what is left, write the authors back and say what changed."""
         self.flush()
-        changed = [author for author in self.authors.values() if author.added]
         self.connection.executemany(
-            "UPDATE feed_authors SET contiguous = ?, head = ?, latest = ? WHERE id = ?",
-            [(author.contiguous, author.head, author.latest, author.id) for author in changed],
+            "UPDATE feed_authors SET contiguous = ?, head = ?, latest = ?, forked = ? WHERE id = ?",
+            [
+                (author.contiguous, author.head, author.latest, author.forked, author.id)
+                for author in self.authors.values()
+                if author.changed
+            ],
         )
-        added = [(author.key, author.contiguous, tuple(author.added)) for author in changed]
-        return Stored(verdicts, added, self.messages, self.feeds)
+        added = [
+            (author.key, author.contiguous, tuple(author.added))
+            for author in self.authors.values()
+            if author.added
+        ]
+        return Stored(verdicts, added, self.messages, self.feeds, list(self.forks.items()))
 
 
 def _insert(
@@ -300,18 +385,61 @@ def store_batch(
     return batch.finish(verdicts)
 
 
+def prove_fork(connection: sqlite3.Connection, one: Message, other: Message, now_ns: int) -> Stored:
+    """
+    Freeze a feed by two verified messages, unless that is known already.
+
+    @raise ForkUnproven: if they prove no fork.
+    """
+    check_proof(one, other)
+    batch = _Batch(connection, now_ns)
+    batch.prove(one, other)
+    return batch.finish([])
+
+
+def check_proof(one: Message, other: Message) -> None:
+    """
+    Do two verified messages prove a fork?
+
+    @raise ForkUnproven: if they do not.
+    """
+    if one.author != other.author or one.sequence != other.sequence:
+        raise ForkUnproven(
+            f"message {one.sequence} of {one.author.text} and message {other.sequence} of "
+            f"{other.author.text} do not have one place"
+        )
+    if one.hash == other.hash:
+        raise ForkUnproven(f"message {one.sequence} of {one.author.text} was given twice")
+    for message in (one, other):
+        # No store would take it, so it stands in nobody's place.
+        if (message.sequence == 1) is not (message.previous is None):
+            raise ForkUnproven(
+                f"message {message.sequence} of {message.author.text} could not be part of a feed"
+            )
+
+
 def own_tail(connection: sqlite3.Connection, key: bytes) -> tuple[int, str | None]:
     """
-    Where the next message of a feed goes.
+    Where the next message of this node's own feed goes.
 
     @return: the last sequence stored (0 for none) and the hash there.
+    @raise FeedForked: if the feed has ended.
     """
     row = connection.execute(
-        "SELECT m.sequence, m.hash FROM feed_messages m JOIN feed_authors a ON a.id = m.author "
-        "WHERE a.key = ? ORDER BY m.sequence DESC LIMIT 1",
+        "SELECT m.sequence, m.hash, a.forked FROM feed_authors a "
+        "LEFT JOIN feed_messages m ON m.author = a.id AND m.sequence = a.latest WHERE a.key = ?",
         (key,),
     ).fetchone()
-    return (0, None) if row is None else (row[0], row[1].hex())
+    if row is None:
+        return 0, None
+    sequence, digest, forked = row
+    if forked is not None:
+        raise FeedForked(
+            f"two messages {forked} of this node's feed were signed with its key, so nobody "
+            f"takes what follows them: publish under a new identity, and run no two nodes with "
+            f"one key"
+        )
+    return (0, None) if digest is None else (sequence, digest.hex())
 
 
 def append_own(connection: sqlite3.Connection, messages: Sequence[Message], now_ns: int) -> Stored:
@@ -334,17 +462,30 @@ class Row:
 
     @ivar raw: its text, as its author wrote it.
     @ivar chain_valid: the link to its predecessor was seen and holds.
+    @ivar forked: its author is known to have signed two messages of its sequence number,
+        or of one before it: it is no part of a feed.
     """
 
     raw: bytes
     chain_valid: bool
+    forked: bool = False
+
+    #: What L{read} takes, of the tables with the aliases C{m} and C{a}.
+    COLUMNS: ClassVar[str] = "m.raw, m.chain_valid, coalesce(m.sequence >= a.forked, 0)"
+    #: These tables.  The left join keeps the messages in the order of their index.
+    TABLES: ClassVar[str] = "feed_messages m LEFT JOIN feed_authors a ON a.id = m.author"
+
+    @classmethod
+    def read(cls, raw: bytes, chain_valid: int, forked: int) -> Row:
+        """A row of the database."""
+        return cls(raw, bool(chain_valid and not forked), bool(forked))
 
 
 def message_by_hash(connection: sqlite3.Connection, digest: bytes) -> Row | None:
     row = connection.execute(
-        "SELECT raw, chain_valid FROM feed_messages WHERE hash = ?", (digest,)
+        f"SELECT {Row.COLUMNS} FROM {Row.TABLES} WHERE m.hash = ?", (digest,)
     ).fetchone()
-    return None if row is None else Row(row[0], bool(row[1]))
+    return None if row is None else Row.read(*row)
 
 
 def list_heads(
@@ -365,6 +506,47 @@ def list_heads(
         if row is not None:
             heads.append(row)
     return heads
+
+
+#: What L{_frontier} reads.  A message after the head is one that does not join it.
+_FRONTIER: Final = (
+    "SELECT a.key, a.contiguous, a.head, a.forked, a.latest > a.contiguous AND EXISTS ("
+    "SELECT 1 FROM feed_messages m WHERE m.author = a.id AND m.sequence = a.contiguous + 1) "
+    "FROM feed_authors a WHERE (a.contiguous > 0 OR a.forked IS NOT NULL) AND "
+)
+
+
+def _frontier(
+    key: bytes, contiguous: int, head: bytes | None, forked: int | None, followed: int
+) -> Frontier:
+    # The message in the forked place follows as well, and there the question is settled.
+    disputed = contiguous if followed and forked != contiguous + 1 else None
+    return Frontier(key, contiguous, head, forked, disputed)
+
+
+def list_frontier(
+    connection: sqlite3.Connection, authors: Sequence[bytes] | None, after: bytes, limit: int
+) -> list[Frontier]:
+    """See L{meshkit.interfaces.IFeedStore.frontier}."""
+    if authors is None:
+        rows = connection.execute(f"{_FRONTIER} a.key > ? ORDER BY a.key LIMIT ?", (after, limit))
+        return [_frontier(*row) for row in rows]
+    found = []
+    for key in sorted(set(authors)):
+        row = connection.execute(f"{_FRONTIER} a.key = ?", (key,)).fetchone()
+        if row is not None:
+            found.append(_frontier(*row))
+    return found
+
+
+def fork_proof(connection: sqlite3.Connection, author: bytes) -> ForkProof | None:
+    """See L{meshkit.interfaces.IFeedStore.fork_proof}."""
+    row = connection.execute(
+        "SELECT a.key, a.forked, f.one, f.other FROM feed_forks f "
+        "JOIN feed_authors a ON a.id = f.author WHERE a.key = ?",
+        (author,),
+    ).fetchone()
+    return None if row is None else ForkProof(*row)
 
 
 def read_chain(

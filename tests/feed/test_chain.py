@@ -96,16 +96,38 @@ class JudgeTests(SynchronousTestCase):
         with self.assertRaisesRegex(ForkRefused, FEED[1].hash):
             judge(FEED[1], Neighbours(same=OTHER[1].hash))
 
-    def test_a_message_that_names_another_predecessor_is_a_fork(self) -> None:
-        with self.assertRaisesRegex(ForkRefused, "as its predecessor"):
-            judge(FEED[1], Neighbours(predecessor=OTHER[0].hash))
+    def test_another_message_in_the_last_sound_place_is_a_fork(self) -> None:
+        with self.assertRaisesRegex(ForkRefused, FEED[1].hash):
+            judge(FEED[1], Neighbours(same=OTHER[1].hash, forked=3))
 
-    def test_a_message_that_its_successor_does_not_name_is_a_fork(self) -> None:
-        with self.assertRaisesRegex(ForkRefused, "the stored message after it names"):
-            judge(
-                FEED[1],
-                Neighbours(predecessor=FEED[0].hash, successor_previous=OTHER[1].hash),
-            )
+    def test_nothing_is_taken_from_the_forked_place_on(self) -> None:
+        for neighbours in (
+            Neighbours(forked=2),
+            Neighbours(predecessor=FEED[0].hash, forked=2),
+            Neighbours(forked=1),
+        ):
+            with self.assertRaisesRegex(ForkRefused, "has signed two messages"):
+                judge(FEED[1], neighbours)
+        self.assertEqual(
+            judge(FEED[1], Neighbours(predecessor=FEED[0].hash, forked=3)), Link(True, False)
+        )
+
+    def test_what_is_stored_in_a_forked_place_is_still_a_duplicate(self) -> None:
+        with self.assertRaises(DuplicateMessage):
+            judge(FEED[1], Neighbours(same=FEED[1].hash, forked=2))
+
+    def test_a_message_that_names_another_predecessor_is_kept_apart(self) -> None:
+        self.assertEqual(
+            judge(FEED[1], Neighbours(predecessor=OTHER[0].hash)), Link(False, False, disputed=1)
+        )
+
+    def test_a_message_that_its_successor_does_not_name_is_kept(self) -> None:
+        between = Neighbours(predecessor=FEED[0].hash, successor_previous=OTHER[1].hash)
+        self.assertEqual(judge(FEED[1], between), Link(True, False, disputed=2))
+
+    def test_of_two_disputed_places_the_lower_one_is_named(self) -> None:
+        between = Neighbours(predecessor=OTHER[0].hash, successor_previous=OTHER[1].hash)
+        self.assertEqual(judge(FEED[1], between), Link(False, False, disputed=1))
 
     def test_a_first_message_with_a_predecessor_is_refused(self) -> None:
         message = sign_message(
@@ -145,9 +167,8 @@ class ConvergenceTests(SynchronousTestCase):
             feed.add(message)
         for sequence, message in feed.stored.items():
             before = feed.stored.get(sequence - 1)
-            if before is not None:
-                self.assertEqual(message.previous, before.hash)
-            self.assertEqual(feed.valid[sequence], sequence == 1 or before is not None)
+            joins = sequence == 1 or (before is not None and message.previous == before.hash)
+            self.assertEqual(feed.valid[sequence], joins)
 
 
 class VerdictTests(SynchronousTestCase):

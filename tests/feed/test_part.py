@@ -14,8 +14,13 @@ from zope.interface.verify import verifyObject
 from meshkit.errors import (
     ContentTooLarge,
     FeedError,
+    FeedForked,
+    ForkRefused,
+    ForkUnproven,
+    HashMismatch,
     InvalidPublicKey,
     InvalidRequest,
+    MalformedMessage,
     NotFound,
     NotReady,
     NumberNotPortable,
@@ -26,7 +31,7 @@ from meshkit.feed import operations as offered
 from meshkit.feed import part as feed_part
 from meshkit.feed.message import parse_message, verify_message
 from meshkit.feed.part import Config, FeedPart, make_part, prepare_texts
-from meshkit.interfaces import IFeedStore, IMeshPart, MessagesStored
+from meshkit.interfaces import ForkProven, IFeedStore, IMeshPart, MessagesStored
 from meshkit.runtime.workers import MAX_WAITING, InlineWorkers
 from meshkit.testing.identities import DAY_NS, Author
 from meshkit.testing.nodes import make_context, run_clock
@@ -357,6 +362,63 @@ class Ingesting(PartCase):
         self.done(self.part.ingest(raws))
         self.assertEqual(self.done(self.part.read(self.ada.key, 1, 10**6, 2)), raws[1:3])
         self.assertEqual(self.done(self.part.heads([self.ada.key])), [(self.ada.key, 5)])
+
+
+class Forks(PartCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.ada, self.fork = Author("ada"), Author("ada")
+        self.ada.write_many(4)
+        self.fork.messages = self.ada.messages[:2]
+        self.fork.write("another three")
+        self.forks: list[ForkProven] = []
+        self.context.events.subscribe(ForkProven, self.forks.append)
+
+    def test_two_messages_for_one_place_are_proof_and_are_told(self) -> None:
+        self.done(self.part.ingest(self.ada.raws))
+        (verdict,) = self.done(self.part.ingest([self.fork.raws[2]]))
+        self.assertIsInstance(verdict.error, ForkRefused)
+        self.assertEqual(self.forks, [ForkProven(self.ada.key, 3)])
+        proof = self.done(self.part.fork_proof(self.ada.key))
+        self.assertEqual({proof.one, proof.other}, {self.ada.raws[2], self.fork.raws[2]})
+        (frontier,) = self.done(self.part.frontier())
+        self.assertEqual((frontier.sequence, frontier.forked), (2, 3))
+        self.assertEqual(self.done(self.part.heads()), [(self.ada.key, 2)])
+        self.assertEqual(self.part.status().refused, {"FORK_REFUSED": 1})
+
+    def test_a_proof_is_taken_once(self) -> None:
+        pair = (self.ada.raws[2], self.fork.raws[2])
+        self.assertIs(self.done(self.part.ingest_proof(*pair)), True)
+        self.assertIs(self.done(self.part.ingest_proof(*pair[::-1])), False)
+        self.assertEqual(self.forks, [ForkProven(self.ada.key, 3)])
+        self.assertEqual(self.part.status().feeds, 1)
+        self.done(self.part.ingest(self.ada.raws))
+        self.assertEqual([event.contiguous for event in self.events], [2])
+
+    def test_what_is_no_proof_is_refused_by_name(self) -> None:
+        altered = self.fork.raws[2].replace(b"another", b"1 other")
+        self.failed(self.part.ingest_proof(self.ada.raws[2], altered), HashMismatch)
+        self.failed(self.part.ingest_proof(b"{", self.ada.raws[2]), MalformedMessage)
+        self.failed(self.part.ingest_proof(*self.ada.raws[2:4]), ForkUnproven)
+        self.assertEqual((self.forks, self.part.status().feeds), ([], 0))
+
+    def test_this_nodes_own_feed_ends_where_it_is_forked(self) -> None:
+        self.done(self.part.publish("one"))
+        twin = Author("twin")
+        twin.identity = self.context.identity
+        self.done(self.part.ingest([twin.write("another one").raw]))
+        self.assertEqual(self.forks, [ForkProven(twin.key, 1)])
+        self.failed(self.part.publish("two"), FeedForked)
+        self.failed(self.answer("feed_publish_batch", contents=_raws("a")), FeedForked)
+        self.assertEqual(self.own(), [])
+
+    def test_a_forked_message_is_shown_as_such(self) -> None:
+        self.done(self.part.ingest([*self.ada.raws, self.fork.raws[2]]))
+        shown = [msgspec.json.decode(item) for item in self.ok("feed_list").items]
+        self.assertEqual(
+            [(m["sequence"], m["chain_valid"], m.get("forked")) for m in shown],
+            [(4, False, True), (3, False, True), (2, True, None), (1, True, None)],
+        )
 
 
 class Doors(PartCase):

@@ -14,16 +14,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.errors import (
     DuplicateMessage,
     FeedError,
+    FeedForked,
     ForkRefused,
+    ForkUnproven,
     HashMismatch,
     InvalidSequence,
     MalformedMessage,
     SignatureInvalid,
 )
-from meshkit.feed import store
+from meshkit.feed import search, store
 from meshkit.feed.chain import Neighbours, Verdict, judge
 from meshkit.feed.message import MAX_SEQUENCE, Message
 from meshkit.feed.part import check_texts
+from meshkit.interfaces import ForkProof, Frontier
 from meshkit.testing.identities import DAY_NS, Author
 from meshkit.testing.strategies import chunkings
 
@@ -135,31 +138,6 @@ class Rules(SynchronousTestCase):
         odd = ADA.write(sequence=5, previous=None)
         self.refuse(odd.raw, InvalidSequence)
 
-    def test_a_fork_at_a_place_that_is_taken_is_refused(self) -> None:
-        ingest(self.connection, *ADA.raws[:3])
-        for sequence, previous in ((1, None), (2, ADA.messages[0].hash), (3, ADA.messages[1].hash)):
-            fork = ADA.write("other", sequence=sequence, previous=previous)
-            self.refuse(fork.raw, ForkRefused)
-
-    def test_a_message_that_names_another_predecessor_is_refused(self) -> None:
-        ingest(self.connection, *ADA.raws[:3])
-        self.refuse(ADA.write("x", sequence=4, previous="ab" * 32).raw, ForkRefused)
-
-    def test_a_message_that_a_stored_successor_does_not_name_is_refused(self) -> None:
-        ingest(self.connection, ADA.raws[3])
-        self.refuse(ADA.write("x", sequence=3, previous="ab" * 32).raw, ForkRefused)
-
-    def test_a_fork_that_is_longer_does_not_win(self) -> None:
-        ingest(self.connection, *ADA.raws[:2])
-        fork = Author("ada")
-        fork.write("another beginning")
-        fork.write_many(4)
-        verdicts = ingest(self.connection, *fork.raws)
-        self.assertEqual([type(v.error) for v in verdicts[:3]], [ForkRefused] * 3)
-        # Beyond the gap nothing stored contradicts it, but it is never counted.
-        self.assertEqual(state(self.connection)[ADA.key][0], 2)
-        self.assertEqual(store.read_chain(self.connection, ADA.key, 0, 10**6, 100), ADA.raws[:2])
-
     def test_the_last_sequence_of_all_is_stored_like_any_other(self) -> None:
         last = ADA.write(sequence=MAX_SEQUENCE, previous="ab" * 32)
         ingest(self.connection, ADA.raws[0])
@@ -252,35 +230,41 @@ class Model:
     """A store as simple as it can be: dictionaries, and every rule asked of L{judge}."""
 
     def __init__(self) -> None:
-        self.feeds: dict[bytes, dict[int, tuple[Message, bool]]] = {}
+        self.feeds: dict[bytes, dict[int, Message]] = {}
+        self.forked: dict[bytes, int] = {}
 
     def add(self, message: Message) -> Verdict:
-        here = self.feeds.get(message.author.raw, {})
-
-        def at(sequence: int) -> Message | None:
-            return here[sequence][0] if sequence in here else None
-
-        same, before, after = (at(message.sequence + step) for step in (0, -1, 1))
-        around = Neighbours(same and same.hash, before and before.hash, after and after.previous)
+        key, sequence = message.author.raw, message.sequence
+        here = self.feeds.get(key, {})
+        same, before, after = (here.get(sequence + step) for step in (0, -1, 1))
+        forked = self.forked.get(key)
+        around = Neighbours(
+            same and same.hash, before and before.hash, after and after.previous, forked
+        )
         try:
             link = judge(message, around)
         except FeedError as e:
+            if same is not None and same.hash != message.hash:
+                self.forked[key] = min(sequence, self.forked.get(key, sequence))
             return Verdict.refused(e, message)
-        self.feeds.setdefault(message.author.raw, {})[message.sequence] = (
-            message,
-            link.chain_valid,
-        )
-        if link.promotes_successor and after is not None:
-            self.feeds[message.author.raw][after.sequence] = (after, True)
+        self.feeds.setdefault(key, {})[sequence] = message
         return Verdict.accepted(message, link)
+
+    def rows(self, key: bytes) -> list[tuple[int, bool]]:
+        here = self.feeds[key]
+        return [
+            (n, n == 1 or (n - 1 in here and here[n - 1].hash == message.previous))
+            for n, message in sorted(here.items())
+        ]
 
     def state(self) -> dict[bytes, tuple[int, str | None, int]]:
         found = {}
         for key, messages in sorted(self.feeds.items()):
+            valid = {n for n, joins in self.rows(key) if joins}
             contiguous = 0
-            while contiguous + 1 in messages:
+            while contiguous + 1 in valid - {self.forked.get(key)}:
                 contiguous += 1
-            head = messages[contiguous][0].hash if contiguous else None
+            head = messages[contiguous].hash if contiguous else None
             found[key] = (contiguous, head, max(messages))
         return found
 
@@ -363,14 +347,11 @@ class Convergence(SynchronousTestCase):
             self.assertEqual([type(v.error) for v in verdicts], [type(v.error) for v in expected])
             self.assertEqual(state(connection), model.state())
             for key, messages in model.feeds.items():
-                self.assertEqual(
-                    feed(connection, key),
-                    [(n, valid) for n, (_, valid) in sorted(messages.items())],
-                )
+                self.assertEqual(feed(connection, key), model.rows(key))
                 (contiguous, _, _) = model.state()[key]
                 self.assertEqual(
                     store.read_chain(connection, key, 0, 10**9, 10**9),
-                    [messages[n + 1][0].raw for n in range(contiguous)],
+                    [messages[n + 1].raw for n in range(contiguous)],
                 )
 
     def test_more_messages_than_go_into_one_statement(self) -> None:
@@ -398,6 +379,271 @@ class Convergence(SynchronousTestCase):
         self.assertLess(len(inserts), 30)
 
 
+def branch(author: Author, after: int, count: int, word: str) -> list[Message]:
+    """Messages that leave a feed: they follow its message C{after}."""
+    fork = Author("fork")
+    fork.identity = author.identity
+    fork.messages = author.messages[:after]
+    for number in range(count):
+        fork.write(f"{word} {number}")
+    return fork.messages[after:]
+
+
+class Forks(SynchronousTestCase):
+    """The rows of the table in docs/protocol/feed.md, one by one."""
+
+    def setUp(self) -> None:
+        self.connection = fresh()
+        self.other = branch(ADA, 2, 8, "other")
+
+    def put(self, *messages: Message) -> list[Verdict]:
+        return ingest(self.connection, *(message.raw for message in messages))
+
+    def frontier(self) -> Frontier:
+        (found,) = store.list_frontier(self.connection, [ADA.key], b"", 1)
+        return found
+
+    def proof(self) -> ForkProof | None:
+        return store.fork_proof(self.connection, ADA.key)
+
+    def served(self) -> list[bytes]:
+        return store.read_chain(self.connection, ADA.key, 0, 10**9, 10**9)
+
+    def test_a_second_message_for_a_place_proves_the_fork(self) -> None:
+        self.put(*ADA.messages[:5])
+        stored = store.store_batch(self.connection, [self.other[1]], NOW_NS)
+        (verdict,) = stored.verdicts
+        self.assertEqual((verdict.status, type(verdict.error)), ("refused", ForkRefused))
+        self.assertEqual((stored.forks, stored.added), ([(ADA.key, 4)], []))
+        pair = sorted([ADA.messages[3].raw, self.other[1].raw])
+        self.assertEqual(self.proof(), ForkProof(ADA.key, 4, *pair))
+        head = bytes.fromhex(ADA.messages[2].hash)
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 3, head, 4))
+        self.assertEqual(self.served(), ADA.raws[:3])
+        self.assertEqual(store.list_heads(self.connection, None, b"", 9), [(ADA.key, 3)])
+
+    def test_a_fork_of_the_first_message_leaves_nothing(self) -> None:
+        self.put(*ADA.messages[:3])
+        self.put(*branch(ADA, 0, 1, "other"))
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 0, None, 1))
+        self.assertEqual(self.served(), [])
+        self.assertEqual(store.list_heads(self.connection, None, b"", 9), [])
+
+    def test_what_is_stored_from_the_fork_on_is_kept_and_flagged(self) -> None:
+        self.put(*ADA.messages[:5])
+        self.put(self.other[1])
+        rows, total = search.list_messages(self.connection, search.Filter(), 9, 0)
+        self.assertEqual(total, 5)
+        found = {row.raw: (row.chain_valid, row.forked) for row in rows}
+        for number, raw in enumerate(ADA.raws[:5], 1):
+            expected = (True, False) if number < 4 else (False, True)
+            self.assertEqual(found[raw], expected, number)
+            by_hash = store.message_by_hash(
+                self.connection, bytes.fromhex(ADA.messages[number - 1].hash)
+            )
+            self.assertEqual(by_hash, store.Row(raw, *expected))
+        hits, _ = search.search_messages(self.connection, '"number 5"', 9, 0)
+        self.assertEqual(hits, [store.Row(ADA.raws[4], False, True)])
+
+    def test_nothing_more_is_taken_from_the_fork_on(self) -> None:
+        self.put(*ADA.messages[:5])
+        self.put(self.other[1])
+        before = list(self.connection.iterdump())
+        for message in (ADA.messages[5], self.other[1], self.other[2], *branch(ADA, 4, 1, "x")):
+            (verdict,) = self.put(message)
+            self.assertIsInstance(verdict.error, ForkRefused)
+        (verdict,) = self.put(ADA.messages[4])
+        self.assertIsInstance(verdict.error, DuplicateMessage)
+        self.assertEqual(list(self.connection.iterdump()), before)
+
+    def test_a_gap_before_the_fork_is_still_filled(self) -> None:
+        self.put(ADA.messages[0], *ADA.messages[4:7])
+        self.put(*branch(ADA, 5, 1, "other"))
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 1, self.hash_of(1), 6))
+        self.put(*ADA.messages[1:4])
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 5, self.hash_of(5), 6))
+        self.assertEqual(self.served(), ADA.raws[:5])
+
+    def hash_of(self, sequence: int) -> bytes:
+        return bytes.fromhex(ADA.messages[sequence - 1].hash)
+
+    def test_the_lowest_proof_wins(self) -> None:
+        self.put(*ADA.messages[:9])
+        for index, lowest in ((4, 7), (6, 7), (2, 5), (3, 5), (0, 3)):
+            stored = store.store_batch(self.connection, [self.other[index]], NOW_NS)
+            changed = [(ADA.key, lowest)] if index + 3 == lowest else []
+            self.assertEqual((index, stored.forks), (index, changed))
+            self.assertEqual(
+                self.frontier(), Frontier(ADA.key, lowest - 1, self.hash_of(lowest - 1), lowest)
+            )
+            proof = self.proof()
+            assert proof is not None
+            self.assertEqual(proof.sequence, lowest)
+
+    def test_a_message_that_names_another_predecessor_is_kept_and_never_counted(self) -> None:
+        self.put(*ADA.messages[:4])
+        (verdict,) = self.put(self.other[2])
+        self.assertEqual(
+            (verdict.status, verdict.chain_valid, verdict.disputed), ("accepted", False, 4)
+        )
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 4, self.hash_of(4), None, disputed=4))
+        self.assertEqual(self.served(), ADA.raws[:4])
+        self.assertIsNone(self.proof())
+
+    def test_the_message_that_it_names_is_the_proof(self) -> None:
+        self.put(*ADA.messages[:4])
+        self.put(self.other[2], self.other[1])
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 3, self.hash_of(3), 4))
+
+    def test_so_is_another_message_in_its_own_place(self) -> None:
+        self.put(*ADA.messages[:4])
+        self.put(self.other[2], ADA.messages[4])
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 4, self.hash_of(4), 5))
+
+    def test_a_message_that_its_stored_successor_does_not_name_is_kept(self) -> None:
+        self.put(*ADA.messages[:3], self.other[2])
+        (verdict,) = self.put(ADA.messages[3])
+        self.assertEqual(
+            (verdict.status, verdict.chain_valid, verdict.disputed), ("accepted", True, 4)
+        )
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 4, self.hash_of(4), None, disputed=4))
+
+    def test_a_gap_that_closes_joins_no_further_than_the_links_hold(self) -> None:
+        self.put(ADA.messages[0], ADA.messages[2], self.other[1], self.other[2])
+        self.put(ADA.messages[1])
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 3, self.hash_of(3), None, disputed=3))
+
+    def test_an_author_with_a_proof_and_nothing_else_is_known(self) -> None:
+        stored = store.prove_fork(self.connection, ADA.messages[2], self.other[0], NOW_NS)
+        self.assertEqual((stored.forks, stored.feeds, stored.messages), ([(ADA.key, 3)], 1, 0))
+        self.assertEqual(self.frontier(), Frontier(ADA.key, 0, None, 3))
+        self.assertEqual(store.list_frontier(self.connection, None, b"", 9), [self.frontier()])
+        self.put(*ADA.messages[:5])
+        self.assertEqual(self.served(), ADA.raws[:2])
+
+    def test_a_proof_that_is_known_changes_nothing(self) -> None:
+        self.put(*ADA.messages[:5])
+        self.put(self.other[1])
+        before = list(self.connection.iterdump())
+        for one, other in (
+            (ADA.messages[3], self.other[1]),
+            (self.other[1], ADA.messages[3]),
+            (ADA.messages[4], self.other[2]),
+        ):
+            stored = store.prove_fork(self.connection, one, other, NOW_NS + 1)
+            self.assertEqual(stored.forks, [])
+        self.assertEqual(list(self.connection.iterdump()), before)
+
+    def test_what_is_no_proof_is_refused(self) -> None:
+        odd = ADA.write("odd", sequence=3, previous=None)
+        for one, other in (
+            (ADA.messages[2], ADA.messages[2]),
+            (ADA.messages[2], ADA.messages[3]),
+            (ADA.messages[2], BOB.messages[2]),
+            (ADA.messages[2], odd),
+            (odd, ADA.messages[2]),
+        ):
+            with self.assertRaises(ForkUnproven):
+                store.prove_fork(self.connection, one, other, NOW_NS)
+        self.assertEqual(store.count_all(self.connection), (0, 0))
+
+    def test_what_no_feed_could_hold_forks_none(self) -> None:
+        self.put(*ADA.messages[:3])
+        (verdict,) = self.put(ADA.write("odd", sequence=3, previous=None))
+        self.assertIsInstance(verdict.error, InvalidSequence)
+        self.assertIsNone(self.proof())
+
+    def test_the_frontier_goes_by_pages(self) -> None:
+        self.put(*ADA.messages[:2], *BOB.messages[:3])
+        both = sorted([(ADA.key, 2), (BOB.key, 3)])
+        found = store.list_frontier(self.connection, None, b"", 9)
+        self.assertEqual([(each.author, each.sequence) for each in found], both)
+        self.assertEqual(store.list_frontier(self.connection, None, b"", 1), found[:1])
+        self.assertEqual(store.list_frontier(self.connection, None, both[0][0], 9), found[1:])
+        some = [BOB.key, ADA.key, bytes(32), ADA.key]
+        self.assertEqual(store.list_frontier(self.connection, some, b"", 9), found)
+
+
+class ForksConverge(SynchronousTestCase):
+    """
+    What is left of a forked feed depends on what was received, and not on the order.
+    """
+
+    def end(self, connection: sqlite3.Connection) -> tuple[Any, ...]:
+        return (
+            store.list_frontier(connection, None, b"", 9),
+            store.read_chain(connection, ADA.key, 0, 10**9, 10**9),
+            store.fork_proof(connection, ADA.key),
+        )
+
+    @given(st.data())
+    def test_any_order_of_two_branches_ends_in_the_same_prefix_and_proof(self, data: Any) -> None:
+        ours = data.draw(st.sets(st.sampled_from(range(10))), "of ours")
+        after = data.draw(st.integers(0, 9), "fork after")
+        theirs = data.draw(st.sets(st.sampled_from(range(10 - after))), "of theirs")
+        other = branch(ADA, after, 10 - after, "other")
+        pool = [ADA.messages[n] for n in sorted(ours)] + [other[n] for n in sorted(theirs)]
+        ends = []
+        for label in ("one", "other"):
+            again = data.draw(st.lists(st.sampled_from(pool), max_size=5)) if pool else []
+            order = data.draw(st.permutations([*pool, *again]), label)
+            connection = fresh()
+            for batch in data.draw(chunkings(order, max_cuts=5, empty=True)):
+                store.store_batch(connection, batch, NOW_NS)
+            ends.append(self.end(connection))
+        self.assertEqual(ends[0], ends[1])
+        places = {n + 1 for n in ours} & {after + n + 1 for n in theirs}
+        (_, served, proof) = ends[0]
+        self.assertEqual(proof and proof.sequence, min(places, default=None))
+        self.assertFalse(places and len(served) >= min(places))
+
+    @given(st.integers(0, 8), st.integers(1, 9), st.integers(1, 9), st.data())
+    def test_stores_with_a_branch_each_that_exchange_converge(
+        self, after: int, ours: int, theirs: int, data: Any
+    ) -> None:
+        """
+        Each tells the other its frontier, its proof and messages of its prefix, as often
+        and in whatever order, until neither has news: then both have the same.
+        """
+        stores = [fresh(), fresh()]
+        ingest(stores[0], *ADA.raws[: after + min(ours, 12 - after)])
+        ingest(stores[1], *ADA.raws[:after])
+        ingest(stores[1], *(m.raw for m in branch(ADA, after, theirs, "other")))
+        for _ in range(data.draw(st.integers(0, 25), "steps")):
+            a, b = stores[:: data.draw(st.sampled_from((1, -1)), "direction")]
+            what = data.draw(st.sampled_from(("proof", "messages", "end")), "what")
+            if what == "proof":
+                proof = store.fork_proof(a, ADA.key)
+                if proof is not None:
+                    one, other = check_texts([proof.one, proof.other])
+                    assert isinstance(one, Message) and isinstance(other, Message)
+                    store.prove_fork(b, one, other, NOW_NS)
+                continue
+            have, has = (_position(each) for each in (b, a))
+            start = min(have, has - 1) if what == "end" else data.draw(st.integers(0, 12))
+            count = data.draw(st.integers(1, 5))
+            ingest(b, *store.read_chain(a, ADA.key, max(0, start), 10**9, count))
+        # Whatever was drawn: the exchange that a peer makes to the end.
+        for _ in range(40):
+            for a, b in (stores, stores[::-1]):
+                proof = store.fork_proof(a, ADA.key)
+                if proof is not None:
+                    one, other = check_texts([proof.one, proof.other])
+                    assert isinstance(one, Message) and isinstance(other, Message)
+                    store.prove_fork(b, one, other, NOW_NS)
+                have, has = _position(b), _position(a)
+                ingest(b, *store.read_chain(a, ADA.key, have, 10**9, 100))
+                ingest(b, *store.read_chain(a, ADA.key, max(0, min(have, has) - 1), 10**9, 1))
+        self.assertEqual(self.end(stores[0]), self.end(stores[1]))
+        (frontier,) = store.list_frontier(stores[0], None, b"", 9)
+        self.assertEqual((frontier.sequence, frontier.forked), (after, after + 1))
+
+
+def _position(connection: sqlite3.Connection) -> int:
+    found = store.list_frontier(connection, [ADA.key], b"", 1)
+    return found[0].sequence if found else 0
+
+
 class Own(SynchronousTestCase):
     def setUp(self) -> None:
         self.connection = fresh()
@@ -417,6 +663,12 @@ class Own(SynchronousTestCase):
         """
         ingest(self.connection, *ADA.raws[:2], ADA.raws[6])
         self.assertEqual(store.own_tail(self.connection, ADA.key), (7, ADA.messages[6].hash))
+
+    def test_a_feed_that_is_forked_has_no_next_message(self) -> None:
+        ingest(self.connection, *ADA.raws[:3])
+        ingest(self.connection, *(m.raw for m in branch(ADA, 1, 1, "other")))
+        with self.assertRaisesRegex(FeedForked, "two messages 2 of this node's feed"):
+            store.own_tail(self.connection, ADA.key)
 
     def test_a_message_that_does_not_fit_raises(self) -> None:
         store.append_own(self.connection, ADA.messages[:2], NOW_NS)
