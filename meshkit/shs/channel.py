@@ -362,7 +362,8 @@ class SecureChannel:
         self._early += rest
         verdict = maybeDeferred(self._owner.authorize, self, peer)
         self._verdict = verdict
-        verdict.addTimeout(AUTHORIZE_TIMEOUT, self._reactor)
+        if verdict.paused or not verdict.called:  # most owners know at once
+            verdict.addTimeout(AUTHORIZE_TIMEOUT, self._reactor)
         verdict.addCallbacks(self._judged, self._not_judged, callbackArgs=(peer,))
         # A mistake of ours in the callbacks would otherwise vanish with the Deferred.
         verdict.addErrback(self._bug, "while opening a channel")

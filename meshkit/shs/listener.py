@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from random import Random
 from typing import Any, Final
 
@@ -53,6 +53,9 @@ MAX_UNAUTHENTICATED_PER_ORIGIN: Final = 16
 #: ... from this machine.
 MAX_UNAUTHENTICATED_LOCAL: Final = 32
 
+#: Addresses that are remembered in their parsed form.
+_KNOWN_ADDRESSES: Final = 1_024
+
 #: Seconds that L{SecureListener.close_all} gives peers to take what is left.
 CLOSE_ALL_TIMEOUT: Final = 5.0
 
@@ -78,8 +81,13 @@ def ip_of(address: IAddress | None) -> ipaddress.IPv4Address | ipaddress.IPv6Add
     @return: the IP address; IPv4 if it is one that is mapped into IPv6; L{None} for what
         is not of the Internet.
     """
+    return _parsed(str(getattr(address, "host", None)))
+
+
+@lru_cache(_KNOWN_ADDRESSES)
+def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ip = ipaddress.ip_address(str(getattr(address, "host", None)))
+        ip = ipaddress.ip_address(host)
     except ValueError:
         return None
     if isinstance(ip, ipaddress.IPv6Address):

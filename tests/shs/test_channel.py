@@ -7,7 +7,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IConsumer,
@@ -293,6 +293,14 @@ class FailingHandshakeTests(ChannelTestCase):
         pair.advance(0.2)
         self.assert_failed(pair, PeerKeyRefused, PeerNotAllowed)
         self.assertEqual(len(cancelled), 1)
+
+    def test_a_verdict_that_waits_for_another_has_as_little_time(self) -> None:
+        verdict: Deferred[Any] = succeed(None)
+        verdict.addCallback(lambda _: Deferred())
+        pair = Pair(verdict=verdict)
+        pair.pump()
+        pair.advance(AUTHORIZE_TIMEOUT + 0.1)
+        self.assert_failed(pair, PeerKeyRefused, PeerNotAllowed)
 
     def test_a_peer_that_goes_while_we_decide_cancels_the_decision(self) -> None:
         cancelled: list[Any] = []

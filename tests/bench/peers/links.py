@@ -67,6 +67,13 @@ async def listen(reactor: Any, factory: Any) -> int:
     return number
 
 
+def _factory(protocol: type[Protocol]) -> Factory:
+    """One that does not log that it starts and stops."""
+    factory: Factory = Factory.forProtocol(protocol)
+    factory.noisy = False
+    return factory
+
+
 @frozen
 class _Kind:
     sink: type[Protocol]
@@ -91,13 +98,12 @@ class _Links:
 
     async def listen(self) -> dict[str, Any]:
         """Job: take connections."""
-        factory = Factory.forProtocol(self.kind.sink)
-        factory.noisy = False
-        return {"port": await listen(self.reactor, self.kind.serve(self.reactor, factory))}
+        factory = self.kind.serve(self.reactor, _factory(self.kind.sink))
+        return {"port": await listen(self.reactor, factory)}
 
     async def _connect(self, address: dict[str, Any]) -> Any:
         endpoint = self.kind.endpoint(self.reactor, address["port"])
-        return await endpoint.connect(Factory.forProtocol(self.kind.sender))
+        return await endpoint.connect(_factory(self.kind.sender))
 
     async def connect(self, address: dict[str, Any]) -> None:
         """Job: make the connection for C{send}."""
