@@ -51,6 +51,7 @@ PURE: Final = frozenset(
         "meshkit.shs.handshake",
         "meshkit.shs.hellos",
         "meshkit.shs.probe",
+        "meshkit.shs.secretbox",
         "meshkit.shs.suites",
     }
 )

@@ -20,18 +20,18 @@ A key lasts as long as its connection.  Redial after 24 h or 1 TiB.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from attrs import frozen
-from nacl import bindings
-from nacl.exceptions import CryptoError
 
 from meshkit.errors import FrameTooLarge, StreamError, TamperedStream
+from meshkit.shs import secretbox
+from meshkit.shs.secretbox import InPlace
 
 #: The largest body of a box.
 MAX_BODY: Final = 4096
 
-MAC_BYTES: Final = 16
+MAC_BYTES: Final = secretbox.MAC_BYTES
 _LENGTH_BYTES: Final = 2
 _HEADER_BYTES: Final = _LENGTH_BYTES + MAC_BYTES
 #: What each box adds to its body.
@@ -39,27 +39,27 @@ OVERHEAD: Final = MAC_BYTES + _HEADER_BYTES
 
 _GOODBYE: Final = bytes(_HEADER_BYTES)
 
-_NONCE_BYTES: Final = 24
-_NONCE_WRAP: Final = 1 << (8 * _NONCE_BYTES)
+_NONCE_BYTES: Final = secretbox.NONCE_BYTES
+_LAST_NONCE: Final = (1 << (8 * _NONCE_BYTES)) - 1
 
 #: L{Unboxer.read} gives at most about this much at a time.
 READ_SIZE: Final = 64 * 1024
-
-_NACL_ERRORS: Final = (CryptoError, RuntimeError, ValueError)
 
 
 class Half:
     """One direction: a key and a nonce that is never used twice."""
 
+    __slots__ = ("_counter", "_key")
+
     def __init__(self, key: bytes, nonce: bytes) -> None:
-        if len(key) != bindings.crypto_secretbox_KEYBYTES or len(nonce) != _NONCE_BYTES:
+        if len(key) != secretbox.KEY_BYTES or len(nonce) != _NONCE_BYTES:
             raise ValueError("a box stream needs a key of 32 bytes and a nonce of 24")
         self._key = key
         self._counter = int.from_bytes(nonce, "big")
 
     def _next_nonce(self) -> bytes:
         nonce = self._counter.to_bytes(_NONCE_BYTES, "big")
-        self._counter = (self._counter + 1) % _NONCE_WRAP
+        self._counter = 0 if self._counter == _LAST_NONCE else self._counter + 1
         return nonce
 
     def __repr__(self) -> str:
@@ -73,7 +73,17 @@ class Boxer(Half):
     @ivar ended: the goodbye was made, nothing may follow.
     """
 
-    ended = False
+    __slots__ = ("_secretbox", "ended")
+
+    def __init__(self, key: bytes, nonce: bytes, box: InPlace = secretbox.BEST) -> None:
+        """
+        @param key: 32 bytes.
+        @param nonce: 24 bytes, of the first box.
+        @param box: how to seal; all ways give the same bytes.
+        """
+        super().__init__(key, nonce)
+        self._secretbox = box
+        self.ended = False
 
     def box(self, data: bytes) -> bytes:
         """
@@ -83,22 +93,37 @@ class Boxer(Half):
         """
         if self.ended:
             raise RuntimeError("nothing can be sent after the goodbye")
-        boxes = []
-        for start in range(0, len(data), MAX_BODY):
-            body = data[start : start + MAX_BODY]
-            header_nonce = self._next_nonce()
-            sealed = bindings.crypto_secretbox(body, self._next_nonce(), self._key)
-            header = len(body).to_bytes(_LENGTH_BYTES, "big") + sealed[:MAC_BYTES]
-            boxes.append(bindings.crypto_secretbox(header, header_nonce, self._key))
-            boxes.append(sealed[MAC_BYTES:])
-        return b"".join(boxes)
+        size = len(data)
+        boxes = -(-size // MAX_BODY)
+        out = bytearray(size + boxes * OVERHEAD)
+        hold, seal, key = self._secretbox.hold, self._secretbox.seal, self._key
+        at = 0
+        with hold(data) as plain, hold(out) as into:
+            for start in range(0, size, MAX_BODY):
+                length = min(MAX_BODY, size - start)
+                header_nonce = self._next_nonce()
+                # The MAC of the body comes to lie behind the length, where the header
+                # needs it; then the header is sealed where it stands.
+                header = at + MAC_BYTES
+                mac = header + _LENGTH_BYTES
+                seal(plain, start, length, into, mac, self._next_nonce(), key)
+                out[header:mac] = length.to_bytes(_LENGTH_BYTES, "big")
+                seal(into, header, _HEADER_BYTES, into, at, header_nonce, key)
+                at += OVERHEAD + length
+        return bytes(out)
 
     def goodbye(self) -> bytes:
         """@return: the end of the stream, 34 bytes."""
         if self.ended:
             raise RuntimeError("the goodbye was said already")
         self.ended = True
-        return bindings.crypto_secretbox(_GOODBYE, self._next_nonce(), self._key)
+        out = bytearray(OVERHEAD)
+        with self._secretbox.hold(out) as into:
+            # What is sealed is L{_GOODBYE}: the buffer is new, all zeros.
+            self._secretbox.seal(
+                into, MAC_BYTES, _HEADER_BYTES, into, 0, self._next_nonce(), self._key
+            )
+        return bytes(out)
 
 
 class Unboxer(Half):
@@ -112,20 +137,27 @@ class Unboxer(Half):
         for it.
     """
 
-    ended = False
+    __slots__ = ("_body", "_buffer", "_error", "_secretbox", "ended")
 
-    def __init__(self, key: bytes, nonce: bytes) -> None:
+    def __init__(self, key: bytes, nonce: bytes, box: InPlace = secretbox.BEST) -> None:
+        """
+        @param key: 32 bytes.
+        @param nonce: 24 bytes, of the first box.
+        @param box: how to open; all ways give the same bytes.
+        """
         super().__init__(key, nonce)
+        self._secretbox = box
+        self.ended = False
         self._buffer = bytearray()
-        self._offset = 0
-        # From an opened header whose body is not all here: its length and MAC.
-        self._body: tuple[int, bytes] | None = None
+        # The header of the first box is opened, and its body is not all here: the length
+        # of that.  The buffer then begins with its MAC.
+        self._body: int | None = None
         self._error: StreamError | None = None
 
     @property
     def pending(self) -> int:
         """How many received bytes have not been read."""
-        return len(self._buffer) - self._offset
+        return len(self._buffer) - (0 if self._body is None else MAC_BYTES)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes, in pieces of any size."""
@@ -141,69 +173,78 @@ class Unboxer(Half):
         @raise FrameTooLarge: a header announces more than L{MAX_BODY}.  It is refused
             before its body is waited for.
         """
-        bodies: list[bytes] = []
-        size = 0
-        try:
-            while size < READ_SIZE and self._error is None:
-                body = self._next_body()
-                if body is None:
-                    break
-                bodies.append(body)
-                size += len(body)
-        except StreamError as error:
-            self._error = error
-            self._buffer.clear()
-            self._offset = 0
-        if self._error is not None and not bodies:
+        if self._error is not None:
             raise self._error
-        # Once per read rather than per box: deleting from the front moves the rest.
-        if self._offset:
-            del self._buffer[: self._offset]
-            self._offset = 0
-        return b"".join(bodies)
+        buffer = self._buffer
+        if not buffer:
+            return b""
+        with self._secretbox.hold(buffer) as held:
+            taken, size = self._open_boxes(held)
+        data = b""
+        if size:
+            with memoryview(buffer) as view, view[:size] as front:
+                data = bytes(front)
+        if self._error is not None or self.ended:
+            self._body = None
+            buffer.clear()
+        else:
+            # Once per read rather than per box: deleting from the front moves the rest.
+            del buffer[:taken]
+        if self._error is not None and not data:
+            raise self._error
+        return data
 
-    def _take(self, size: int) -> bytes | None:
-        if self.pending < size:
-            return None
-        start = self._offset
-        self._offset += size
-        return bytes(self._buffer[start : self._offset])
+    def _open_boxes(self, held: Any) -> tuple[int, int]:
+        """
+        Open boxes where they lie and move what they say together, to the front.
 
-    def _next_body(self) -> bytes | None:
-        if self.ended:
-            return None
-        if self._body is None:
-            box = self._take(OVERHEAD)
-            if box is None:
-                return None
-            header = self._open(box, "the header of a box")
-            if header == _GOODBYE:
-                self.ended = True
-                self._buffer.clear()
-                self._offset = 0
-                return None
-            length = int.from_bytes(header[:_LENGTH_BYTES], "big")
-            if length > MAX_BODY:
-                raise FrameTooLarge(
-                    f"the peer announces a box of {length} bytes, more than the {MAX_BODY} "
-                    f"that the box stream allows: it does not follow the protocol"
-                )
-            self._body = (length, header[_LENGTH_BYTES:])
-        length, mac = self._body
-        sealed = self._take(length)
-        if sealed is None:
-            return None
-        self._body = None
-        return self._open(mac + sealed, "the body of a box")
+        @param held: the buffer, which is not resized meanwhile.
+        @return: up to where the buffer is read, and how much plain text is at its front.
+        """
+        buffer, key, open_box = self._buffer, self._key, self._secretbox.open
+        taken = size = 0
+        while size < READ_SIZE:
+            length = self._body
+            if length is None:
+                if len(buffer) - taken < OVERHEAD:
+                    break
+                header = taken + MAC_BYTES
+                if not open_box(held, taken, _HEADER_BYTES, header, self._next_nonce(), key):
+                    self._error = _tampered("the header of a box")
+                    break
+                # The MAC of the body stands in the header, just before the body.
+                taken = header + _LENGTH_BYTES
+                length = buffer[header] << 8 | buffer[header + 1]
+                if length == 0 and buffer[header : header + _HEADER_BYTES] == _GOODBYE:
+                    self.ended = True
+                    break
+                if length > MAX_BODY:
+                    self._error = _too_large(length)
+                    break
+                self._body = length
+            if len(buffer) - taken < MAC_BYTES + length:
+                break
+            if not open_box(held, taken, length, size, self._next_nonce(), key):
+                self._error = _tampered("the body of a box")
+                break
+            self._body = None
+            taken += MAC_BYTES + length
+            size += length
+        return taken, size
 
-    def _open(self, box: bytes, what: str) -> bytes:
-        try:
-            return bindings.crypto_secretbox_open(box, self._next_nonce(), self._key)
-        except _NACL_ERRORS:
-            raise TamperedStream(
-                f"{what} does not open: bytes were changed, lost or reordered on the way; "
-                f"the connection was closed, dial again"
-            ) from None
+
+def _tampered(what: str) -> TamperedStream:
+    return TamperedStream(
+        f"{what} does not open: bytes were changed, lost or reordered on the way; "
+        f"the connection was closed, dial again"
+    )
+
+
+def _too_large(length: int) -> FrameTooLarge:
+    return FrameTooLarge(
+        f"the peer announces a box of {length} bytes, more than the {MAX_BODY} "
+        f"that the box stream allows: it does not follow the protocol"
+    )
 
 
 # --- what a handshake can lead to -------------------------------------------------
