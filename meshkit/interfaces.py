@@ -195,6 +195,25 @@ class IFeedStore(Interface):
         @return: Deferred of a list of raw texts, ascending from C{after + 1}.
         """
 
+    def refused_by_egregore(raw: bytes) -> Any:
+        """
+        Would a node of Egregore refuse a message?  It may be called from any thread.
+
+        @param raw: the text of a stored message.
+        @return: what its author should change, a sentence; L{None} if it would not.
+        """
+
+    def advise(judge: Any, told: Any) -> Any:
+        """
+        Have publishers at the doors of this node told what is odd about their messages.
+
+        @param judge: C{judge(raw)} gives a sentence, or L{None}, for the text of a message
+            that was just published.  It is called from any thread.
+        @param told: C{told(count)} is called on the reactor's thread when that many
+            sentences were given.
+        @return: what ends it, to be called once.
+        """
+
 
 class IPeerBook(Interface):
     """The addresses this node may dial, and what it knows of them."""

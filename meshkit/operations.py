@@ -115,13 +115,25 @@ class Page(msgspec.Struct, frozen=True):
     offset: int
 
 
+class Advised(msgspec.Struct, frozen=True):
+    """
+    A good answer, and what whoever asked should know beside it.
+
+    @ivar answer: of the type that the operation declares.
+    @ivar warnings: sentences; REST shows them as C{metadata.warnings}.
+    """
+
+    answer: Any
+    warnings: list[str]
+
+
 class BoundOperation(msgspec.Struct, frozen=True):
     """
     An operation together with the code that answers it.
 
     @ivar operation: the declaration.
-    @ivar handler: called with a request Struct; gives the answer, a Deferred or a
-        coroutine of it, or raises a L{meshkit.errors.MeshkitError}.  What it waits
+    @ivar handler: called with a request Struct; gives the answer or an L{Advised} one, a
+        Deferred or a coroutine of it, or raises a L{meshkit.errors.MeshkitError}.  What it waits
         for is cancelled when the caller goes away: work that has to be finished
         is started on a Deferred of its own.
     """

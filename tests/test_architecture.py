@@ -32,6 +32,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 #: Modules without reactor, clock, file or socket.  Add those of a new room here.
 PURE: Final = frozenset(
     {
+        "meshkit.feed.acceptance",
         "meshkit.feed.canonical",
         "meshkit.feed.chain",
         "meshkit.feed.floats",

@@ -61,7 +61,7 @@ class _DoorEndpoints:
 class Answer:
     """
     @ivar data: the answer, decoded.
-    @ivar metadata: of a paged list: total, limit, offset.
+    @ivar metadata: of a paged list: total, limit, offset; of some answers: warnings.
     """
 
     data: Any

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from meshkit.cli.door import Answer, Door, RemoteError, ask, segment
-from meshkit.cli.output import json_option, line, print_json
+from meshkit.cli.output import json_option, line, print_json, visible
 from meshkit.errors import ContentTooLarge, InvalidRequest, MeshkitError
 
 #: Most messages and bytes of one batch; the door's limit is a little above.
@@ -71,14 +71,22 @@ def publish(
     if relates:
         request["relates"] = relates
 
-    async def job(door: Door) -> Any:
-        return (await door.post("/v1/publish", request)).data
+    async def job(door: Door) -> Answer:
+        return await door.post("/v1/publish", request)
 
-    message = ask(flag, job)
+    answer = ask(flag, job)
+    message = answer.data
+    _warn(answer)
     if as_json:
         print_json(message)
     else:
         line(f"Published as number {message['sequence']} of your feed: {message['hash']}")
+
+
+def _warn(answer: Answer) -> None:
+    """Say on the standard error what the node thinks of a message that is published."""
+    for warning in answer.metadata.get("warnings", ()):
+        click.echo(f"Warning: {visible(warning)}", err=True)
 
 
 def _checked(raw: bytes, what: str) -> bytes:
@@ -179,7 +187,9 @@ def import_file(flag: str | None, file: BinaryIO, as_json: bool) -> None:
         try:
             for body, first, last in _batches(file):
                 try:
-                    done.append((await door.post("/v1/publish/batch", body)).data)
+                    answer = await door.post("/v1/publish/batch", body)
+                    done.append(answer.data)
+                    _warn(answer)
                 except RemoteError as e:
                     raise RemoteError(
                         f"of the batch in lines {first} to {last}: {e}", e.code, e.status

@@ -19,8 +19,9 @@ from meshkit.errors import (
     NotFound,
     UnexpectedMessage,
 )
+from meshkit.feed import acceptance, search, store
 from meshkit.feed import operations as offered
-from meshkit.feed import search, store
+from meshkit.feed.advice import Advice, Judge
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
 from meshkit.feed.intake import Checked, Intake, Queue
@@ -30,7 +31,7 @@ from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import ForkProof, ForkProven, Frontier, IFeedStore, MessagesStored
-from meshkit.operations import BoundOperation
+from meshkit.operations import Advised, BoundOperation
 from meshkit.parts import Part, PartContext, shield
 
 #: Calls in the worker pool at a time that check what others sent, for each thread: one
@@ -117,6 +118,7 @@ class FeedPart(Part):
         self._checking = Queue(self._workers.run, CALLS_PER_THREAD * self._workers.size)
         self._intake = Intake(self._store)
         self._outbox = Outbox(self._write_own)
+        self._advice = Advice(self._checking.run)
         self.refused: Counter[str] = Counter()
 
     # --- the service -------------------------------------------------------------
@@ -294,6 +296,12 @@ class FeedPart(Part):
         )
         return result
 
+    def refused_by_egregore(self, raw: bytes) -> str | None:
+        return acceptance.refusal(raw)
+
+    def advise(self, judge: Judge, told: Callable[[int], None]) -> Callable[[], None]:
+        return self._advice.add(judge, told)
+
     # --- the doors -------------------------------------------------------------------
 
     def operations(self) -> Sequence[BoundOperation]:
@@ -307,7 +315,7 @@ class FeedPart(Part):
             BoundOperation(offered.MESSAGE, self._answer_message),
         )
 
-    async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw:
+    async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw | Advised:
         sign = partial(
             sign_message,
             self._identity,
@@ -321,9 +329,13 @@ class FeedPart(Part):
         prepare = partial(prepare_content_text, bytes(request.content))
         message = await self._publish_one(prepare, sign)
         # The row as it was committed just now, without reading it back.
-        return search.shown(store.Row(message.raw, chain_valid=True))
+        row = store.Row(message.raw, chain_valid=True)
+        warnings = await self._advice.about([message.raw])
+        return Advised(search.shown(row), warnings) if warnings else search.shown(row)
 
-    async def _answer_publish_batch(self, request: offered.PublishBatch) -> offered.Published:
+    async def _answer_publish_batch(
+        self, request: offered.PublishBatch
+    ) -> offered.Published | Advised:
         texts = [bytes(text) for text in request.contents]
         step = self._verify_batch
         contents: list[Prepared] = await _joined(
@@ -331,12 +343,14 @@ class FeedPart(Part):
             for at in range(0, len(texts), step)
         )
         messages = await self._append(contents, partial(sign_message, self._identity))
-        return offered.Published(
+        published = offered.Published(
             count=len(messages),
             first=messages[0].sequence,
             last=messages[-1].sequence,
             last_hash=messages[-1].hash,
         )
+        warnings = await self._advice.about([message.raw for message in messages])
+        return Advised(published, warnings) if warnings else published
 
     async def _answer_message(self, request: offered.MessageByHash) -> msgspec.Raw:
         row = await self._database.read(

@@ -2,6 +2,7 @@
 The one form of every answer at the local door::
 
     {"success": true,  "data": ..., "metadata": {"total": 7, "limit": 2, "offset": 0}}
+    {"success": true,  "data": ..., "metadata": {"warnings": ["..."]}}
     {"success": false, "error": {"code": "NOT_FOUND", "message": "...", "details": {...}}}
 
 A key that has nothing to say is left out.  C{code} is stable and
@@ -17,7 +18,7 @@ import msgspec
 from twisted.web.iweb import IRequest
 
 from meshkit.errors import MeshkitError, MethodNotAllowed, Unauthorized
-from meshkit.operations import Page
+from meshkit.operations import Advised, Page
 
 Header = tuple[bytes, bytes]
 
@@ -57,6 +58,12 @@ def encode_answer(data: Any) -> bytes:
     @return: the JSON text of a good answer.
     """
     return msgspec.json.encode(_Answer(True, data))
+
+
+def encode_advised(advised: Advised) -> bytes:
+    """@return: the JSON text of a good answer with warnings beside it."""
+    metadata = {"warnings": advised.warnings}
+    return msgspec.json.encode(_Answer(True, advised.answer, metadata=metadata))
 
 
 def encode_page(page: Page) -> bytes:

@@ -39,10 +39,11 @@ from meshkit.errors import (
     PartConflict,
     UnsupportedMediaType,
 )
-from meshkit.operations import MAX_BODY, BoundOperation, Operation, Page
+from meshkit.operations import MAX_BODY, Advised, BoundOperation, Operation, Page
 from meshkit.web.answers import (
     JSON,
     SAFE_HEADERS,
+    encode_advised,
     encode_answer,
     encode_page,
     method_not_allowed,
@@ -259,6 +260,8 @@ def _good(request: IRequest, operation: Operation, answer: Any) -> bytes:
         for name, value in SAFE_HEADERS:
             request.setHeader(name, value)
         return b""
+    if isinstance(answer, Advised):
+        return prepare(request, operation.success, headers, encode_advised(answer))
     if not operation.paged:
         return prepare(request, operation.success, headers, encode_answer(answer))
     if not isinstance(answer, Page):

@@ -19,7 +19,7 @@ from twisted.web.resource import Resource
 from meshkit import errors
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
-from meshkit.operations import MAX_BODY, BoundOperation, Nothing, Operation
+from meshkit.operations import MAX_BODY, Advised, BoundOperation, Nothing, Operation
 from meshkit.web.limits import RequestHead
 from meshkit.web.rest import RestDoor
 from tests.web.stage import (
@@ -220,6 +220,17 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(response.code, 201)
         content = self.successResultOf(treq.json_content(response))
         self.assertEqual(content["data"], {"raw": {"a": 1}, "sequence": 1})
+
+    def test_warnings_stand_beside_a_good_answer(self) -> None:
+        operation = Operation("warn", "POST", "/v1/warn", Nothing, Any, "", success=201)
+        bound = BoundOperation(operation, lambda _: Advised({"n": 1}, ["mind the gap"]))
+        client: Any = StubTreq(RestDoor([bound], ready=lambda: True).resource())
+        response = self.successResultOf(client.post("http://localhost/v1/warn", json={}))
+        self.assertEqual(response.code, 201)
+        self.assertEqual(
+            self.successResultOf(treq.json_content(response)),
+            {"success": True, "data": {"n": 1}, "metadata": {"warnings": ["mind the gap"]}},
+        )
 
     def test_routes_are_whole_paths_wherever_the_door_is_put(self) -> None:
         door = RestDoor(self.toys.operations(), ready=self.toys.ready).resource()
