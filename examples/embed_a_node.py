@@ -126,7 +126,7 @@ def make_node(reactor, path, on_failure):
         reactor,
         DataFolder(path, files),
         settings,
-        compose(makers, settings.root.disable),
+        compose(makers, settings.root.disable, settings.root.compat),
         rng=SystemRandom(),
         wall_clock=time.time_ns,
         files=files,

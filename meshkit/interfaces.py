@@ -21,6 +21,7 @@ __all__ = [
     "IConnections",
     "IFeedStore",
     "IFiles",
+    "IForeignProtocols",
     "IMeshPart",
     "IMeshProtocol",
     "IPeerBook",
@@ -46,6 +47,12 @@ class IMeshProtocol(Interface):
     provides: tuple[Any, ...] = Attribute("Interfaces that the part provides to others.")
     requires: tuple[Any, ...] = Attribute("Interfaces without which it cannot be made.")
     wants: tuple[Any, ...] = Attribute("Interfaces that it uses where some part provides them.")
+    compat: bool = Attribute(
+        """
+        It speaks to programs of others, and is left out unless the setting C{compat} names
+        it.  A maker without this attribute is not of that kind.
+        """
+    )
 
     def config_type() -> Any:
         """
@@ -98,6 +105,21 @@ class IMeshPart(IService):
 
     def status() -> Any:
         """@return: a C{msgspec.Struct} that C{GET /v1/status} shows under the part's name."""
+
+
+class IForeignProtocols(Interface):
+    """
+    What a part provides beside L{IMeshPart} that serves, on the node's port, protocols of
+    networks which are not the node's own.
+    """
+
+    def foreign() -> Any:
+        """
+        Asked once, when the part is started.
+
+        @return: sequence of L{meshkit.shs.listener.Foreign}.  Peers are admitted by the
+            part's C{authorize}.
+        """
 
 
 class IFeedStore(Interface):
@@ -247,6 +269,14 @@ class IConnections(Interface):
             fires when the peer is authenticated and fails with
             L{meshkit.errors.HandshakeError} or what the inner endpoint fails with;
             cancelling it aborts the connection.
+        """
+
+    def beneath(place: Any) -> Any:
+        """
+        The bare way to a place, for a part that brings a handshake of its own.
+
+        @param place: L{meshkit.identity.addresses.HostPort}.
+        @return: L{twisted.internet.interfaces.IStreamClientEndpoint}.
         """
 
 

@@ -55,6 +55,7 @@ class PartMaker:
     @ivar name: see L{IMeshProtocol}.
     @ivar module: dotted name of the module with C{Config}, C{MIGRATIONS} and
         C{make_part}.
+    @ivar compat: see L{IMeshProtocol}.
     """
 
     name: str = field()
@@ -62,6 +63,7 @@ class PartMaker:
     provides: tuple[Any, ...] = field(default=(), kw_only=True)
     requires: tuple[Any, ...] = field(default=(), kw_only=True)
     wants: tuple[Any, ...] = field(default=(), kw_only=True)
+    compat: bool = field(default=False, kw_only=True)
 
     @name.validator
     def _check_name(self, _attribute: object, value: str) -> None:

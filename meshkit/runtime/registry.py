@@ -67,28 +67,31 @@ class Composition:
     providers: dict[Any, str]
 
 
-def compose(makers: Iterable[Any], disabled: Sequence[str] = ()) -> Composition:
+def compose(
+    makers: Iterable[Any], disabled: Sequence[str] = (), compat: Sequence[str] = ()
+) -> Composition:
     """
     Choose and order the parts of a node.
 
     @param makers: L{IMeshProtocol} providers.
     @param disabled: names of parts to leave out.
+    @param compat: names of parts to take in, of those that are left out by themselves.
     @raise PartConflict: two parts share a name or provide the same interface.
     @raise MissingProvider: a part requires what no enabled part provides.
     @raise PartCycle: parts use one another in a circle.
-    @raise ConfigError: C{disabled} names a part that does not exist.
+    @raise ConfigError: C{disabled} names a part that does not exist, or C{compat} one that
+        is not of its kind.
     """
     known: dict[str, Any] = {}
     for maker in sorted(makers, key=lambda maker: maker.name):
         if maker.name in known or maker.name in RESERVED_NAMES:
             raise PartConflict(f"the part name {maker.name!r} is taken: rename one of the parts")
         known[maker.name] = maker
-    for name in disabled:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f": the parts are {', '.join(known)}"
-            raise ConfigError(f"cannot disable {name!r}, there is no such part{hint}")
-    enabled = {name: maker for name, maker in known.items() if name not in disabled}
+    optional = [name for name, maker in known.items() if getattr(maker, "compat", False)]
+    _check_names("disable", disabled, list(known))
+    _check_names("take in by 'compat'", compat, optional)
+    off = [*disabled, *(name for name in optional if name not in compat)]
+    enabled = {name: maker for name, maker in known.items() if name not in off}
 
     providers: dict[Any, str] = {}
     for name, maker in enabled.items():
@@ -115,6 +118,16 @@ def compose(makers: Iterable[Any], disabled: Sequence[str] = ()) -> Composition:
         for name, maker in enabled.items()
     }
     return Composition(tuple(enabled[name] for name in _ordered(uses)), providers)
+
+
+def _check_names(verb: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f": the parts are {', '.join(known)}" if known else ": there are none"
+            if near:
+                hint = f"; did you mean {near[0]!r}?"
+            raise ConfigError(f"cannot {verb} {name!r}, there is no such part{hint}")
 
 
 def _missing(name: str, interface: Any, known: dict[str, Any]) -> str:

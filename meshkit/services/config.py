@@ -55,6 +55,13 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(description="Name of a part to leave out", extra={"flag": "disable"}),
     ] = ()
+    compat: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Programs of others to talk to, by the name of the part: egregore",
+            extra={"flag": "compat"},
+        ),
+    ] = ()
     workers: Annotated[
         int, Meta(description="Threads for signature checks and hashing", ge=1, le=64)
     ] = 2

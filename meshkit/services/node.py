@@ -51,7 +51,7 @@ from meshkit.errors import (
 from meshkit.identity.addresses import HostPort, MeshAddress, parse_target
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.network import NetworkKey, NetworkSecret
-from meshkit.interfaces import IConnections, IFiles, IMeshPart
+from meshkit.interfaces import IConnections, IFiles, IForeignProtocols, IMeshPart
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import PartContext
 from meshkit.runtime.config import Setting, Settings
@@ -108,10 +108,13 @@ class _Connections:
     identity: Identity
     network: NetworkKey
 
+    def beneath(self, place: HostPort) -> IStreamClientEndpoint:
+        return HostnameEndpoint(self.reactor, place.host, place.port)
+
     def endpoint(self, address: MeshAddress, label: str) -> IStreamClientEndpoint:
         return wrap_client(
             self.reactor,
-            HostnameEndpoint(self.reactor, address.host, address.port),
+            self.beneath(address.place),
             identity=self.identity,
             capability=Capability.of(self.network, label),
             peer=address.key,
@@ -367,6 +370,11 @@ class NodeService(Service):
                             f"{label!r}: disable one of them"
                         )
                     self._offer(label, factory, part.authorize)
+                others = IForeignProtocols(part, None)
+                for other in () if others is None else others.foreign():
+                    self._listener.register(
+                        other.capability, other.factory, part.authorize, other.suite
+                    )
         self._dialler.start()
         self._folder.write_endpoints({"mesh": self._mesh_addresses(), "api": self._door_urls()})
         self.ready = True

@@ -61,6 +61,21 @@ CLOSE_ALL_TIMEOUT: Final = 5.0
 
 
 @frozen
+class Foreign:
+    """
+    A protocol of another network than the node's own, for L{SecureListener.register}.
+
+    @ivar capability: what selects it; its key is that network's own.
+    @ivar suite: the handshake that leads to it.
+    @ivar factory: its C{buildProtocol} gets a L{PeerAddress}.
+    """
+
+    capability: Capability
+    suite: Suite
+    factory: IProtocolFactory
+
+
+@frozen
 class _Offer:
     suite: Suite
     factory: IProtocolFactory | None = None

@@ -67,7 +67,9 @@ class NodeOptions(usage.Options):
             self.settings = self.declaration.resolve(
                 self.given, os.environ, config_file(self["config"], path, files)
             )
-            self.composition = compose(self.makers, self.settings.root.disable)
+            self.composition = compose(
+                self.makers, self.settings.root.disable, self.settings.root.compat
+            )
             for maker in self.composition.order:
                 if maker.name in self.broken:
                     raise self.broken[maker.name]

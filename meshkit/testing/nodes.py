@@ -52,7 +52,7 @@ from zope.interface import implementer
 
 import meshkit_plugins
 from meshkit.errors import MeshkitError, UnsafePermissions
-from meshkit.identity.addresses import MeshAddress
+from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keyfile import encode_identity
 from meshkit.identity.keys import Identity
 from meshkit.identity.network import NetworkSecret
@@ -315,7 +315,10 @@ class _NoConnections:
     """Nobody can be reached."""
 
     def endpoint(self, address: MeshAddress, label: str) -> Any:
-        return MemoryNetwork().client_endpoint(address.port, address.host)
+        return self.beneath(address.place)
+
+    def beneath(self, place: HostPort) -> Any:
+        return MemoryNetwork().client_endpoint(place.port, place.host)
 
 
 _contexts = count(1)
@@ -470,7 +473,7 @@ class MemoryNode:
             self.host,
             DataFolder(self.folder, self.files),
             settings,
-            compose(self._makers, settings.root.disable),
+            compose(self._makers, settings.root.disable, settings.root.compat),
             rng=Random(f"{self._mesh.seed}/{self.name}/{self._made}"),
             wall_clock=self._mesh.wall_clock,
             files=self.files,

@@ -66,6 +66,28 @@ class Makers(SynchronousTestCase):
         self.assertIsNone(part.status())
 
 
+class Compatibility(SynchronousTestCase):
+    """Parts that are left out unless they are asked for."""
+
+    def test_they_are_named_to_be_taken_in(self) -> None:
+        makers = [maker("a"), maker("b", compat=True), maker("c", compat=True)]
+        self.assertEqual(names(compose(makers)), ["a"])
+        self.assertEqual(names(compose(makers, (), ["c"])), ["a", "c"])
+        self.assertEqual(names(compose(makers, ["c"], ["c", "b"])), ["a", "b"])
+
+    def test_what_is_left_out_provides_nothing(self) -> None:
+        makers = [maker("a", provides=(IOne,), compat=True), maker("b", requires=(IOne,))]
+        self.assertRaises(MissingProvider, compose, makers)
+        self.assertEqual(names(compose(makers, (), ["a"])), ["a", "b"])
+
+    def test_only_such_parts_can_be_named(self) -> None:
+        for wrong, hint in (("egregor", "'egregore'"), ("a", "egregore")):
+            makers = [maker("a"), maker("egregore", compat=True)]
+            error = self.assertRaises(ConfigError, compose, makers, (), [wrong])
+            self.assertIn(hint, str(error))
+            self.assertIn("compat", str(error))
+
+
 class Composing(SynchronousTestCase):
     def refuse(self, error: type[MeshkitError], *makers: Any, disabled: Any = ()) -> str:
         return str(self.assertRaises(error, compose, makers, disabled))
