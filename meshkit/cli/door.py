@@ -99,8 +99,10 @@ class Door:
             self._base = "http://localhost"
         else:
             parts = urlsplit(self._url)
-            inner = HostnameEndpoint(reactor, str(parts.hostname), int(parts.port or 80))
-            self._base = self._url
+            host, port = str(parts.hostname), int(parts.port or 80)
+            inner = HostnameEndpoint(reactor, host, port)
+            # treq takes an IPv6 address in a URL for a name that it cannot encode.
+            self._base = f"http://localhost:{port}" if ":" in host else self._url
         self._pool = HTTPConnectionPool(reactor, persistent=False)
         self._agent = Agent.usingEndpointFactory(reactor, _DoorEndpoints(inner), pool=self._pool)
 

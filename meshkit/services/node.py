@@ -56,6 +56,7 @@ from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import PartContext
 from meshkit.runtime.config import Setting, Settings
 from meshkit.runtime.database import Database
+from meshkit.runtime.endpoints import parse_endpoint
 from meshkit.runtime.events import EventBus
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import (
@@ -684,8 +685,8 @@ def _private(text: str) -> str:
 
 def _endpoint(reactor: Any, setting: str, text: str) -> Any:
     try:
-        return serverFromString(reactor, text)
-    except (ValueError, TypeError, KeyError, IndexError) as e:
+        return parse_endpoint(serverFromString, reactor, text)
+    except ValueError as e:
         raise ConfigError(
             f"the setting {setting} is {text!r}, which is no Twisted endpoint ({e}): "
             f"write for example tcp:7655 or tcp:7654:interface=127.0.0.1"

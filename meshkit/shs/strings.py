@@ -41,6 +41,7 @@ from meshkit.errors import MeshkitError
 from meshkit.identity.keyfile import MAX_KEY_FILE, decode_identity
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.network import decode_networks
+from meshkit.runtime.endpoints import parse_endpoint
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import MAX_SECRET_BYTES
 from meshkit.runtime.keyring import NETWORK_SECRET, SECRET_KEY
@@ -146,9 +147,8 @@ def _check_names(args: Sequence[str], unknown: dict[str, str]) -> None:
 
 def _inner(parse: Callable[[Any, str], T], reactor: Any, text: str) -> T:
     try:
-        return parse(reactor, text)
-    except (ValueError, TypeError, KeyError, IndexError) as e:
-        # What Twisted raises for a malformed string is of any of these.
+        return parse_endpoint(parse, reactor, text)
+    except ValueError as e:
         raise _refused("endpoint", f"{text!r} is no Twisted endpoint ({e})") from None
 
 

@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -285,6 +286,8 @@ class ParsingTests(StringsTestCase):
             yield {"timeout": seconds}, ("timeout", repr(seconds))
         yield {"timeOut": "3"}, ("'timeOut'",)
         yield {"endpoint": "tcq:1"}, ("endpoint", "tcq:1")
+        yield {"endpoint": "onion:80"}, ("endpoint", "'onion'", "txtorcon")
+        yield {"endpoint": "ssl:1:privateKey=nowhere.pem:certKey=nowhere.pem"}, ("nowhere.pem",)
         yield {"endpoint": "tcp:x"}, ("endpoint", "tcp:x")
         yield {"endpoint": ""}, ("endpoint",)
 
@@ -457,23 +460,26 @@ class UnmodifiedTests(TestCase):
 
     async def open(self, factory: Any, inner: str = "tcp:0:interface=127.0.0.1") -> Any:
         """@return: a client's endpoint to a port that serves C{factory}."""
-        bob, alice = self.folder / "bob", self.folder / "alice"
-        server = text({"endpoint": inner, "identity": bob, "network": bob})
-        port = await serverFromString(reactor, server).listen(factory)
-        self.addCleanup(port.stopListening)
+        port, endpoint_to = await self.listen(factory, inner)
         host = port.getHost()
         where = (
             f"tcp:127.0.0.1:{host.port}"
             if inner.startswith("tcp")
             else f"unix:{quoteStringArgument(host.name.decode())}"
         )
-        client = {
-            "endpoint": where,
-            "identity": alice,
-            "network": alice,
-            "peer": BOB.public.base64,
-        }
-        return clientFromString(reactor, text(client))
+        return endpoint_to(where)
+
+    async def listen(self, factory: Any, inner: str) -> tuple[Any, Callable[[str], Any]]:
+        """
+        @return: a port that serves C{factory}, and what makes an endpoint to it of the
+            string of the endpoint beneath.
+        """
+        bob, alice = self.folder / "bob", self.folder / "alice"
+        server = text({"endpoint": inner, "identity": bob, "network": bob})
+        port = await serverFromString(reactor, server).listen(factory)
+        self.addCleanup(port.stopListening)
+        client = {"identity": alice, "network": alice, "peer": BOB.public.base64}
+        return port, lambda where: clientFromString(reactor, text({"endpoint": where} | client))
 
     async def talk(self, endpoint: Any) -> None:
         client: Any = await endpoint.connect(Factory.forProtocol(Lines))
@@ -490,6 +496,53 @@ class UnmodifiedTests(TestCase):
     async def test_a_line_protocol_over_a_unix_socket(self) -> None:
         path = quoteStringArgument(str(self.folder / "s"))
         await self.talk(await self.open(Factory.forProtocol(Echo), f"unix:{path}"))
+
+    def certificate(self) -> tuple[str, str]:
+        """
+        A certificate that nobody has signed but its owner, for C{localhost}.
+
+        @return: the path of a file that holds it and its key; that of a folder of
+            certificates to trust, in which it is the only one.
+        """
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+        certificate = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(datetime(2020, 1, 1))
+            .not_valid_after(datetime(2100, 1, 1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .sign(key, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+        )
+        secret = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        trusted = self.folder / "trusted"
+        trusted.mkdir()
+        (trusted / "localhost.pem").write_bytes(certificate)
+        return write(self.folder / "localhost.pem", secret + certificate), str(trusted)
+
+    async def test_a_line_protocol_over_tls(self) -> None:
+        """Two strings within a string: the channel over TLS over TCP."""
+        pem, trusted = map(quoteStringArgument, self.certificate())
+        port, endpoint_to = await self.listen(
+            Factory.forProtocol(Echo), f"ssl:0:interface=127.0.0.1:privateKey={pem}"
+        )
+        number = port.getHost().port
+        beneath = quoteStringArgument(f"tcp:127.0.0.1:{number}")
+        await self.talk(endpoint_to(f"tls:localhost:1:trustRoots={trusted}:endpoint={beneath}"))
+        # It is TLS: whoever does not speak it is not understood, nor who trusts nobody.
+        with self.assertRaises(HandshakeError):
+            await endpoint_to(f"tcp:127.0.0.1:{number}").connect(OneFactory(Recorder))
+        stranger = endpoint_to(f"tls:localhost:1:endpoint={beneath}")
+        with self.assertRaises(HandshakeError):
+            await stranger.connect(OneFactory(Recorder))
 
     async def test_amp(self) -> None:
         endpoint = await self.open(Factory.forProtocol(Adder))
