@@ -26,7 +26,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.task import react
-from twisted.web.client import Agent
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from twisted.web.server import Site
 from zope.interface import implementer
@@ -54,8 +54,8 @@ class ToPeer:
     """
     Leads every request of an agent to one peer, whatever the URL says.
 
-    An agent with a pool would need one of these per peer: pools tell connections apart
-    by the URL's host and port, which mean nothing here.
+    An agent needs one of these, and a pool, per peer: pools tell connections apart by
+    the URL's host and port, which mean nothing here.
     """
 
     def __init__(self, endpoint):
@@ -67,9 +67,12 @@ class ToPeer:
 
 async def get(reactor, endpoint, path):
     to_peer = ToPeer(clientFromString(reactor, endpoint))
-    client = HTTPClient(Agent.usingEndpointFactory(reactor, to_peer))
+    pool = HTTPConnectionPool(reactor)
+    client = HTTPClient(Agent.usingEndpointFactory(reactor, to_peer, pool=pool))
     response = await client.get(f"http://peer.invalid{path}")
     print(response.code, await response.text())
+    # Say goodbye: to the server a channel that merely ends may have been cut.
+    await pool.closeCachedConnections()
     # [client-end]
 
 

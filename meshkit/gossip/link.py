@@ -63,6 +63,10 @@ _FRAME_COST: Final = 4 * 1024
 #: Seconds that a peer may take to go on with what it began: the rest of a frame, the
 #: next page that answers a Want, the reading of what was sent.
 PATIENCE: Final = 30.0
+#: Seconds, and bytes both ways, after which whoever has dialled replaces a connection.  Its
+#: keys are those of its handshake: who takes them from our memory reads no more than this.
+RENEW_SECONDS: Final = 24 * 3600.0
+RENEW_BYTES: Final = 2**40
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -109,6 +113,9 @@ class GossipLink(Protocol):
         self._answer_due: IDelayedCall | None = None
         self._turn_due: IDelayedCall | None = None
         self._drain_due: IDelayedCall | None = None
+        self._renew_due: IDelayedCall | None = None
+        # Bytes both ways until the connection is replaced; also when that is under way.
+        self._renew_left = RENEW_BYTES
 
     # --- the connection --------------------------------------------------------------
 
@@ -123,6 +130,8 @@ class GossipLink(Protocol):
         self._open = True
         self._listening_since = self._reactor.seconds()
         self._channel.registerProducer(self, True)
+        if self.dialled:
+            self._renew_due = self._reactor.callLater(RENEW_SECONDS, self._renew)
         self._part.link_made(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -145,9 +154,9 @@ class GossipLink(Protocol):
         self._open = False
         self.session.close()
         self._digestion.leave(self._go_on)
-        for due in (self._answer_due, self._drain_due, self._turn_due):
+        for due in (self._answer_due, self._drain_due, self._turn_due, self._renew_due):
             _cancel(due)
-        self._answer_due = self._drain_due = self._turn_due = None
+        self._answer_due = self._drain_due = self._turn_due = self._renew_due = None
 
     def drop(self, error: MeshkitError) -> None:
         """End the connection because of what the peer did, or did not do."""
@@ -177,6 +186,7 @@ class GossipLink(Protocol):
     # --- frames ------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
+        self._count(len(data))
         self._decoder.feed(data)
         self._read_frames()
 
@@ -224,7 +234,9 @@ class GossipLink(Protocol):
 
     def send(self, frame: Frame) -> None:
         if self._open:
-            self._channel.write(encode(frame))
+            data = encode(frame)
+            self._channel.write(data)
+            self._count(len(data))
 
     def _run(self, coroutine: Any) -> None:
         """Run something in the background; what it fails with ends the connection."""
@@ -256,6 +268,18 @@ class GossipLink(Protocol):
             )
             self._part.count_hindered(error)
             self.close()
+
+    # --- lasting ---------------------------------------------------------------------------
+
+    def _count(self, size: int) -> None:
+        """So many bytes more went over this connection."""
+        left, self._renew_left = self._renew_left, self._renew_left - size
+        if self.dialled and self._renew_left <= 0 < left:
+            self._renew()
+
+    def _renew(self) -> None:
+        if self._open and self.address is not None:
+            self._part.renew(self.address)
 
     # --- patience ------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -89,12 +89,16 @@ class _LinkFactory(Factory):
 
     noisy = False
 
-    def __init__(self, part: GossipPart, address: MeshAddress | None = None) -> None:
+    def __init__(
+        self, part: GossipPart, address: MeshAddress | None = None, replaces: bool = False
+    ) -> None:
         self._part = part
         self._address = address
+        self._replaces = replaces
 
     def buildProtocol(self, addr: IAddress | None) -> GossipLink | None:
-        if self._part.is_full():
+        # One that replaces another is one more for a moment only.
+        if self._part.is_full() and not self._replaces:
             return None
         return GossipLink(self._part, self._address)
 
@@ -159,6 +163,8 @@ class GossipPart(Part):
         # Links in the order in which they were made; the values say nothing.
         self._links: dict[GossipLink, None] = {}
         self._dialling: dict[str, ClientService] = {}
+        # Those that will take the place of one of the above when they are connected.
+        self._renewing: dict[str, ClientService] = {}
         self._follows: dict[bytes, None] = {}
         self._banned: dict[PublicKey, float] = {}
         # Peer and feed -> until when a claim is not believed.
@@ -198,8 +204,10 @@ class GossipPart(Part):
             self._announcing.stop()
         if self._telling is not None and self._telling.active():
             self._telling.cancel()
-        stopping = [service.stopService() for service in self._dialling.values()]
+        services = (*self._dialling.values(), *self._renewing.values())
+        stopping = [service.stopService() for service in services]
         self._dialling.clear()
+        self._renewing.clear()
         for link in list(self._links):
             link.close()
         if self._links:
@@ -255,24 +263,50 @@ class GossipPart(Part):
         }
         for text in [text for text in self._dialling if text not in wanted]:
             self._dialling.pop(text).stopService()
+            if text in self._renewing:
+                self._renewing.pop(text).stopService()
             for link in list(self._links):
                 if link.address is not None and link.address.text == text:
                     link.close()
         for text, address in wanted.items():
             if text not in self._dialling:
-                endpoint = self._connections.endpoint(address, LABEL)
-                service = self._dialling[text] = ClientService(
-                    _WatchedEndpoint(self, address, endpoint),
-                    _LinkFactory(self, address),
-                    retryPolicy=backoffPolicy(
-                        initialDelay=0.5,
-                        maxDelay=self._config.retry_max,
-                        factor=1.5,
-                        jitter=self._rng.random,
-                    ),
-                    clock=self.reactor,
-                )
+                service = self._dialling[text] = self._service(address)
                 service.startService()
+
+    def _service(self, address: MeshAddress, replaces: bool = False) -> ClientService:
+        """@return: what keeps a link to an address, not started."""
+        endpoint = self._connections.endpoint(address, LABEL)
+        return ClientService(
+            _WatchedEndpoint(self, address, endpoint),
+            _LinkFactory(self, address, replaces),
+            retryPolicy=backoffPolicy(
+                initialDelay=0.5,
+                maxDelay=self._config.retry_max,
+                factor=1.5,
+                jitter=self._rng.random,
+            ),
+            clock=self.reactor,
+        )
+
+    def renew(self, address: MeshAddress) -> None:
+        """
+        The connection to an address has lasted long enough: make another one, then close
+        the old one, so that nothing is missed between the two.
+        """
+        text = address.text
+        if text in self._renewing or text not in self._dialling:
+            return
+        service = self._renewing[text] = self._service(address, replaces=True)
+        connected = service.whenConnected()
+        connected.addCallbacks(lambda _: self._renewed(address), _stopped)
+        service.startService()
+
+    def _renewed(self, address: MeshAddress) -> None:
+        text = address.text
+        old, self._dialling[text] = self._dialling[text], self._renewing.pop(text)
+        old.stopService()
+        for link in [link for link in self._links if link.address == address][:-1]:
+            link.close()
 
     # --- links ------------------------------------------------------------------------------
 
@@ -296,7 +330,7 @@ class GossipPart(Part):
         if isinstance(reason.value, MeshkitError):
             # The channel broke: a byte was changed, the end is missing, a peer is stuck.
             self.link_failed(link, reason.value)
-        elif link.address is not None:
+        elif link.address is not None and not self._has_another(link):
             self.peers.note_disconnected(link.address)
         if self._links:
             self.feed_released()
@@ -307,8 +341,15 @@ class GossipPart(Part):
     def link_failed(self, link: GossipLink, error: MeshkitError) -> None:
         """A link ends in an error: its peer misbehaved, or somebody between us did."""
         self.broken[error.code] += 1
-        if link.address is not None:
+        if link.address is not None and not self._has_another(link):
             self.peers.note_failed(link.address, error)
+
+    def _has_another(self, link: GossipLink) -> bool:
+        """Has the address of this link been connected anew already?"""
+        return any(
+            other is not link and other.open and other.address == link.address
+            for other in self._links
+        )
 
     def count_hindered(self, error: MeshkitError) -> None:
         """A link ends because of this node, not because of its peer."""
@@ -429,6 +470,11 @@ class GossipPart(Part):
         """The selection changed: look again at what the peers have."""
         for link in list(self._links):
             link.reconsider()
+
+
+def _stopped(failure: Failure) -> None:
+    """A service was stopped before it had connected."""
+    failure.trap(CancelledError)
 
 
 def _all_follows(connection: sqlite3.Connection) -> list[tuple[bytes]]:

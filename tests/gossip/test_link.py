@@ -17,6 +17,7 @@ from zope.interface.verify import verifyObject
 
 from meshkit.errors import NotReady, Overloaded, PeerTooSlow, StorageFailed
 from meshkit.gossip import digestion
+from meshkit.gossip import link as link_module
 from meshkit.gossip import part as part_module
 from meshkit.gossip.codec import (
     MAX_ENTRIES,
@@ -30,7 +31,7 @@ from meshkit.gossip.codec import (
     encode,
 )
 from meshkit.gossip.digestion import MAX_UNDIGESTED
-from meshkit.gossip.link import MAX_REFUSED, PATIENCE
+from meshkit.gossip.link import MAX_REFUSED, PATIENCE, RENEW_BYTES, RENEW_SECONDS
 from meshkit.gossip.part import (
     BAN,
     CLOSE_GRACE,
@@ -1051,8 +1052,8 @@ class Closing(GossipCase):
         self.assertEqual(liar.told(), [(a.key.raw, 1)] * 3)
 
 
-class Dialling(GossipCase):
-    """Over whole nodes, channels included, this is tested in tests/services."""
+class DialCase(GossipCase):
+    """A place whose attempts to dial end as the test says."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -1081,6 +1082,20 @@ class Dialling(GossipCase):
     def entry(self) -> Any:
         (entry,) = self.me.context.peers.entries()
         return entry
+
+    def connect_attempt(self) -> Liar:
+        (address, factory, waiting) = self.attempts.pop()
+        link = factory.buildProtocol(None)
+        wire = self._wire(self.me.key, address.key, None)
+        liar = Liar()
+        wire.connect(link, liar)
+        waiting.callback(link)
+        self.run_for()
+        return liar
+
+
+class Dialling(DialCase):
+    """Over whole nodes, channels included, this is tested in tests/services."""
 
     def test_an_address_that_is_added_is_dialled(self) -> None:
         self.add(self.peer)
@@ -1133,16 +1148,6 @@ class Dialling(GossipCase):
         )
         # What Twisted logs of it names the address as well.
         self.assertTrue(any("retry" in line for line in lines()))
-
-    def connect_attempt(self) -> Liar:
-        (address, factory, waiting) = self.attempts.pop()
-        link = factory.buildProtocol(None)
-        wire = self._wire(self.me.key, address.key, None)
-        liar = Liar()
-        wire.connect(link, liar)
-        waiting.callback(link)
-        self.run_for()
-        return liar
 
     def test_a_connection_is_noted_and_its_end_too(self) -> None:
         self.add(self.peer)
@@ -1209,6 +1214,113 @@ class Dialling(GossipCase):
         self.assertTrue(waiting.called)
         self.run_for(300)
         self.assertEqual(self.attempts, [])
+
+
+class Renewing(DialCase):
+    """Connections are replaced while their keys are fresh, before the old one is closed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.add(self.peer)
+        self.old = self.connect_attempt()
+
+    def test_after_a_day_a_new_one_is_made_and_then_the_old_one_closed(self) -> None:
+        self.run_for(RENEW_SECONDS - 1)
+        self.assertEqual(self.attempts, [])
+        self.run_for(2)
+        self.assertEqual([address for address, _, _ in self.attempts], [self.peer])
+        # Make before break.
+        self.run_for(10)
+        self.assertIsNone(self.old.lost)
+        new = self.connect_attempt()
+        self.assertIsNotNone(self.old.lost)
+        self.assertIsNone(new.lost)
+        (link,) = self.me.links
+        self.assertTrue(link.open)
+        # It was connected all the time, and the next one is due in a day.
+        self.assertTrue(self.entry().connected)
+        self.assertEqual(self.entry().failures, 0)
+        self.run_for(RENEW_SECONDS - 20)
+        self.assertEqual(self.attempts, [])
+        self.run_for(21)
+        self.assertEqual(len(self.attempts), 1)
+        self.connect_attempt()
+        self.assertIsNotNone(new.lost)
+        self.assertEqual(len(self.me.links), 1)
+
+    def test_until_a_new_one_can_be_made_the_old_one_serves(self) -> None:
+        self.run_for(RENEW_SECONDS + 1)
+        for _ in range(3):
+            (_, _, waiting) = self.attempts.pop()
+            waiting.errback(ConnectionRefusedError("refused"))
+            self.run_for(90)
+        self.assertIsNone(self.old.lost)
+        self.me.publish()
+        self.assertEqual(self.old.told(), [(self.me.key.raw, 1)])
+        new = self.connect_attempt()
+        self.assertIsNotNone(self.old.lost)
+        self.assertEqual(new.told(), [(self.me.key.raw, 1)])
+        self.assertTrue(self.entry().connected)
+
+    def test_after_so_many_bytes_both_ways(self) -> None:
+        self.assertEqual(RENEW_BYTES, 2**40)
+        self.patch(link_module, "RENEW_BYTES", 20_000)
+        self.old.transport.loseConnection()
+        self.run_for(5)
+        liar = self.connect_attempt()
+        author = Author("somebody")
+        raws = [author.write({"text": "x" * 900}).raw for _ in range(10)]
+        liar.have((author.key, 10))
+        self.run_for()
+        liar.give(author, raws)
+        self.run_for()
+        self.assertEqual(self.attempts, [])
+        # What we send counts as well.
+        liar.want((author.key, 0))
+        self.run_for()
+        self.assertEqual(len(self.attempts), 1)
+        liar.want((author.key, 0))
+        self.run_for()
+        self.assertEqual(len(self.attempts), 1)
+        self.connect_attempt()
+        self.assertIsNotNone(liar.lost)
+
+    def test_one_that_the_peer_opened_is_the_peers_to_replace(self) -> None:
+        liar = self.lie_to(self.me, "other")
+        self.me.result(self.me.context.peers.remove(self.peer))
+        self.run_for(2 * RENEW_SECONDS)
+        self.assertIsNone(liar.lost)
+        self.assertEqual(self.attempts, [])
+
+    def test_what_is_lost_meanwhile_is_dialled_once(self) -> None:
+        self.run_for(RENEW_SECONDS + 1)
+        self.old.transport.loseConnection()
+        self.run_for(5)
+        # The one that was to replace it, and the one that comes back by itself.
+        self.assertEqual(len(self.attempts), 2)
+        self.attempts.reverse()
+        new = self.connect_attempt()
+        self.run_for(300)
+        self.assertIsNone(new.lost)
+        ((_, _, waiting),) = self.attempts
+        self.assertTrue(waiting.called)
+        self.assertEqual(len(self.me.links), 1)
+
+    def test_an_address_that_is_removed_is_not_renewed(self) -> None:
+        self.run_for(RENEW_SECONDS + 1)
+        (_, _, waiting) = self.attempts.pop()
+        self.me.result(self.me.context.peers.remove(self.peer))
+        self.assertTrue(waiting.called)
+        self.run_for(300)
+        self.assertEqual((self.attempts, self.me.links), ([], []))
+
+    def test_a_node_that_is_full_renews_as_well(self) -> None:
+        self.me.gossip._config = part_module.Config(max_links=1)
+        self.assertTrue(self.me.gossip.is_full())
+        self.run_for(RENEW_SECONDS + 1)
+        new = self.connect_attempt()
+        self.assertIsNone(new.lost)
+        self.assertIsNotNone(self.old.lost)
 
 
 class Idle(GossipCase):

@@ -15,7 +15,17 @@ from pathlib import Path
 from attrs import define
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.process.mesh import PATIENCE, Done, Mesh, Node, Shared, environment, run, wait_for
+from tests.process.mesh import (
+    PATIENCE,
+    TWISTD,
+    Done,
+    Mesh,
+    Node,
+    Shared,
+    environment,
+    run,
+    wait_for,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -176,6 +186,43 @@ class HTTPTests(StreamCase):
         missing = self.ask(server, "bob", "http_over_shs.py", "get", "/nothing")
         self.assertTrue(missing.out.startswith("404 "), missing)
         self.assertEqual(server.stop(), 0)
+
+    def test_a_web_server_that_knows_nothing_of_meshkit(self) -> None:
+        """As the how-to has it: C{twistd web --listen 'shs:...'}."""
+        ada = self.member("ada")
+        (ada.home / "public").mkdir()
+        (ada.home / "public" / "index.html").write_text("<p>hello</p>")
+        log = ada.home / "web.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [
+                    *(*TWISTD, "-n", "--pidfile=", "web", "--path", "public", "--listen"),
+                    r"shs:endpoint=tcp\:0\:interface=127.0.0.1:identity=data:network=data"
+                    ":label=org.example.test",
+                ],
+                cwd=ada.home,
+                env=environment(ada.home),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        child = Child(process, log)
+        try:
+            port = child.wait_line(r".* starting on \d+").split()[-1]
+            asked = self.run_example(
+                *("bob", "http_over_shs.py", "get"),
+                f"shs:host=127.0.0.1:port={port}:identity=data:network=data"
+                f":label=org.example.test:peer={ada.good('id').lines[0]}",
+                "/",
+            )
+            self.assertEqual((asked.code, asked.out), (0, "200 <p>hello</p>\n"), asked.err)
+            child.wait_line(r'.*"GET / HTTP/1\.1" 200 .*')
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE)
+        # The goodbye was said before the client was gone.
+        self.assertNotIn("broken", log.read_text())
+        self.assertNotIn("Traceback", log.read_text())
 
 
 class ChatTests(ExampleCase):

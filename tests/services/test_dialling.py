@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import StartError
+from meshkit.gossip import link
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.keyfile import encode_identity, seal_identity
 from meshkit.identity.network import NetworkSecret, encode_networks
@@ -448,3 +449,31 @@ class LockedTests(DiallingTestCase):
         service = self.unlocked(ada, make_identity("somebody else"))
         error = self.assertRaises(StartError, service.privilegedStartService)
         self.assertIn("replaced", str(error))
+
+
+class RenewingTests(DiallingTestCase):
+    """Channels between nodes get new keys, also while a feed is being fetched."""
+
+    def test_channels_are_replaced_and_nothing_is_missed(self) -> None:
+        self.patch(link, "RENEW_SECONDS", 60.0)
+        a = self.node("a")
+        b = self.node("b", f'peers = ["{a.address}"]')
+        self.mesh.run(1)
+        seen: dict[int, Any] = {}
+        for n in range(40):
+            self.ok(a, "POST", "/v1/publish", {"content": {"type": "note", "text": f"number {n}"}})
+            self.mesh.run(7.9)
+            channels = a.service._listener.channels
+            seen |= {id(channel): channel for channel in channels}
+            # Never none; two while one takes the place of the other.
+            self.assertIn(len(channels), (1, 2))
+            self.assertTrue(self.peers(b)[0]["connected"])
+        self.mesh.run(1)
+        self.assertEqual(len(a.service._listener.channels), 1)
+        self.assertEqual(len(self.status(b)["parts"]["gossip"]["links"]), 1)
+        # 316 s: that of the start, and one each minute.
+        self.assertEqual(len(seen), 6)
+        self.assertEqual(self.status(b)["parts"]["feed"]["messages"], 40)
+        for node in (a, b):
+            gossip = self.status(node)["parts"]["gossip"]
+            self.assertEqual((gossip["broken"], gossip["hindered"]), ({}, {}))
