@@ -157,9 +157,9 @@ class Question:
                 f"answer to our key probe: try again"
             )
         return KeyProbeFailed(
-            "nobody there tells its key: check that it is a node of this network and that its "
-            "setting key_probe lets you ask, or write the whole address as 'meshkit id' prints "
-            "it there"
+            "nobody there tells its key: ask again if it was asked a moment ago, check that it is "
+            "a node of this network and that its setting key_probe lets you ask, or write the "
+            "whole address as 'meshkit id' prints it there"
         )
 
 

@@ -323,12 +323,13 @@ class Node:
         if url.startswith("unix:"):
             return url.removeprefix("unix:")
         host, _, port = url.removeprefix("http://").rpartition(":")
-        return host, int(port)
+        return host.strip("[]"), int(port)
 
     @property
     def host(self) -> str:
         """The door's C{Host} header."""
-        return "localhost" if isinstance(self.door, str) else "{}:{}".format(*self.door)
+        (url,) = self.endpoints["api"]
+        return "localhost" if url.startswith("unix:") else url.removeprefix("http://")
 
     @property
     def token(self) -> str:

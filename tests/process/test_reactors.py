@@ -62,7 +62,12 @@ class ReactorTests(SynchronousTestCase):
         self.assertRegex(done.stdout, r"test_which \.\.\. +\[OK\]")
         ran = re.search(r"PASSED \(successes=(\d+)\)", done.stdout)
         assert ran is not None, done.stdout[-500:]
-        self.assertGreater(int(ran[1]), 200)
+        self.assertGreater(int(ran[1]), 400)
+        # Of each folder, and of each those that have real sockets.
+        for suite in SUITES:
+            passed = re.findall(rf"(?m)^{suite}\.(\w+)\..* \.\.\. +\[OK\]$", done.stdout)
+            self.assertGreater(len(passed), 100, suite)
+            self.assertIn("test_loopback", passed)
 
     def test_select(self) -> None:
         self.run_on("select", "SelectReactor")
