@@ -35,8 +35,9 @@ C{connectionLost} is called exactly once, is the last call, and never comes from
 within a call that the application made.
 
 B{Flow.}  Nothing that is sent waits here: it is encrypted and handed down at once, or
-at the end of the C{dataReceived} it was written in, so that many small answers share
-a box.  The marks at which a producer is paused and resumed are therefore those of the
+at the end of the C{dataReceived} it was written in, or of the C{resumeProducing} of the
+producer that wrote it, so that many small pieces share a box; L{CORK_BYTES} of them never
+wait.  The marks at which a producer is paused and resumed are therefore those of the
 transport beneath; for TCP it is paused above 65,536 bytes and resumed when all are
 written.  What is written without a producer, or by one that does not heed its pause,
 piles up beneath without a limit, as it does with TCP.  On the receiving side at most one
@@ -94,7 +95,8 @@ AUTHORIZE_TIMEOUT: Final = 2.0
 #: Seconds that a closing connection may go without progress.
 CLOSE_TIMEOUT: Final = 15.0
 
-#: What is written within one C{dataReceived} is collected up to this many bytes.
+#: What is written within one C{dataReceived}, or one C{resumeProducing} of a producer, is
+#: collected up to this many bytes.
 CORK_BYTES: Final = 64 * 1024
 
 #: A transport beneath that goes on delivering although it is paused is cut off here.
@@ -184,7 +186,7 @@ class _Outflow:
     def resumeProducing(self) -> None:
         was_blocked, self.blocked = self.blocked, False
         if self.producer is not None and (was_blocked or not self.streaming):
-            self.producer.resumeProducing()
+            self._channel._gather(self.producer.resumeProducing)
         self._channel._outflow_changed()
 
     def stopProducing(self) -> None:
@@ -249,6 +251,7 @@ class SecureChannel:
         # Sending.
         self._boxer: Sealer | None = None
         self._outflow = _Outflow(self)
+        self._gathering = False
         self._corked: list[bytes] = []
         self._corked_bytes = 0
         self._closing = False
@@ -597,12 +600,25 @@ class SecureChannel:
             return
         self._corked.append(data)
         self._corked_bytes += len(data)
-        if not self._pumping or self._corked_bytes >= CORK_BYTES:
+        if self._corked_bytes >= CORK_BYTES or not (self._pumping or self._gathering):
             self._flush()
 
     def writeSequence(self, data: Any) -> None:
         """Send many pieces of bytes as one."""
         self.write(b"".join(data))
+
+    def _gather(self, produce: Callable[[], object]) -> None:
+        """
+        Let a producer write.  If it writes many small pieces, they fill boxes together;
+        what it raises is the business of the transport beneath, as it is without us.
+        """
+        gathering, self._gathering = self._gathering, True
+        try:
+            produce()
+        finally:
+            self._gathering = gathering
+            if not (gathering or self._pumping):
+                self._flush()
 
     def _flush(self) -> None:
         if not self._corked or self._boxer is None:
