@@ -432,6 +432,11 @@ class SecureChannel:
             self._owner.channel_failed(self, Failure())
             self.loseConnection()
             return
+        if self._reason is not None:
+            # Whoever dialled gave up while it was built: it is not told of a connection
+            # that is gone already.
+            self._owner.channel_failed(self, self._reason)
+            return
         if app is None:
             error = ProtocolRefused(
                 f"the handshake with {outcome.peer.text} succeeded, but the local factory for "

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     CannotListenError,
     ConnectingCancelledError,
+    ConnectionAborted,
     ConnectionRefusedError,
 )
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -255,6 +256,69 @@ class CancellingTests(EndpointTestCase):
             self.assertEqual(factory.addresses, [])
             self.assertEqual((wire.first.connected, wire.second.connected), (False, False))
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_while_the_server_decides(self) -> None:
+        asked: list[Deferred[bool]] = []
+        decided: list[Any] = []
+
+        def authorize(*_: Any) -> Deferred[bool]:
+            asked.append(Deferred(decided.append))
+            return asked[-1]
+
+        self.serve(authorize=authorize)
+        d = self.client().connect(OneFactory(Recorder))
+        self.pump()
+        self.assertEqual((len(asked), decided), (1, []))
+        d.cancel()
+        self.failureResultOf(d).trap(ConnectingCancelledError)
+        self.pump()
+        # It was told to stop, as nobody waits for it any more.
+        self.assertEqual(decided, asked)
+        self.assertEqual(self.server.addresses, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_while_the_protocol_is_built(self) -> None:
+        for outcome in (Recorder(), None, ZeroDivisionError("a bug")):
+            self.setUp()
+            self.serve()
+            factory = OneFactory(outcome)
+            build = factory.buildProtocol
+
+            def cancelling(addr: Any, build: Any = build) -> Any:
+                self.connecting.cancel()
+                return build(addr)
+
+            factory.buildProtocol = cancelling  # type: ignore[method-assign]
+            self.connecting = self.client().connect(factory)
+            self.pump()
+            self.failureResultOf(self.connecting).trap(ConnectingCancelledError)
+            (wire,) = self.network.wires
+            self.assertTrue(wire.first.aborted)
+            self.assertEqual((wire.first.connected, wire.second.connected), (False, False))
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+            if isinstance(outcome, Recorder):
+                # It is not connected to something that is gone.
+                self.assertEqual(outcome.events, [])
+
+    def test_while_the_protocol_is_connected(self) -> None:
+        self.serve()
+        client = Recorder()
+        client.script = lambda _, event: self.connecting.cancel() if event == "made" else None
+        self.connecting = self.client().connect(OneFactory(client))
+        self.pump()
+        self.failureResultOf(self.connecting).trap(ConnectingCancelledError)
+        self.assertEqual(client.events, ["made", ("lost", ConnectionAborted)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_twice(self) -> None:
+        self.serve()
+        d = self.client().connect(OneFactory(Recorder))
+        self.network._connect_waiting()
+        d.cancel()
+        d.cancel()
+        self.failureResultOf(d).trap(ConnectingCancelledError)
+        self.pump()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_an_inner_endpoint_that_cannot_be_stopped(self) -> None:
         self.serve()
