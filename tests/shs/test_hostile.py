@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, Final
 
+from hypothesis import given
+from hypothesis import strategies as st
 from nacl import bindings
 from nacl.secret import SecretBox
 from twisted.internet.defer import Deferred
@@ -21,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import (
     FrameTooLarge,
+    HandshakeError,
     HandshakeTimeout,
     HandshakeTruncated,
     HelloReplayed,
@@ -81,6 +84,8 @@ SMALL_ORDER: Final = (
 )
 
 PORT: Final = 7655
+
+LOST: Final = [("lost", TruncatedStream)]
 
 
 class Alone:
@@ -459,6 +464,36 @@ class ForeignBoxTests(HostileTestCase):
     def test_a_goodbye_with_a_length_is_none(self) -> None:
         self.alone.say(self.seal(b"\x00\x04" + bytes(16)) + b"body")
         self.assertEqual(self.alone.app.events, ["made", ("lost", TamperedStream)])
+
+
+class GarbageTests(HostileTestCase):
+    """Whatever comes, at whatever point: a reason with a name, and nothing in the reactor."""
+
+    @given(
+        st.booleans(),
+        st.integers(0, 3),
+        st.lists(st.one_of(st.binary(max_size=200), st.integers(0, 3)), max_size=8),
+    )
+    def test_any_bytes_at_any_point(
+        self, client: bool, honest: int, then: list[bytes | int]
+    ) -> None:
+        alone = client_alone() if client else server_alone()
+        for message in (MESSAGES[1::2] if client else MESSAGES[0::2])[:honest]:
+            alone.say(message)
+        for each in then:
+            # Bytes, or a message that is good in another place.
+            alone.say(MESSAGES[each] if isinstance(each, int) else each)
+        opened = alone.app.events[:1] == ["made"]
+        alone.pass_time(HANDSHAKE_TIMEOUT)
+        alone.wire.cut()
+        alone.settle()
+        if opened:
+            self.assertIn(alone.app.events[1:], ([("lost", TamperedStream)], LOST))
+        else:
+            self.assertEqual(alone.app.events, [])
+            self.assertTrue(issubclass(alone.error, HandshakeError), alone.error)
+        self.assertEqual(alone.owner.events[-1], "lost")
+        self.assertEqual(alone.clock.getDelayedCalls(), [])
 
 
 class FloodTests(SynchronousTestCase):
