@@ -713,6 +713,18 @@ MUTANTS: Final = (
         "pass",
     ),
     _mutant(
+        "what a producer writes in one go waits for the next",
+        "channel",
+        "            if not (gathering or self._pumping):\n                self._flush()\n",
+        "            pass\n",
+    ),
+    _mutant(
+        "what is written in one go is collected without a bound",
+        "channel",
+        "if self._corked_bytes >= CORK_BYTES or not (self._pumping or self._gathering):",
+        "if not (self._pumping or self._gathering):",
+    ),
+    _mutant(
         "a producer is told nothing of the end of the connection",
         "channel",
         "            self._outflow.stopProducing()\n",
