@@ -66,10 +66,19 @@ def transcript() -> tuple[list[bytes], Outcome, Outcome]:
     return [first, second, third, fourth], dialled, served
 
 
-def older_proof() -> bytes:
+class Impostor:
+    """Claims to be somebody, and signs with a key of its own."""
+
+    def __init__(self, claimed: Identity) -> None:
+        self.public = claimed.public
+        self._sign_raw = ALICE._sign_raw
+        self._x25519_secret = ALICE._x25519_secret
+
+
+def older_proof(signer: bytes = known.CLIENT_SEED) -> bytes:
     """Message 3 as a client of W0 or W1 makes it, from the page alone."""
     signed = known.CAP + known.SERVER_HELLO[:32] + hashlib.sha256(known.SHARED).digest()
-    _, secret = bindings.crypto_sign_seed_keypair(known.CLIENT_SEED)
+    _, secret = bindings.crypto_sign_seed_keypair(signer)
     signature = bindings.crypto_sign(signed, secret)[:64]
     key = hashlib.sha256(known.CAP + known.SHARED).digest()
     sealed = bindings.crypto_aead_chacha20poly1305_ietf_encrypt(
@@ -183,6 +192,18 @@ class RefusalTests(SynchronousTestCase):
         server = EgregoreServer(SERVER, NETWORK, known.CLIENT_EPHEMERAL)
         self.assertRaises(NetworkKeyRefused, server.receive, known.CLIENT_HELLO)
 
+    def test_a_client_that_signs_with_another_key_than_it_names(self) -> None:
+        client, server = new_client(Impostor(CLIENT)), new_server()  # type: ignore[arg-type]
+        proof = client.receive(server.receive(client.start()).send).send
+        error = self.assertRaises(PeerKeyRefused, server.receive, proof)
+        self.assertIn(CLIENT.public.text, str(error))
+
+    def test_a_server_that_signs_with_another_key_than_it_names(self) -> None:
+        client, server = new_client(), new_server(Impostor(SERVER))  # type: ignore[arg-type]
+        server.receive(client.receive(server.receive(client.start()).send).send)
+        error = self.assertRaises(PeerKeyRefused, client.receive, server.accept()[0])
+        self.assertIn(SERVER.public.text, str(error))
+
     def test_our_own_identity_at_the_other_end(self) -> None:
         client, server = new_client(), new_server(CLIENT)
         proof = client.receive(server.receive(client.start()).send).send
@@ -220,6 +241,14 @@ class RefusalTests(SynchronousTestCase):
         error = self.assertRaises(OlderWireRefused, server.receive, older_proof())
         self.assertIn(known.CLIENT_ID, str(error))
         self.assertIn("W0 or W1", str(error))
+
+    def test_an_older_proof_that_is_forged_names_nobody(self) -> None:
+        server = new_server()
+        server.receive(known.CLIENT_HELLO)
+        forged = older_proof(signer=bytes(32))
+        error = self.assertRaises(PeerKeyRefused, server.receive, forged)
+        self.assertNotIsInstance(error, OlderWireRefused)
+        self.assertNotIn("W0", str(error))
 
     def test_a_proof_of_another_length(self) -> None:
         server = new_server()
