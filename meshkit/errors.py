@@ -363,6 +363,13 @@ class ForkUnproven(FeedError):
     code = "FORK_UNPROVEN"
 
 
+class FeedReadOnly(FeedError):
+    """This node's own feed may have gone on elsewhere: it is not written until that is known."""
+
+    code = "FEED_READ_ONLY"
+    status = 409
+
+
 class FeedForked(FeedError):
     """
     This node's own feed is forked: two messages of one number were signed with its key.

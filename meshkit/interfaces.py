@@ -141,7 +141,9 @@ class IFeedStore(Interface):
         @param content: a JSON value.
         @return: Deferred of the stored L{meshkit.feed.message.Message}, fired when
             the message is on the disk; fails with L{meshkit.errors.FeedError} or
-            L{meshkit.errors.StorageFailed}.
+            L{meshkit.errors.StorageFailed}.  Among the former are
+            L{meshkit.errors.FeedReadOnly}, as long as the feed may have gone on
+            elsewhere, and L{meshkit.errors.FeedForked}, for ever.
         """
 
     def ingest(
@@ -206,6 +208,22 @@ class IFeedStore(Interface):
         @return: Deferred of whether this was news, fired when it is on the disk; then
             L{ForkProven} was published.  Fails with the L{meshkit.errors.FeedError} that
             makes one of them no message, or with L{meshkit.errors.ForkUnproven}.
+        """
+
+    def note_own_seen(peer: bytes, sequence: int) -> Any:
+        """
+        A peer has shown how far it has this node's own feed.
+
+        To be called whenever a peer tells it, also if that is no more than is here, which
+        is what a node waits for that was restored from a backup; and with 0 when the
+        feeds were compared and the peer has nothing of it.  If it is more than is here,
+        nothing is published until the peer has brought it, or has had a minute to: fetch
+        it as any other feed.  If the peer turns out not to have it, call this again with
+        what it has.
+
+        @param peer: 32-byte key.
+        @param sequence: highest sequence that it says it has.
+        @return: Deferred that fires with L{None} when that is noted.
         """
 
     def read(author: bytes, after: int, max_bytes: int, max_messages: int) -> Any:

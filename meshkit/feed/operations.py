@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from meshkit.operations import Operation
+from meshkit.operations import Nothing, Operation
 
 Limit = Annotated[int, Meta(ge=1, le=200, description="how many at most")]
 Offset = Annotated[int, Meta(ge=0, le=1_000_000, description="how many to skip")]
@@ -164,13 +164,56 @@ MESSAGE = Operation(
 )
 
 
+class OwnFeed(msgspec.Struct):
+    """
+    @ivar author: this node's id.
+    @ivar sequence: number up to which its feed is complete here.
+    @ivar latest: highest number that is stored of it.
+    @ivar forked: lowest number for which two messages were signed with its key.
+    @ivar read_only: why nothing can be published now, if so.
+    @ivar since: RFC 3339 time of what made it so: the backup, or the message that came.
+    @ivar witnesses: how many peers have shown since then how far they have it.
+    @ivar needed: how many have to.
+    """
+
+    author: str
+    sequence: int
+    latest: int
+    forked: int | None
+    read_only: str | None
+    since: str | None
+    witnesses: int
+    needed: int
+
+
+OWN = Operation(
+    name="feed_own",
+    method="GET",
+    path="/v1/own-feed",
+    request=Nothing,
+    answer=OwnFeed,
+    doc="How far this node's own feed is, and whether it can be written now.",
+)
+UNLOCK = Operation(
+    name="feed_unlock",
+    method="POST",
+    path="/v1/own-feed/unlock",
+    request=Nothing,
+    answer=OwnFeed,
+    doc="Publish again without waiting for peers to show how far they have this node's feed.",
+    permission="admin",
+)
+
+
 class FeedStatus(msgspec.Struct):
     """
     @ivar messages: how many messages are stored.
     @ivar feeds: of how many authors.
     @ivar refused: how many received messages were refused since the start, by code.
+    @ivar read_only: why this node cannot publish now, if so.
     """
 
     messages: int
     feeds: int
     refused: dict[str, Any]
+    read_only: str | None = None

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -28,6 +28,7 @@ from meshkit.feed.intake import Checked, Intake, Queue
 from meshkit.feed.lookups import Lookups
 from meshkit.feed.message import Message, parse_message, sign_message, verify_message
 from meshkit.feed.outbox import Entry, Outbox, Outcome
+from meshkit.feed.own import OwnFeed
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import ForkProof, ForkProven, Frontier, IFeedStore, MessagesStored
@@ -46,6 +47,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         msgspec.Meta(ge=16, le=1000, description="messages verified per call into a worker thread"),
     ] = 64
+    witnesses: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=64,
+            description="peers that show how far they have this node's feed before it is written "
+            "again after a restore",
+        ),
+    ] = 2
 
 
 def check_texts(
@@ -119,6 +129,9 @@ class FeedPart(Part):
         self._intake = Intake(self._store)
         self._outbox = Outbox(self._write_own)
         self._advice = Advice(self._checking.run)
+        self._own = OwnFeed(
+            context.reactor, self._database, self._identity.public, context.config.witnesses
+        )
         self.refused: Counter[str] = Counter()
 
     # --- the service -------------------------------------------------------------
@@ -129,10 +142,19 @@ class FeedPart(Part):
 
     async def _load(self) -> None:
         self._messages, self._feeds = await self._database.read(store.count_all)
+        await self._own.load()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self._own.stop()
+        return succeed(None)
 
     def status(self) -> offered.FeedStatus:
         return offered.FeedStatus(
-            messages=self._messages, feeds=self._feeds, refused=dict(sorted(self.refused.items()))
+            messages=self._messages,
+            feeds=self._feeds,
+            refused=dict(sorted(self.refused.items())),
+            read_only=self._own.status(),
         )
 
     # --- IFeedStore ----------------------------------------------------------------
@@ -169,7 +191,11 @@ class FeedPart(Part):
     def _append(
         self, contents: Sequence[Prepared], sign: Callable[..., Message]
     ) -> Deferred[list[Message]]:
-        """@return: see L{Outbox.add}.  Cancelling only forgets the wish to be told."""
+        """
+        @return: see L{Outbox.add}.  Cancelling only forgets the wish to be told.
+        @raise FeedReadOnly: if the own feed must not be written now.
+        """
+        self._own.check()
         return shield(self._outbox.add(contents, sign))
 
     def _write_own(self, entries: Sequence[Entry]) -> Deferred[list[Outcome]]:
@@ -183,7 +209,7 @@ class FeedPart(Part):
 
         def job(connection: Any) -> tuple[list[Outcome], store.Stored]:
             now_ns = self._wall_clock()
-            tail = store.own_tail(connection, self._identity.public.raw)
+            tail = self._own.tail(connection)
             outcomes: list[Outcome] = []
             together: list[Message] = []
             for entry in entries:
@@ -228,7 +254,9 @@ class FeedPart(Part):
     async def _store_checked(self, checked: Checked) -> list[Verdict]:
         now_ns = self._wall_clock()
         stored: store.Stored = await self._database.write(
-            lambda connection: store.store_batch(connection, checked, now_ns)
+            lambda connection: store.store_batch(
+                connection, checked, now_ns, self._identity.public.raw
+            )
         )
         for verdict in stored.verdicts:
             if verdict.error is not None:
@@ -239,6 +267,7 @@ class FeedPart(Part):
     def _announce(self, stored: store.Stored, *, local: bool) -> None:
         self._messages += stored.messages
         self._feeds += stored.feeds
+        self._own.stored(stored, local=local)
         for author, contiguous, messages in stored.added:
             self._events.publish(MessagesStored(author, contiguous, local, messages))
         for author, sequence in stored.forks:
@@ -288,6 +317,9 @@ class FeedPart(Part):
         self._announce(stored, local=False)
         return bool(stored.forks)
 
+    def note_own_seen(self, peer: bytes, sequence: int) -> Deferred[None]:
+        return self._own.seen(peer, sequence)
+
     def read(
         self, author: bytes, after: int, max_bytes: int, max_messages: int
     ) -> Deferred[list[bytes]]:
@@ -313,6 +345,8 @@ class FeedPart(Part):
             BoundOperation(offered.INSIGHTS, self._lookups.answer_insights),
             BoundOperation(offered.SEARCH, self._lookups.answer_search),
             BoundOperation(offered.MESSAGE, self._answer_message),
+            BoundOperation(offered.OWN, self._own.answer_own),
+            BoundOperation(offered.UNLOCK, self._own.answer_unlock),
         )
 
     async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw | Advised:

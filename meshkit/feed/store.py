@@ -18,6 +18,7 @@ from typing import ClassVar, Final
 from attrs import define, field, frozen
 
 from meshkit.errors import FeedError, FeedForked, ForkRefused, ForkUnproven, MeshkitError
+from meshkit.feed import guard
 from meshkit.feed.chain import Link, Neighbours, Verdict, judge
 from meshkit.feed.message import MAX_SEQUENCE, Message, content_text
 from meshkit.interfaces import ForkProof, Frontier, StoredMessage
@@ -67,6 +68,7 @@ MIGRATIONS: Final = (
         proven_ns INTEGER NOT NULL
     ) STRICT;
     """,
+    guard.MIGRATION,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.
@@ -364,15 +366,21 @@ def _insert(
 
 
 def store_batch(
-    connection: sqlite3.Connection, checked: Sequence[Message | MeshkitError], now_ns: int
+    connection: sqlite3.Connection,
+    checked: Sequence[Message | MeshkitError],
+    now_ns: int,
+    own: bytes | None = None,
 ) -> Stored:
     """
     Store the messages of a batch, each by its own merits.
 
     @param checked: verified messages, or why a text was not one.
     @param now_ns: when they arrived.
+    @param own: the key of this node: what is new of its own feed sets the guard.
     """
     batch = _Batch(connection, now_ns)
+    before = None if own is None else batch.author(own)
+    had = 0 if before is None else before.latest
     verdicts = []
     for item in checked:
         if isinstance(item, Message):
@@ -382,6 +390,8 @@ def store_batch(
                 verdicts.append(Verdict.refused(e, item))
         else:
             verdicts.append(Verdict.refused(item))
+    if own is not None and own in batch.authors and batch.authors[own].added:
+        guard.set_behind(connection, had, now_ns)
     return batch.finish(verdicts)
 
 
@@ -418,6 +428,14 @@ def check_proof(one: Message, other: Message) -> None:
             )
 
 
+def own_forked(sequence: int) -> FeedForked:
+    """@return: what is told to who wants to publish in a feed that has ended."""
+    return FeedForked(
+        f"two messages {sequence} of this node's feed were signed with its key, so nobody takes "
+        f"what follows them: publish under a new identity, and run no two nodes with one key"
+    )
+
+
 def own_tail(connection: sqlite3.Connection, key: bytes) -> tuple[int, str | None]:
     """
     Where the next message of this node's own feed goes.
@@ -434,11 +452,7 @@ def own_tail(connection: sqlite3.Connection, key: bytes) -> tuple[int, str | Non
         return 0, None
     sequence, digest, forked = row
     if forked is not None:
-        raise FeedForked(
-            f"two messages {forked} of this node's feed were signed with its key, so nobody "
-            f"takes what follows them: publish under a new identity, and run no two nodes with "
-            f"one key"
-        )
+        raise own_forked(forked)
     return (0, None) if digest is None else (sequence, digest.hex())
 
 

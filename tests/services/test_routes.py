@@ -77,7 +77,9 @@ class Routes(SynchronousTestCase):
         self.friend()
         counts = self.ok("GET", "/v1/status")
         self.assertEqual(counts["channels"], 1)
-        self.assertEqual(counts["parts"]["feed"], {"messages": 3, "feeds": 1, "refused": {}})
+        self.assertEqual(
+            counts["parts"]["feed"], {"messages": 3, "feeds": 1, "refused": {}, "read_only": None}
+        )
 
     def test_identity(self) -> None:
         identity = self.ok("GET", "/v1/identity")
