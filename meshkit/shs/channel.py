@@ -169,6 +169,8 @@ class _Outflow:
     @ivar blocked: the transport beneath has enough for now.
     """
 
+    __slots__ = ("_channel", "blocked", "producer", "streaming")
+
     def __init__(self, channel: SecureChannel) -> None:
         self._channel = channel
         self.producer: Any = None
@@ -207,6 +209,43 @@ class SecureChannel:
     @ivar disconnecting: C{loseConnection} was called, or the connection is going down;
         some of Twisted's protocols stop parsing when this is set.
     """
+
+    # Thousands of them may be idle: a dict of so many names takes 1.5 KiB.
+    __slots__ = (
+        "_answered",
+        "_app",
+        "_boxer",
+        "_capability",
+        "_closing",
+        "_corked",
+        "_corked_bytes",
+        "_deadline",
+        "_early",
+        "_gathering",
+        "_goodbye_sent",
+        "_handshake",
+        "_host",
+        "_inner_peer",
+        "_opened",
+        "_outflow",
+        "_owner",
+        "_paused",
+        "_peer",
+        "_phase",
+        "_pumping",
+        "_raw",
+        "_raw_ended",
+        "_raw_paused",
+        "_reactor",
+        "_read_ended",
+        "_reason",
+        "_tell_write_lost",
+        "_timeout",
+        "_turn_call",
+        "_unboxer",
+        "_verdict",
+        "_write_closing",
+    )
 
     _log = Logger()
 
@@ -422,6 +461,8 @@ class SecureChannel:
         self._host = LocalAddress(
             self._handshake.identity.public, outcome.capability.label, self._raw.getHost()
         )
+        # It has served, and what it holds is not small: nothing asks it from here on.
+        del self._handshake
         self._unboxer.feed(rest)
         # Always registered, so that a closing channel knows whether the peer still reads.
         self._raw.registerProducer(self._outflow, True)

@@ -911,7 +911,7 @@ class ClosingTests(ChannelTestCase):
 
     def test_a_peer_that_talks_on_but_never_says_goodbye_is_cut_off(self) -> None:
         pair = Pair().open()
-        self.patch(pair.server_channel, "_goodbye_received", lambda: None)
+        self.patch(SecureChannel, "_goodbye_received", lambda _: None)
         pair.client.transport.loseConnection()
         for _ in range(4):
             pair.server.transport.write(b"blah")

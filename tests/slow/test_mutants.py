@@ -767,10 +767,10 @@ MUTANTS: Final = (
         "channel",
         "        self._phase = _Phase.ASKING\n        self._early += rest\n",
         "        self._phase = _Phase.ASKING\n        self._early += rest\n"
-        "        self._accepted = self._handshake.accept()\n"
-        "        self._raw.write(self._accepted[0])\n",
+        "        self._handshake.accepted = self._handshake.accept()\n"
+        "        self._raw.write(self._handshake.accepted[0])\n",
         "        answer, outcome = self._handshake.accept()\n        self._raw.write(answer)\n",
-        "        _, outcome = self._accepted\n",
+        "        _, outcome = self._handshake.accepted\n",
     ),
     _mutant(
         "whatever is truthy admits",
