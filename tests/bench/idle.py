@@ -34,7 +34,7 @@ def measure(quick: bool) -> str:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 1_000 if quick else CONNECTIONS
     many = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard - _OTHER_FILES)
-    rounds = 1 if quick else 3
+    rounds = 1 if quick else 2
     held: dict[str, int] = {}
     results: list[Contender[str]] = []
     for _ in range(rounds):
