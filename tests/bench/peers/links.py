@@ -8,7 +8,8 @@ C{bare} is TCP with the calls of libsodium that a box stream consists of.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from random import SystemRandom
 from time import perf_counter, process_time
 from typing import Any, Final
@@ -101,13 +102,14 @@ class _Links:
         factory = self.kind.serve(self.reactor, _factory(self.kind.sink))
         return {"port": await listen(self.reactor, factory)}
 
-    async def _connect(self, address: dict[str, Any]) -> Any:
+    def _dialler(self, address: dict[str, Any]) -> Callable[[], Awaitable[Any]]:
+        """@return: makes a connection, whenever it is called."""
         endpoint = self.kind.endpoint(self.reactor, address["port"])
-        return await endpoint.connect(_factory(self.kind.sender))
+        return partial(endpoint.connect, _factory(self.kind.sender))
 
     async def connect(self, address: dict[str, Any]) -> None:
         """Job: make the connection for C{send}."""
-        self._sender = await self._connect(address)
+        self._sender = await self._dialler(address)()
 
     async def send(self, count: int, write: int) -> dict[str, float]:
         """Job: one transfer."""
@@ -118,10 +120,11 @@ class _Links:
     async def hold(self, address: dict[str, Any], count: int) -> int:
         """Job: make connections and keep them.  @return: how many there are now."""
         left = iter(range(count))
+        dial = self._dialler(address)
 
         async def opener() -> None:
             for _ in left:
-                self._held.append(await self._connect(address))
+                self._held.append(await dial())
 
         await gatherResults([Deferred.fromCoroutine(opener()) for _ in range(_AT_ONCE)])
         return len(self._held)
@@ -131,12 +134,13 @@ class _Links:
     ) -> dict[str, float]:
         """Job: connect, and reset the connection as soon as the peer is authenticated."""
         made = 0
+        dial = self._dialler(address)
         start, used = perf_counter(), process_time()
 
         async def dialler() -> None:
             nonlocal made
             while perf_counter() - start < seconds:
-                connection = await self._connect(address)
+                connection = await dial()
                 made += 1
                 connection.transport.abortConnection()
 

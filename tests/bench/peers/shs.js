@@ -95,12 +95,13 @@ function listen() {
   })
 }
 
+const client = shs.createClient(keys, appKey, HANDSHAKE_MS)
+
 function dial(address) {
   return new Promise((resolve, reject) => {
     const socket = net.connect(address.port, '127.0.0.1')
     socket.setNoDelay(true)
     const stream = toPull.duplex(socket)
-    const client = shs.createClient(keys, appKey, HANDSHAKE_MS)
     const secured = client(Buffer.from(address.key, 'hex'), (err, channel) => {
       if (err) return reject(err)
       resolve({ socket, channel })
