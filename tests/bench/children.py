@@ -76,6 +76,17 @@ class Child:
         said = self._log.read()[-2000:].decode("utf-8", "replace")
         return ChildFailed(f"{self.name} {what}" + (f":\n{said}" if said else ""))
 
+    def keep_to(self, number: int) -> None:
+        """
+        Keep its main thread to the C{number}th core that we may use, where the system can
+        do that and there are so many.  Where nothing is idle, a scheduler likes to have
+        those who wake each other on one core, in turns, and then the figures are of that.
+        """
+        if hasattr(os, "sched_setaffinity"):
+            cores = sorted(os.sched_getaffinity(0))
+            if number < len(cores):
+                os.sched_setaffinity(self._process.pid, {cores[number]})
+
     def memory(self) -> int:
         """@return: bytes of its memory that are resident, its garbage given back."""
         self.ask("collect")

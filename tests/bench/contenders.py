@@ -132,6 +132,8 @@ def running(programs: Iterable[Program]) -> Iterator[list[Contender[Any]]]:
                     for role in ("server", "client")
                 )
                 it.address = it.server.ask("listen")
+                for number, each in enumerate((it.server, it.client)):
+                    each.keep_to(number)
 
             contender.attempt(start)
         yield contenders
