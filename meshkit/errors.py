@@ -439,6 +439,20 @@ class NotFound(OperationError):
     status = 404
 
 
+class CursorExpired(OperationError):
+    """What this cursor goes on with is no longer kept: begin anew without it."""
+
+    code = "CURSOR_EXPIRED"
+    status = 410
+
+
+class SearchTooSlow(OperationError):
+    """Too much has to be looked through: ask for the newest first, or for less."""
+
+    code = "SEARCH_TOO_SLOW"
+    status = 422
+
+
 class MethodNotAllowed(OperationError):
     """This path exists, but not with this method."""
 

@@ -106,13 +106,19 @@ class Page(msgspec.Struct, frozen=True):
     @ivar items: the items of this stretch, in order.
     @ivar total: how many there are in all.
     @ivar limit: how many were asked for at most.
-    @ivar offset: how many were skipped.
+    @ivar offset: how many were skipped; L{None} if a cursor says where it begins.
+    @ivar next_cursor: where the next stretch begins; L{None} if there is none.
+    @ivar counted: C{total} is exact.  If not, there are at least so many.
+    @ivar notes: what else is to be said, of JSON types: further members of the metadata.
     """
 
     items: list[Any]
     total: int
     limit: int
-    offset: int
+    offset: int | None
+    next_cursor: str | None = None
+    counted: bool = True
+    notes: dict[str, Any] = {}
 
 
 class Advised(msgspec.Struct, frozen=True):

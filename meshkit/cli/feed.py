@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from meshkit.cli.door import Answer, Door, RemoteError, ask, segment
-from meshkit.cli.output import json_option, line, print_json, visible
+from meshkit.cli.output import json_option, line, print_json, printable, visible
 from meshkit.errors import ContentTooLarge, InvalidRequest, MeshkitError
 
 #: Most messages and bytes of one batch; the door's limit is a little above.
@@ -98,27 +98,52 @@ def _checked(raw: bytes, what: str) -> bytes:
     return raw.strip()
 
 
+def _filters(command: Any) -> Any:
+    """The options of everything that lists messages."""
+    for option in reversed(
+        (
+            click.option("--type", "content_type", help="Only messages of this content type."),
+            click.option("--tag", help="Only messages with this tag, as it is spelled."),
+            click.option("--relates", metavar="HASH", help="Only messages about this one."),
+            click.option("--since", metavar="TIME", help="Only messages of this time or later."),
+            click.option(
+                "--until", metavar="TIME", help="Only messages before this time (RFC 3339)."
+            ),
+            click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True),
+            click.option("--offset", type=click.IntRange(0), default=0, help="Skip so many."),
+            click.option(
+                "--cursor",
+                metavar="CURSOR",
+                help="Go on where a page ended, whatever has arrived since.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @feed.command()
 @click.argument("author", required=False)
 @click.option("--all", "include_self", is_flag=True, help="Your own messages as well.")
-@click.option("--type", "content_type", help="Only messages of this content type.")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
-@click.option("--offset", type=click.IntRange(0), default=0)
+@_filters
 @json_option
 @click.pass_obj
 def show(
     flag: str | None,
+    /,
     author: str | None = None,
     include_self: bool = False,
-    content_type: str | None = None,
-    limit: int = 20,
-    offset: int = 0,
     as_json: bool = False,
+    **query: Any,
 ) -> None:
-    """The newest messages of others, or of AUTHOR."""
+    """
+    The newest messages of others, or of AUTHOR.
+
+    A TIME is like 2026-02-12T18:30:00Z. "Newest" is by the author's clock, but never later
+    than the arrival.
+    """
 
     async def job(door: Door) -> Answer:
-        query = {"content_type": content_type, "limit": limit, "offset": offset}
         if author is not None:
             return await door.get(f"/v1/feed/{segment(author)}", **query)
         return await door.get("/v1/feed", include_self=include_self, **query)
@@ -128,20 +153,52 @@ def show(
 
 @feed.command()
 @click.argument("query")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
-@click.option("--offset", type=click.IntRange(0), default=0)
+@click.option("--newest", is_flag=True, help="What arrived last first, not the best match.")
+@click.option("--author", metavar="ID", help="Only messages of this author.")
+@click.option("--not-author", metavar="ID", help="All but this author's messages.")
+@_filters
+@click.option(
+    "--marks",
+    nargs=2,
+    metavar="BEFORE AFTER",
+    help="What stands around a hit.  [default: bold on a terminal, else [ and ]]",
+)
 @json_option
 @click.pass_obj
-def search(flag: str | None, query: str, limit: int, offset: int, as_json: bool) -> None:
-    """Search the text of all messages. All words must occur; "a phrase" stands together."""
+def search(
+    flag: str | None,
+    /,
+    query: str,
+    newest: bool,
+    marks: tuple[str, str] | None,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """
+    Search the text of all messages.
+
+    \b
+    grey heron        both words, in any order
+    "grey heron"      the two together (the shell needs quotes around: '"grey heron"')
+    heron OR egret    one of them
+    -owl              not this (after --, if it comes first: search -- '-owl heron')
+    her*              words that begin so
+
+    Case and accents do not matter, and nothing is an error of syntax. Shown is the stretch
+    of each message that matched. With --json a hit has it as "snippet": pieces of text, of
+    which every second one is a hit.
+    """
+    order = "newest" if newest else "relevance"
 
     async def job(door: Door) -> Answer:
-        return await door.get("/v1/insights/search", q=query, limit=limit, offset=offset)
+        return await door.get("/v1/insights/search", q=query, order=order, **filters)
 
-    _print_page(ask(flag, job), as_json, "Nothing found.")
+    _print_page(ask(flag, job), as_json, "Nothing found.", marks)
 
 
-def _print_page(answer: Answer, as_json: bool, nothing: str) -> None:
+def _print_page(
+    answer: Answer, as_json: bool, nothing: str, marks: tuple[str, str] | None = None
+) -> None:
     if as_json:
         print_json({"messages": answer.data, **answer.metadata})
         return
@@ -150,10 +207,40 @@ def _print_page(answer: Answer, as_json: bool, nothing: str) -> None:
     for message in answer.data:
         flag = "" if message["chain_valid"] else "  (a message before this one is missing)"
         line(f"{message['timestamp']}  {message['author']}  #{message['sequence']}{flag}")
-        line(f"  {_excerpt(message['content'])}")
-    total, end = answer.metadata["total"], answer.metadata["offset"] + len(answer.data)
-    if total > end:
-        line(f"{end} of {total}; go on with --offset {end}")
+        if "snippet" in message:
+            click.echo(f"  {_marked(message['snippet'], marks)}")
+        else:
+            line(f"  {_excerpt(message['content'])}")
+    _print_rest(answer)
+
+
+def _print_rest(answer: Answer) -> None:
+    """What there is beyond the page."""
+    about = answer.metadata
+    if "ranked_newest" in about:
+        line(f"Ranked are the newest {about['ranked_newest']} of more hits; see also --newest.")
+    if "index_complete" in about:
+        line("Messages of an older version are being indexed anew: there may be more hits.")
+    if "next_cursor" in about:
+        least = "at least " if "total_is_at_least" in about else ""
+        end = about["offset"] + len(answer.data) if "offset" in about else None
+        shown = "" if end is None else f"{end} of "
+        line(f"{shown}{least}{about['total']}; go on with --cursor {about['next_cursor']}")
+
+
+def _marked(pieces: list[str], marks: tuple[str, str] | None) -> str:
+    """A snippet for the terminal: every second piece is a hit."""
+    shown = []
+    for number, piece in enumerate(pieces):
+        text = printable(piece)
+        if number % 2 == 0:
+            shown.append(text)
+        elif marks is None and sys.stdout.isatty():
+            shown.append(click.style(text, bold=True))
+        else:
+            before, after = map(printable, marks or ("[", "]"))
+            shown.append(f"{before}{text}{after}")
+    return "".join(shown)
 
 
 def _excerpt(content: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,6 +13,27 @@ Limit = Annotated[int, Meta(ge=1, le=200, description="how many at most")]
 Offset = Annotated[int, Meta(ge=0, le=1_000_000, description="how many to skip")]
 ContentType = Annotated[
     str, Meta(max_length=256, description="only messages whose content has this type")
+]
+
+
+Author = Annotated[str, Meta(max_length=64, description="only this author's: @<base64>.ed25519")]
+NotAuthor = Annotated[str, Meta(max_length=64, description="all but this author's")]
+Tag = Annotated[str, Meta(max_length=256, description="only messages with this tag, as spelled")]
+Relates = Annotated[
+    str, Meta(max_length=256, description="only messages about the one with this hash")
+]
+Since = Annotated[
+    str, Meta(max_length=64, description="only messages shown at this time (RFC 3339) or later")
+]
+Until = Annotated[
+    str, Meta(max_length=64, description="only messages shown before this time (RFC 3339)")
+]
+Cursor = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        description="next_cursor of the page before, with the same filters; in place of offset",
+    ),
 ]
 
 
@@ -61,20 +82,35 @@ class Published(msgspec.Struct):
 class ListFeed(msgspec.Struct, forbid_unknown_fields=True):
     include_self: Annotated[bool, Meta(description="include this node's own messages")] = False
     content_type: ContentType | None = None
+    tag: Tag | None = None
+    relates: Relates | None = None
+    since: Since | None = None
+    until: Until | None = None
     limit: Limit = 50
     offset: Offset = 0
+    cursor: Cursor | None = None
 
 
 class ListAuthor(msgspec.Struct, forbid_unknown_fields=True):
     author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
     content_type: ContentType | None = None
+    tag: Tag | None = None
+    relates: Relates | None = None
+    since: Since | None = None
+    until: Until | None = None
     limit: Limit = 50
     offset: Offset = 0
+    cursor: Cursor | None = None
 
 
 class ListInsights(msgspec.Struct, forbid_unknown_fields=True):
+    author: Author | None = None
+    tag: Tag | None = None
+    since: Since | None = None
+    until: Until | None = None
     limit: Limit = 50
     offset: Offset = 0
+    cursor: Cursor | None = None
 
 
 class Search(msgspec.Struct, forbid_unknown_fields=True):
@@ -83,18 +119,31 @@ class Search(msgspec.Struct, forbid_unknown_fields=True):
         Meta(
             min_length=1,
             max_length=1_000,
-            description='words that must all occur; "quoted words" must stand together',
+            description=('words that must all occur; "a phrase"; one OR other; -without; begin*'),
         ),
     ]
+    order: Annotated[
+        Literal["relevance", "newest"],
+        Meta(description="best match first, or what arrived last first"),
+    ] = "relevance"
+    author: Author | None = None
+    not_author: NotAuthor | None = None
+    content_type: ContentType | None = None
+    tag: Tag | None = None
+    relates: Relates | None = None
+    since: Since | None = None
+    until: Until | None = None
     limit: Limit = 20
     offset: Offset = 0
+    cursor: Cursor | None = None
 
 
 class MessageByHash(msgspec.Struct, forbid_unknown_fields=True):
     hash: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="64 hex digits")]
 
 
-# A message is shown as its author wrote it, with "chain_valid" added at the end.
+# A message is shown as its author wrote it, with "chain_valid" added at the end; one that
+# was searched for also with "snippet": pieces of its text, every second one a hit.
 MessageText = msgspec.Raw
 
 PUBLISH = Operation(
@@ -151,7 +200,7 @@ SEARCH = Operation(
     path="/v1/insights/search",
     request=Search,
     answer=MessageText,
-    doc="Full-text search over the content of all messages, best match first.",
+    doc="Full-text search over the content of all messages, with the stretch that matched.",
     paged=True,
 )
 MESSAGE = Operation(

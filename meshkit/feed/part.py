@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
-from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -56,6 +56,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "again after a restore",
         ),
     ] = 2
+    search_seconds: Annotated[
+        float,
+        msgspec.Meta(ge=0.05, le=60, description="how long a list or a search may take"),
+    ] = 3.0
 
 
 def check_texts(
@@ -124,7 +128,13 @@ class FeedPart(Part):
         self._verify_batch: int = context.config.verify_batch
         self._messages = 0
         self._feeds = 0
-        self._lookups = Lookups(self._database, self._identity.public)
+        self._lookups = Lookups(
+            self._database,
+            self._identity.public,
+            context.reactor.seconds,
+            context.rng,
+            context.config.search_seconds,
+        )
         self._checking = Queue(self._workers.run, CALLS_PER_THREAD * self._workers.size)
         self._intake = Intake(self._store)
         self._outbox = Outbox(self._write_own)
@@ -143,11 +153,12 @@ class FeedPart(Part):
     async def _load(self) -> None:
         self._messages, self._feeds = await self._database.read(store.count_all)
         await self._own.load()
+        self._lookups.start()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         self._own.stop()
-        return succeed(None)
+        return self._lookups.stop()
 
     def status(self) -> offered.FeedStatus:
         return offered.FeedStatus(

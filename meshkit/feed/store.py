@@ -20,7 +20,8 @@ from attrs import define, field, frozen
 from meshkit.errors import FeedError, FeedForked, ForkRefused, ForkUnproven, MeshkitError
 from meshkit.feed import guard
 from meshkit.feed.chain import Link, Neighbours, Verdict, judge
-from meshkit.feed.message import MAX_SEQUENCE, Message, content_text
+from meshkit.feed.message import MAX_SEQUENCE, Message
+from meshkit.feed.words import indexed_text
 from meshkit.interfaces import ForkProof, Frontier, StoredMessage
 
 MIGRATIONS: Final = (
@@ -69,6 +70,38 @@ MIGRATIONS: Final = (
     ) STRICT;
     """,
     guard.MIGRATION,
+    """
+    -- What lists are filtered by.  An index for each way through a list: what it is about,
+    -- its order, and what else is asked of an entry before the message is looked at.
+    ALTER TABLE feed_messages ADD COLUMN relates TEXT;
+    UPDATE feed_messages SET relates = json_extract(CAST(raw AS TEXT), '$.relates')
+        WHERE instr(CAST(raw AS TEXT), '"relates":') > 0;
+    CREATE INDEX feed_messages_relates ON feed_messages (relates, shown_ns, id)
+        WHERE relates IS NOT NULL;
+    DROP INDEX feed_messages_shown;
+    CREATE INDEX feed_messages_newest ON feed_messages (shown_ns, id, author);
+    DROP INDEX feed_messages_type;
+    CREATE INDEX feed_messages_type ON feed_messages (content_type, shown_ns, id, author);
+    CREATE INDEX feed_messages_author ON feed_messages (author, shown_ns, id, content_type);
+
+    CREATE TABLE feed_tags (
+        tag TEXT NOT NULL,
+        shown_ns INTEGER NOT NULL,
+        message INTEGER NOT NULL REFERENCES feed_messages (id),
+        author INTEGER NOT NULL REFERENCES feed_authors (id),
+        PRIMARY KEY (tag, shown_ns, message)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO feed_tags (tag, shown_ns, message, author)
+        SELECT DISTINCT t.value, m.shown_ns, m.id, m.author
+        FROM feed_messages m CROSS JOIN json_each(CAST(m.raw AS TEXT), '$.tags') t
+        WHERE instr(CAST(m.raw AS TEXT), '"tags":') > 0;
+    CREATE INDEX feed_tags_author ON feed_tags (tag, author, shown_ns, message);
+
+    -- Messages from next to last are still to be indexed as searches look for them now:
+    -- see meshkit.feed.words.
+    CREATE TABLE feed_reindex (next INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
+    INSERT INTO feed_reindex SELECT 1, coalesce(max(id), 0) FROM feed_messages;
+    """,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.
@@ -129,6 +162,7 @@ class _Batch:
     authors: dict[bytes, _Author] = field(factory=dict)
     rows: list[tuple[object, ...]] = field(factory=list)
     texts: list[tuple[object, ...]] = field(factory=list)
+    tags: list[tuple[object, ...]] = field(factory=list)
     last_id: int = 0
     messages: int = 0
     feeds: int = 0
@@ -144,12 +178,14 @@ class _Batch:
         _insert(
             self.connection,
             "feed_messages (id, author, sequence, hash, previous, shown_ns, received_ns, "
-            "content_type, chain_valid, raw)",
+            "content_type, relates, chain_valid, raw)",
             self.rows,
         )
         _insert(self.connection, "feed_text (rowid, body)", self.texts)
+        _insert(self.connection, "feed_tags (tag, shown_ns, message, author)", self.tags)
         self.rows.clear()
         self.texts.clear()
+        self.tags.clear()
 
     def author(self, key: bytes) -> _Author | None:
         """The stored row of an author, if there is one."""
@@ -225,6 +261,7 @@ class _Batch:
     def _insert(self, author: _Author, message: Message, link: Link) -> None:
         self.last_id += 1
         digest = bytes.fromhex(message.hash)
+        shown_ns = min(message.timestamp_ns, self.now_ns)
         author.added.append(
             StoredMessage(
                 position=self.last_id,
@@ -243,14 +280,18 @@ class _Batch:
                 message.sequence,
                 digest,
                 None if message.previous is None else bytes.fromhex(message.previous),
-                min(message.timestamp_ns, self.now_ns),
+                shown_ns,
                 self.now_ns,
                 message.content_type,
+                message.relates,
                 link.chain_valid,
                 message.raw,
             )
         )
-        self.texts.append((self.last_id, content_text(message.content)))
+        self.texts.append((self.last_id, indexed_text(message.content)))
+        # A tag may stand in a message twice.
+        for tag in dict.fromkeys(message.tags):
+            self.tags.append((tag, shown_ns, self.last_id, author.id))
         if link.promotes_successor:
             self.connection.execute(
                 "UPDATE feed_messages SET chain_valid = 1 WHERE author = ? AND sequence = ?",

@@ -5,6 +5,8 @@ The one form of every answer at the local door::
     {"success": true,  "data": ..., "metadata": {"warnings": ["..."]}}
     {"success": false, "error": {"code": "NOT_FOUND", "message": "...", "details": {...}}}
 
+The metadata of a list has C{next_cursor} if there is more of it, C{total_is_at_least}
+(true) if counting ended at C{total}, and no C{offset} if it was asked for with a cursor.
 A key that has nothing to say is left out.  C{code} is stable and
 C{docs/troubleshooting.md} is keyed by it; C{message} is for people and may change.
 """
@@ -39,12 +41,6 @@ class _Fault(msgspec.Struct, frozen=True):
     details: Any = msgspec.UNSET
 
 
-class _Stretch(msgspec.Struct, frozen=True):
-    total: int
-    limit: int
-    offset: int
-
-
 class _Answer(msgspec.Struct, frozen=True):
     success: bool
     data: Any = msgspec.UNSET
@@ -68,8 +64,15 @@ def encode_advised(advised: Advised) -> bytes:
 
 def encode_page(page: Page) -> bytes:
     """@return: the JSON text of a good answer that is a stretch of a list."""
-    stretch = _Stretch(page.total, page.limit, page.offset)
-    return msgspec.json.encode(_Answer(True, page.items, metadata=stretch))
+    stretch: dict[str, Any] = {"total": page.total}
+    if not page.counted:
+        stretch["total_is_at_least"] = True
+    stretch["limit"] = page.limit
+    if page.offset is not None:
+        stretch["offset"] = page.offset
+    if page.next_cursor is not None:
+        stretch["next_cursor"] = page.next_cursor
+    return msgspec.json.encode(_Answer(True, page.items, metadata=stretch | page.notes))
 
 
 def encode_error(error: MeshkitError) -> bytes:

@@ -432,9 +432,9 @@ class Forks(SynchronousTestCase):
     def test_what_is_stored_from_the_fork_on_is_kept_and_flagged(self) -> None:
         self.put(*ADA.messages[:5])
         self.put(self.other[1])
-        rows, total = search.list_messages(self.connection, search.Filter(), 9, 0)
-        self.assertEqual(total, 5)
-        found = {row.raw: (row.chain_valid, row.forked) for row in rows}
+        listed = search.list_messages(self.connection, search.Filter(), 9)
+        self.assertEqual(listed.total, 5)
+        found = {row.raw: (row.chain_valid, row.forked) for row in listed.rows}
         for number, raw in enumerate(ADA.raws[:5], 1):
             expected = (True, False) if number < 4 else (False, True)
             self.assertEqual(found[raw], expected, number)
@@ -442,8 +442,10 @@ class Forks(SynchronousTestCase):
                 self.connection, bytes.fromhex(ADA.messages[number - 1].hash)
             )
             self.assertEqual(by_hash, store.Row(raw, *expected))
-        hits, _ = search.search_messages(self.connection, '"number 5"', 9, 0)
-        self.assertEqual(hits, [store.Row(ADA.raws[4], False, True)])
+        hits = search.rank(self.connection, '"number 5"', search.Filter()).positions
+        self.assertEqual(
+            search.messages_at(self.connection, hits), [store.Row(ADA.raws[4], False, True)]
+        )
 
     def test_nothing_more_is_taken_from_the_fork_on(self) -> None:
         self.put(*ADA.messages[:5])

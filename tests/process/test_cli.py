@@ -158,9 +158,19 @@ class VerbTests(_Tests):
             self.a.publish({"type": "paged", "text": f"page {number}"})
         found = self.a.good("feed", "show", "--all", "--type", "paged", "--limit", "2")
         self.assertEqual((found.lines[1], found.lines[3]), ("  [paged] page 2", "  [paged] page 1"))
-        self.assertEqual(found.lines[4:], ["2 of 3; go on with --offset 2"])
-        rest = self.a.good("feed", "show", "--all", "--type", "paged", "--offset", "2")
-        self.assertEqual(rest.lines[1:], ["  [paged] page 0"])
+        (more,) = found.lines[4:]
+        self.assertTrue(more.startswith("2 of 3; go on with --cursor "), more)
+        # What arrives in between shifts the one, and not the other.
+        self.a.publish({"type": "paged", "text": "page 3"})
+        for option, value, expected in (
+            ("--offset", "2", ["  [paged] page 1", "  [paged] page 0"]),
+            ("--cursor", more.split()[-1], ["  [paged] page 0"]),
+        ):
+            rest = self.a.good("feed", "show", "--all", "--type", "paged", option, value)
+            self.assertEqual(rest.lines[1::2], expected)
+        self.check_refused(
+            self.a.cli("feed", "show", "--cursor", more.split()[-1]), "INVALID_REQUEST", "cursor"
+        )
 
     def test_feed_of_nobody(self) -> None:
         self.check_refused(self.a.cli("feed", "show", "nobody"), "INVALID_PUBLIC_KEY", "nobody")
@@ -172,11 +182,16 @@ class VerbTests(_Tests):
     def test_search(self) -> None:
         message = self.a.publish({"type": "insight", "text": "zeppelins are lighter than air"})
         done = self.a.good("search", "zeppelins air")
-        self.assertEqual(done.lines[1], "  [insight] zeppelins are lighter than air")
+        self.assertEqual(done.lines[1], "  [zeppelins] are lighter than [air] \u00b7 insight")
+        marked = self.a.good("search", "zepp* -submarines", "--newest", "--marks", "<b>", "</b>")
+        self.assertIn("  <b>zeppelins</b> are lighter", marked.lines[1])
+        me = self.a.good("id", "--json").json["public_id"]
+        found = self.a.good("search", "zeppelins", "--not-author", me, "--type", "insight")
+        self.assertEqual(found.lines, ["Nothing found."])
         shown = self.a.good("search", '"lighter than"', "--json").json
         self.assertEqual([each["hash"] for each in shown["messages"]], [message["hash"]])
         self.assertEqual(self.a.good("search", "zeppelins submarines").lines, ["Nothing found."])
-        self.assertEqual(self.a.good("feed", "search", "zeppelins").lines, done.lines)
+        self.assertEqual(self.a.good("feed", "search", "zeppelins air").lines, done.lines)
         self.check_refused(self.a.cli("search", "!?"), "INVALID_REQUEST", "no word")
 
     def test_peers(self) -> None:

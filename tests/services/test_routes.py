@@ -146,6 +146,12 @@ class Routes(SynchronousTestCase):
         target = "/v1/feed?limit=2&offset=1"
         self.assertEqual([m["sequence"] for m in self.ok("GET", target)], [2, 1])
         self.assertEqual(self.metadata(target), {"total": 3, "limit": 2, "offset": 1})
+        cursor = self.metadata("/v1/feed?limit=2")["next_cursor"]
+        target = f"/v1/feed?limit=2&cursor={cursor}"
+        self.assertEqual([m["sequence"] for m in self.ok("GET", target)], [1])
+        self.assertEqual(self.metadata(target), {"total": 3, "limit": 2})
+        self.refused("INVALID_REQUEST", 400, "GET", f"/v1/feed?cursor={cursor}&offset=1")
+        self.refused("INVALID_REQUEST", 400, "GET", f"/v1/insights?cursor={cursor}")
         self.assertEqual(self.metadata("/v1/feed")["limit"], 50)
         for query in ("limit=0", "limit=201", "limit=abc", "limit=-1", "offset=-1", "x=1"):
             with self.subTest(query=query):
@@ -180,11 +186,23 @@ class Routes(SynchronousTestCase):
         for query in ("owl%00", "owl*", "%22owl", "owl+AND", "(owl", "col:owl", "%F0%9F%A6%89owl"):
             with self.subTest(query=query):
                 self.ok("GET", f"/v1/insights/search?q={query}")
+        (hit,) = self.ok("GET", "/v1/insights/search?q=owl+minerva&order=newest&content_type=note")
+        self.assertEqual(hit["snippet"][1::2], ["owl", "minerva"])
         metadata = self.metadata("/v1/insights/search?q=owl&limit=2&offset=3")
         self.assertEqual(metadata, {"total": 4, "limit": 2, "offset": 3})
 
     def test_search_refuses_what_it_must(self) -> None:
-        for query in ("", "q=", "q=%20", "q=%22", "q=*", "q=" + "a+" * 33, "q=" + "x" * 1001):
+        for query in (
+            "",
+            "q=",
+            "q=%20",
+            "q=%22",
+            "q=*",
+            "q=" + "a+" * 33,
+            "q=" + "x" * 1001,
+            "q=-owl",
+            "q=o*",
+        ):
             with self.subTest(query=query):
                 self.refused("INVALID_REQUEST", 400, "GET", f"/v1/insights/search?{query}")
 

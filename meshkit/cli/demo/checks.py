@@ -77,13 +77,14 @@ async def read_store(door: Door, authors: Iterable[str]) -> dict[tuple[str, int]
     """
     store: dict[tuple[str, int], str] = {}
     for author in authors:
-        offset, total = 0, 1
-        while offset < total:
-            answer = await door.get(f"/v1/feed/{segment(author)}", limit=_PAGE, offset=offset)
+        cursor, more = None, True
+        while more:
+            answer = await door.get(f"/v1/feed/{segment(author)}", limit=_PAGE, cursor=cursor)
             for message in answer.data:
                 if message["chain_valid"]:
                     store[author, message["sequence"]] = message["hash"]
-            offset, total = offset + _PAGE, answer.metadata["total"]
+            cursor = answer.metadata.get("next_cursor")
+            more = cursor is not None
     return store
 
 

@@ -429,8 +429,9 @@ class Story:
         self.cluster.start(cleo)
         await self.cluster.ready(cleo)
         ready = self._now() - began
-        kept = (await self.cluster.door(cleo).get(f"/v1/feed/{segment(cleo.id)}", limit=1)).metadata
-        total = sum(self._acknowledged.count(node.id) for node in (ada, ben)) + kept["total"]
+        newest = (await self.cluster.door(cleo).get(f"/v1/feed/{segment(cleo.id)}", limit=1)).data
+        kept = newest[0]["sequence"] if newest else 0
+        total = sum(self._acknowledged.count(node.id) for node in (ada, ben)) + kept
         self.screen.say(
             f"Back on the same folder, ready after {ready:.1f} s. Nobody has to tell her whom to "
             f"ask: the addresses are in her peer book."
@@ -439,7 +440,7 @@ class Story:
         self.screen.say("She goes on where her feed ended, and publishes what she had left:")
         await self._publish(cleo, list(singles))
         # The message that was under way at the kill may be there: stored, not acknowledged.
-        stored = kept["total"] - own_before - own
+        stored = kept - own_before - own
         await self._counted(self._acknowledged.count() + stored)
         stores = await self._stores()
         lost = max(map(self._acknowledged.lost, stores))
