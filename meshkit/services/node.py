@@ -91,6 +91,9 @@ CLOSE_GRACE: Final = 5.0
 #: Connections to the door at a time; each may hold one request body.
 MAX_DOOR_CONNECTIONS: Final = 64
 
+#: Connections that one peer may have opened to the mesh port, over all protocols.
+MAX_CHANNELS_PER_PEER: Final = 8
+
 DATABASE: Final = "node.db"
 #: Value of the setting C{api} for a node without a door.
 NO_DOOR: Final = "none"
@@ -261,7 +264,9 @@ class NodeService(Service):
         for maker in self._composition.order:
             with naming_the_part(maker.name):
                 self._parts[maker.name] = self._make_part(maker, connections)
-        self._listener = SecureListener(self._reactor, self.identity, self._rng)
+        self._listener = SecureListener(
+            self._reactor, self.identity, self._rng, max_per_peer=MAX_CHANNELS_PER_PEER
+        )
         self._ports = [_listen(self._mesh_endpoint, self._listener, "listen", self._config.listen)]
         if self._door_endpoint is not None:
             self._site = self._make_site(load_token(self._folder, self._rng))

@@ -152,10 +152,15 @@ class SecureListener(ServerFactory):
         *,
         timeout: float = HANDSHAKE_TIMEOUT,
         on_refusal: OnRefusal | None = None,
+        max_per_peer: int | None = None,
     ) -> None:
         """
         @param rng: gives 32 bytes for each connection, and chooses who is dropped.
         @param timeout: seconds for each whole handshake.
+        @param max_per_peer: connections that one authenticated peer may have here, over
+            all protocols.  A further one cuts the oldest of the protocol that the peer
+            has most of: the peer may have forgotten that one, and the new one is sure to
+            be wanted.  L{None} sets no limit, and leaves it to the factories.
         """
         self._reactor = reactor
         self._identity = identity
@@ -169,7 +174,11 @@ class SecureListener(ServerFactory):
         # Insertion-ordered; channels that are not authenticated, in all and by origin.
         self._waiting: dict[SecureChannel, _Origin] = {}
         self._by_origin: dict[str, dict[SecureChannel, None]] = {}
-        self._live: dict[SecureChannel, None] = {}
+        # Channels that are authenticated, and with whom.
+        self._live: dict[SecureChannel, PublicKey] = {}
+        # The same by peer, if that is limited.
+        self._max_per_peer = max_per_peer
+        self._by_peer: dict[PublicKey, dict[SecureChannel, None]] = {}
         # These, and those that were dropped but are not gone yet.
         self._all: dict[SecureChannel, None] = {}
         self._stopping = False
@@ -305,6 +314,33 @@ class SecureListener(ServerFactory):
             if not same:
                 del self._by_origin[origin.name]
 
+    def _limit_peer(self, channel: SecureChannel, peer: PublicKey) -> None:
+        if self._max_per_peer is None:
+            return
+        same = self._by_peer.setdefault(peer, {})
+        same[channel] = None
+        if len(same) > self._max_per_peer:
+            labels = Counter(each.capability for each in same)
+            # Of the oldest channels with the largest count, the first.
+            victim = max(same, key=lambda each: labels[each.capability])
+            self._log.info(
+                "{peer} has more than {limit} connections: the oldest for {name} is cut",
+                peer=peer.text,
+                limit=self._max_per_peer,
+                name="?" if victim.capability is None else victim.capability.name,
+            )
+            # Its place is free now; its connection is gone a turn later.
+            self._leave(victim)
+            victim.abortConnection()
+
+    def _leave(self, channel: SecureChannel) -> None:
+        peer = self._live.pop(channel, None)
+        if peer is not None and peer in self._by_peer:
+            same = self._by_peer[peer]
+            del same[channel]
+            if not same:
+                del self._by_peer[peer]
+
     # --- ChannelOwner ---
 
     def authorize(self, channel: SecureChannel, peer: PublicKey) -> Any:
@@ -317,7 +353,8 @@ class SecureListener(ServerFactory):
 
     def build_protocol(self, channel: SecureChannel, address: PeerAddress) -> IProtocol | None:
         self._forget(channel)
-        self._live[channel] = None
+        self._live[channel] = address.key
+        self._limit_peer(channel, address.key)
         offer = self._offer(channel)
         if offer is None or offer.factory is None:
             return None
@@ -344,7 +381,7 @@ class SecureListener(ServerFactory):
 
     def channel_lost(self, channel: SecureChannel) -> None:
         self._forget(channel)
-        self._live.pop(channel, None)
+        self._leave(channel)
         self._all.pop(channel, None)
         self._tell_if_closed()
 

@@ -18,7 +18,7 @@ from meshkit.identity.keyfile import encode_identity, seal_identity
 from meshkit.identity.network import NetworkSecret, encode_networks
 from meshkit.identity.passphrase import Cost
 from meshkit.services import ping
-from meshkit.services.node import NodeService
+from meshkit.services.node import MAX_CHANNELS_PER_PEER, NodeService
 from meshkit.shs import Capability, wrap_client
 from meshkit.shs import probe as key_probe
 from meshkit.shs.hellos import proves
@@ -293,7 +293,7 @@ class TryingTests(DiallingTestCase):
         self.refused(bob, "INVALID_REQUEST", path, {"address": ada.address, "pings": 33})
         self.refused(bob, "INVALID_ADDRESS", path, {"address": "ada"})
 
-    def dial_ping(self, ada: MemoryNode, identity: Any) -> Any:
+    def dial_ping(self, ada: MemoryNode, identity: Any, seed: object = None) -> Any:
         protocol = Recorder()
         wrap_client(
             self.mesh.clock,
@@ -301,9 +301,27 @@ class TryingTests(DiallingTestCase):
             identity=identity,
             capability=Capability.of(ada.service._network, ping.LABEL),
             peer=ada.identity.public,
-            rng=Random(str(identity.public)),
+            rng=Random(f"{identity.public} {seed}"),
         ).connect(OneFactory(protocol)).addErrback(lambda failure: None)
         return protocol
+
+    def test_one_peer_has_so_many_connections(self) -> None:
+        self.assertEqual(MAX_CHANNELS_PER_PEER, 8)
+        ada = self.node("ada")
+        bob = self.node("bob", f'peers = ["{ada.address}"]')
+        self.mesh.run(1)
+        # The same peer runs wild with another protocol: gossip goes on.
+        pings = []
+        for n in range(3 * MAX_CHANNELS_PER_PEER):
+            pings.append(self.dial_ping(ada, bob.identity, n))
+            self.mesh.run(0.1)
+        self.assertEqual(self.status(ada)["channels"], MAX_CHANNELS_PER_PEER)
+        self.assertEqual(sum(each.reason is None for each in pings), MAX_CHANNELS_PER_PEER - 1)
+        self.assertTrue(self.peers(bob)[0]["connected"])
+        other = self.dial_ping(ada, make_identity(1))
+        self.mesh.run(1)
+        self.assertIsNone(other.reason)
+        self.assertEqual(self.status(ada)["channels"], MAX_CHANNELS_PER_PEER + 1)
 
     def test_pings_are_limited(self) -> None:
         ada = self.node("ada")

@@ -285,6 +285,7 @@ class FailingHandshakeTests(ChannelTestCase):
         self.assert_failed(pair, PeerKeyRefused, PeerNotAllowed)
 
     def test_a_verdict_that_takes_too_long_is_a_no(self) -> None:
+        self.assertEqual(AUTHORIZE_TIMEOUT, 2)
         cancelled: list[Any] = []
         pair = Pair(verdict=Deferred(cancelled.append))
         pair.pump()

@@ -4,6 +4,7 @@ The listener: many protocols on one port, permission, limits, stopping.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -23,7 +24,12 @@ from meshkit.errors import (
     PeerKeyRefused,
 )
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.shs.channel import AUTHORIZE_TIMEOUT, CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
+from meshkit.shs.channel import (
+    AUTHORIZE_TIMEOUT,
+    CLOSE_TIMEOUT,
+    HANDSHAKE_TIMEOUT,
+    SecureChannel,
+)
 from meshkit.shs.endpoints import wrap_client
 from meshkit.shs.hellos import Capability
 from meshkit.shs.listener import (
@@ -388,6 +394,63 @@ class LimitTests(ListenerTestCase):
         self.assertEqual(self.listener.unauthenticated, 0)
         self.assertEqual(len(self.listener.channels), 40)
         self.assertEqual({len(c.events) for c in clients}, {1})
+
+    def limit(self, number: int) -> None:
+        """Start anew with a listener that limits each peer."""
+        self.listener = SecureListener(self.clock, BOB, Random(1), max_per_peer=number)
+        self.port.stopListening()
+        listening = self.network.server_endpoint(PORT).listen(self.listener)
+        self.port = self.successResultOf(listening)
+        for capability in (ECHO, CHAT):
+            self.listener.register(capability, OneFactory(Recorder))
+
+    def lost(self, clients: Sequence[Any]) -> list[bool]:
+        self.advance(1)
+        return [client.reason is not None for client in clients]
+
+    def test_a_peer_that_has_too_many_loses_its_oldest(self) -> None:
+        self.limit(3)
+        clients = [self.successResultOf(self.dial()) for _ in range(5)]
+        self.assertEqual(self.lost(clients), [True, True, False, False, False])
+        self.assertEqual(len(self.listener.channels), 3)
+        # Another peer has as many of its own.
+        others = [self.successResultOf(self.dial(identity=CAROL)) for _ in range(3)]
+        self.assertEqual(self.lost(others + clients[2:]), [False] * 6)
+        # It is no refusal: the peer did nothing that is forbidden.
+        self.assertEqual(self.listener.refusals, {})
+
+    def test_it_loses_them_where_it_has_most(self) -> None:
+        """One protocol of a peer that runs wild does not end the others."""
+        self.limit(3)
+        chat = self.successResultOf(self.dial(CHAT))
+        clients = [self.successResultOf(self.dial()) for _ in range(4)]
+        self.assertEqual(self.lost([chat, *clients]), [False, True, True, False, False])
+        another = self.successResultOf(self.dial(CHAT))
+        self.assertEqual(self.lost([chat, another, *clients[2:]]), [True, False, False, False])
+
+    def test_one_that_never_goes_counts_no_more(self) -> None:
+        self.limit(2)
+        clients = [self.successResultOf(self.dial()) for _ in range(2)]
+        first, second = self.listener.channels
+        cut: list[SecureChannel] = []
+        patched = self.patch(SecureChannel, "abortConnection", cut.append)
+        clients.append(self.successResultOf(self.dial()))
+        patched.restore()
+        self.assertEqual(cut, [first])
+        self.assertEqual(self.lost(clients), [False] * 3)
+        clients.append(self.successResultOf(self.dial()))
+        self.assertEqual(self.lost(clients), [False, True, False, False])
+        self.assertEqual(len(self.listener.channels), 2)
+        self.assertNotIn(second, self.listener.channels)
+
+    def test_who_left_is_forgotten(self) -> None:
+        self.limit(2)
+        for _ in range(5):
+            client = self.successResultOf(self.dial())
+            client.transport.loseConnection()
+            self.advance(1)
+        self.assertEqual(self.listener._by_peer, {})
+        self.assertEqual(self.listener.channels, ())
 
     def test_a_place_is_free_again_after_each_kind_of_end(self) -> None:
         self.knock().first.write(bytes(64))  # refused
