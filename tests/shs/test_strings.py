@@ -17,6 +17,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from twisted.application.internet import ClientService
+from twisted.internet import endpoints
 from twisted.internet import reactor as installed
 from twisted.internet.address import IPv6Address
 from twisted.internet.defer import Deferred, gatherResults
@@ -26,8 +27,8 @@ from twisted.internet.interfaces import (
     IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpointStringParser,
 )
-from twisted.internet.protocol import Factory
-from twisted.internet.task import Clock
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import IPlugin
 from twisted.protocols import amp
@@ -43,10 +44,12 @@ from zope.interface.verify import verifyObject
 
 from meshkit.dropins import EndpointStrings
 from meshkit.errors import HandshakeError, NetworkKeyRefused, PeerKeyRefused
+from meshkit.identity.addresses import PeerAddress
 from meshkit.identity.keyfile import encode_identity, seal_identity
 from meshkit.identity.keys import Identity
 from meshkit.identity.network import NetworkSecret, encode_networks
 from meshkit.identity.passphrase import Cost
+from meshkit.shs import strings
 from meshkit.testing.nodes import MemoryHost, run_clock
 from meshkit.testing.transports import MemoryNetwork
 from tests.runtime.support import scratch
@@ -347,6 +350,107 @@ class BackingOffTests(StringsTestCase):
             self.successResultOf(stopped)
             port.stopListening()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_as_twisted_backs_off_by_itself(self) -> None:
+        """With the policy that a program has if it asks for none."""
+        connected: list[Any] = []
+        # TCP succeeds each time: what listens reads the hello and hangs up.
+        self.there.listenTCP(9, Factory.forProtocol(lambda: Hangup(connected)))
+        service = ClientService(
+            clientFromString(self.here, self.client(endpoint="tcp:10.0.0.2:9")),
+            OneFactory(Recorder),
+            clock=self.clock,
+        )
+        service.startService()
+        gave_up = service.whenConnected(failAfterFailures=3)
+        run_clock(self.clock, 600)
+        self.failureResultOf(gave_up, HandshakeError)
+        # 1, 1.5, 2.25 ... up to 60 seconds: hundreds, if each TCP connection were a success.
+        self.assertGreater(len(connected), 10)
+        self.assertLessEqual(len(connected), 25)
+        stopped = service.stopService()
+        run_clock(self.clock, 1)
+        self.successResultOf(stopped)
+
+
+class Hangup(Protocol):
+    """Takes a connection, and ends it as soon as something comes."""
+
+    def __init__(self, connected: list[Any]) -> None:
+        self._connected = connected
+
+    def connectionMade(self) -> None:
+        self._connected.append(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class OnionStrings:
+    """
+    Stands for txtorcon's: a hidden service, which takes its time to be published.  What
+    Tor brings comes over TCP.
+    """
+
+    prefix = "onion"
+
+    def __init__(self, there: MemoryHost) -> None:
+        self.there = there
+        self.asked: list[Any] = []
+
+    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
+        self.asked.append((args, kwargs))
+        return OnionEndpoint(self.there, int(args[0]))
+
+
+class OnionEndpoint:
+    def __init__(self, there: MemoryHost, port: int) -> None:
+        self._there = there
+        self._port = port
+
+    def listen(self, factory: Any) -> Any:
+        return deferLater(self._there, 30, self._there.listenTCP, self._port, factory)
+
+
+class OnionTests(StringsTestCase):
+    """C{endpoint=onion:...} when something provides it."""
+
+    def test_a_hidden_service(self) -> None:
+        onions = OnionStrings(self.there)
+        found = endpoints.getPlugins
+        self.patch(
+            endpoints,
+            "getPlugins",
+            lambda interface: (
+                [onions] if interface is IStreamServerEndpointStringParser else found(interface)
+            ),
+        )
+        # The string with shs: in front is read by the plugin of ours, as ever.
+        beneath = "onion:80:hiddenServiceDir=/var/lib/a\\:b"
+        factory = OneFactory(Recorder)
+        listening = strings.server(
+            self.there, endpoint=beneath, identity=str(self.bob), network=str(self.bob)
+        ).listen(factory)
+        self.assertEqual(onions.asked, [(("80",), {"hiddenServiceDir": "/var/lib/a:b"})])
+        # Not before it is published.
+        run_clock(self.clock, 29)
+        self.assertNoResult(listening)
+        run_clock(self.clock, 2)
+        port = self.successResultOf(listening)
+        self.patch(endpoints, "getPlugins", found)
+        dialled = clientFromString(self.here, self.client(endpoint="tcp:10.0.0.2:80")).connect(
+            OneFactory(Recorder)
+        )
+        run_clock(self.clock, 1)
+        client = self.successResultOf(dialled)
+        self.assertEqual(client.transport.getPeer().key, BOB.public)
+        (address,) = factory.addresses
+        self.assertEqual(address, PeerAddress(ALICE.public, address.inner))
+        client.transport.abortConnection()
+        port.stopListening()
+        run_clock(self.clock, 1)
 
 
 class DropInTests(SynchronousTestCase):
