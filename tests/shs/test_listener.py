@@ -433,7 +433,7 @@ class LimitTests(ListenerTestCase):
         clients = [self.successResultOf(self.dial()) for _ in range(2)]
         first, second = self.listener.channels
         cut: list[SecureChannel] = []
-        patched = self.patch(SecureChannel, "abortConnection", cut.append)
+        patched = self.patch(SecureChannel, "abortConnection", lambda each: cut.append(each))
         clients.append(self.successResultOf(self.dial()))
         patched.restore()
         self.assertEqual(cut, [first])
