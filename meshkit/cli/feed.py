@@ -332,6 +332,27 @@ def _body(texts: list[bytes]) -> bytes:
 
 
 @feed.command()
+@json_option
+@click.pass_obj
+def unlock(flag: str | None, as_json: bool) -> None:
+    """
+    Publish again, though this node's feed may have gone on elsewhere.
+
+    After a restore, a node waits until two peers have shown how far they have its feed. If
+    there are no such peers, nobody can have more of it, and there is nothing to wait for.
+    """
+
+    async def job(door: Door) -> Any:
+        return (await door.post("/v1/own-feed/unlock")).data
+
+    own = ask(flag, job)
+    if as_json:
+        print_json(own)
+    else:
+        line(own["read_only"] or f"Unlocked: the next message is number {own['latest'] + 1}.")
+
+
+@feed.command()
 @click.argument("author", required=False)
 @click.option("--remove", is_flag=True, help="Stop following AUTHOR.")
 @json_option

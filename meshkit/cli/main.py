@@ -14,6 +14,7 @@ from meshkit.errors import MeshkitError
 # verb -> (module, attribute, first sentence of its help).  The sentence stands here so
 # that "meshkit --help" imports no verb.
 _VERBS: Final = {
+    "backup": ("meshkit.cli.backup", "backup", "Copy the node's database into a file."),
     "config": ("meshkit.cli.config", "config", "Show the settings and where they come from."),
     "demo": ("meshkit.cli.demo", "demo", "Three strangers build a mesh, before your eyes."),
     "feed": ("meshkit.cli.feed", "feed", "Publish, read, search, import and follow feeds."),
@@ -29,6 +30,7 @@ _VERBS: Final = {
     ),
     "peer": ("meshkit.cli.peer", "peer", "List, add, remove and try the peers to dial."),
     "publish": ("meshkit.cli.feed", "publish", "Sign a message and publish it."),
+    "restore": ("meshkit.cli.backup", "restore", "Put a backup into the data folder."),
     "search": ("meshkit.cli.feed", "search", "Search the text of all messages."),
     "status": ("meshkit.cli.node", "status", "Show how the node is doing."),
 }

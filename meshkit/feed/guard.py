@@ -80,6 +80,13 @@ def mark_restored(connection: sqlite3.Connection, now_ns: int) -> None:
     )
 
 
+def mark_again(connection: sqlite3.Connection, now_ns: int) -> None:
+    """Set the guard in a database that was put back; a backup keeps the time it was made."""
+    guard = read_guard(connection)
+    restored = guard is not None and guard.reason == "restored"
+    mark_restored(connection, guard.since_ns if guard is not None and restored else now_ns)
+
+
 def set_behind(connection: sqlite3.Connection, had: int, now_ns: int) -> None:
     """
     Set the guard because somebody brought messages of this node that were not here.

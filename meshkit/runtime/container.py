@@ -31,6 +31,7 @@ __all__ = [
     "DiskFile",
     "MemoryFile",
     "Versions",
+    "check_not_newer",
     "migrate",
     "require_fts5",
 ]
@@ -171,11 +172,24 @@ class DiskFile:
 
     def prepare(self) -> Versions:
         try:
+            return self.inspect()
+        except FileNotFoundError:
+            return self._create()
+
+    def inspect(self) -> Versions:
+        """
+        Look at what is there, and make nothing.
+
+        @return: what it holds.
+        @raise FileNotFoundError: if there is no file.
+        @raise StartError: if it is not a container of ours.
+        """
+        try:
             with open(self.name, "rb") as file:
                 header = file.read(_HEADER_BYTES)
                 size = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
-            return self._create()
+            raise
         except OSError as error:
             raise StartError(
                 f"the database {self.name} cannot be opened: {error.strerror}"
@@ -208,6 +222,16 @@ class DiskFile:
 
     def open_reader(self) -> sqlite3.Connection:
         return _configure_reader(self._connect("ro"))
+
+    def copy_to(self, path: str) -> None:
+        """
+        Write one state of it into an empty file, whoever is using it meanwhile.
+
+        @raise sqlite3.Error: if it is damaged, or the copy cannot be written.
+        """
+        # One that may write removes the journal that it had to make; it writes nothing.
+        with closing(self._connect("ro" if self._has("-wal") else "rw")) as connection:
+            connection.execute("VACUUM INTO ?", (path,))
 
     def _connect(self, mode: str) -> WriterConnection:
         return _connect(f"{Path(self.name).as_uri()}?mode={mode}", self._busy_seconds)
@@ -376,7 +400,8 @@ def _migrate_part(
             ) from error
 
 
-def _check_not_newer(found: Versions, migrations: Mapping[str, Sequence[str]], name: str) -> None:
+def check_not_newer(found: Versions, migrations: Mapping[str, Sequence[str]], name: str) -> None:
+    """@raise NewerSchema: if a newer meshkit has been here."""
     if found.container > CONTAINER_VERSION:
         raise NewerSchema(
             f"the database {name} has format {found.container}, and this version of meshkit "
@@ -399,7 +424,7 @@ def migrate(backing: Backing, migrations: Mapping[str, Sequence[str]]) -> None:
     with closing(sqlite3.connect(":memory:")) as probe:
         require_fts5(probe)
     found = backing.prepare()
-    _check_not_newer(found, migrations, backing.name)
+    check_not_newer(found, migrations, backing.name)
     try:
         with closing(backing.open_writer()) as connection:
             connection.execute("PRAGMA foreign_keys = OFF")
