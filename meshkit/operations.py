@@ -58,6 +58,10 @@ class Operation(msgspec.Struct, frozen=True):
         as C{metadata}.
     @ivar max_body: bytes of the JSON body of a C{POST}; a larger one is refused before
         it is kept.
+    @ivar stream: the answer is a stream of L{Item}s, each with data of the type C{answer}:
+        server-sent events for REST.  Only a C{GET}.
+    @ivar resume: of a stream whose items have ids, the field of the request that takes the
+        id of the last one seen.  REST fills it from C{Last-Event-ID}.
     """
 
     name: str
@@ -70,6 +74,8 @@ class Operation(msgspec.Struct, frozen=True):
     success: int = 200
     paged: bool = False
     max_body: int = MAX_BODY
+    stream: bool = False
+    resume: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -85,6 +91,8 @@ class Operation(msgspec.Struct, frozen=True):
             raise ValueError(f"{self.name}: {self.success} is not one of {_SUCCESSES}")
         if self.paged and self.success == 204:
             raise ValueError(f"{self.name}: an answer without a body cannot be paged")
+        if self.stream and (self.method != "GET" or self.success != 200 or self.paged):
+            raise ValueError(f"{self.name}: a stream is a GET that answers 200, without pages")
         named = self.path_fields
         known = {field.encode_name for field in msgspec.structs.fields(self.request)}
         for field in named:
@@ -92,11 +100,31 @@ class Operation(msgspec.Struct, frozen=True):
                 raise ValueError(f"{self.name}: the request has no field {field!r} for the path")
             if named.count(field) > 1:
                 raise ValueError(f"{self.name}: {field!r} stands twice in the path")
+        if self.resume is not None and (not self.stream or self.resume not in known):
+            raise ValueError(
+                f"{self.name}: {self.resume!r} has to be a field of the request of a stream"
+            )
 
     @property
     def path_fields(self) -> tuple[str, ...]:
         """The names in braces, in the order of the path."""
         return tuple(_IN_BRACES.findall(self.path))
+
+
+class Item(msgspec.Struct, frozen=True):
+    """
+    One thing in a stream.
+
+    @ivar data: of the operation's type of answer; of a notice, whatever it has to say.
+    @ivar id: names its place in the stream: ASCII without line breaks.  Who was cut off
+        goes on after it.
+    @ivar event: L{None} for what the stream is about; otherwise the name of a notice
+        about the stream itself, such as C{lagged}.
+    """
+
+    data: Any
+    id: str | None = None
+    event: str | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -141,7 +169,9 @@ class BoundOperation(msgspec.Struct, frozen=True):
     @ivar handler: called with a request Struct; gives the answer or an L{Advised} one, a
         Deferred or a coroutine of it, or raises a L{meshkit.errors.MeshkitError}.  What it waits
         for is cancelled when the caller goes away: work that has to be finished
-        is started on a Deferred of its own.
+        is started on a Deferred of its own.  The answer of a stream is an asynchronous
+        iterator of L{Item}s: it is asked for the next one when the caller has taken the
+        last, and a generator is closed when the caller goes away.
     """
 
     operation: Operation

@@ -203,6 +203,7 @@ class NodeService(Service):
         self._ports: list[IListeningPort] = []
         self._door_ports: list[IListeningPort] = []
         self._site: LimitedSite | None = None
+        self._door: RestDoor | None = None
         self._prepared = False
         self._starting: Deferred[None] | None = None
         self._since = 0.0
@@ -326,10 +327,11 @@ class NodeService(Service):
 
     def _make_site(self, token: bytes) -> LimitedSite:
         try:
-            door = RestDoor(self._operations(), ready=lambda: self.ready)
+            door = RestDoor(self._operations(), ready=lambda: self.ready, clock=self._reactor)
         except ValueError as e:
             # Its message begins with the name of the operation.
             raise BrokenPart(f"an operation cannot be served: {e}") from e
+        self._door = door
         try:
             guard = DoorGuard(door.resource(), token)
         except ValueError as e:
@@ -468,7 +470,8 @@ class NodeService(Service):
         self._dialler.stop()
         for port in (*self._ports, *self._door_ports):
             await maybeDeferred(port.stopListening)
-        if self._site is not None:
+        if self._site is not None and self._door is not None:
+            self._door.end_streams()
             await self._site.close(CLOSE_GRACE)
         while self._begun:
             await self._stop_part(self._begun.pop())

@@ -75,12 +75,17 @@ def encode_page(page: Page) -> bytes:
     return msgspec.json.encode(_Answer(True, page.items, metadata=stretch | page.notes))
 
 
-def encode_error(error: MeshkitError) -> bytes:
-    """@return: the JSON text of an answer that says what went wrong."""
+def fault(error: MeshkitError) -> msgspec.Struct:
+    """@return: an error as it is shown: C{code}, C{message} and perhaps C{details}."""
     # A message may quote a file name or a peer's text that is not valid Unicode.
     message = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
     details = msgspec.UNSET if error.details is None else dict(error.details)
-    return msgspec.json.encode(_Answer(False, error=_Fault(error.code, message, details)))
+    return _Fault(error.code, message, details)
+
+
+def encode_error(error: MeshkitError) -> bytes:
+    """@return: the JSON text of an answer that says what went wrong."""
+    return msgspec.json.encode(_Answer(False, error=fault(error)))
 
 
 def error_headers(error: MeshkitError) -> Iterable[Header]:

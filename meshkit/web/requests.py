@@ -24,6 +24,7 @@ from meshkit.operations import Operation
 MAX_QUERY_FIELDS: Final = 64
 
 _SHOWN: Final = 80
+_NOTHING: Final[Mapping[str, str]] = {}
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # What a piece of text can be converted to without being JSON itself.
@@ -96,15 +97,19 @@ class RequestReader:
                 self._others[name] = field
         self._needs_body = any(field.required for field in self._others.values())
 
-    def from_query(self, path: Mapping[str, str], query: str) -> msgspec.Struct:
+    def from_query(
+        self, path: Mapping[str, str], query: str, instead: Mapping[str, str] = _NOTHING
+    ) -> msgspec.Struct:
         """
         @param path: the fields of the path, decoded.
         @param query: the query string, still percent-encoded.
+        @param instead: fields that were given elsewhere, whatever the query string says.
         @raise InvalidRequest: naming the field.
         """
         given: dict[str, list[str]] = {}
         for name, value in _split_query(query):
             given.setdefault(name, []).append(value)
+        given.update({name: [value] for name, value in instead.items()})
         values = self._from_path(path)
         for name, texts in given.items():
             field = self._known(name)

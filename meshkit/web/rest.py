@@ -10,6 +10,7 @@ The REST routes of a node, derived from its operations.
  - Every answer is of the form that L{meshkit.web.answers} describes, also for paths
    that do not exist and for errors nobody foresaw.
  - When the client goes away, what the handler waits for is cancelled.
+ - The answer of a stream is C{text/event-stream} (L{meshkit.web.sse}).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 from klein import Klein
 from klein.resource import KleinResource
 from twisted.internet.defer import CancelledError, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -36,6 +38,7 @@ from meshkit.errors import (
     NotFound,
     NotReady,
     OperationError,
+    Overloaded,
     PartConflict,
     UnsupportedMediaType,
 )
@@ -52,8 +55,12 @@ from meshkit.web.answers import (
 )
 from meshkit.web.limits import RequestHead, internal_error, too_large
 from meshkit.web.requests import RequestReader, check_content_type
+from meshkit.web.sse import EventWriter
 
 _log = Logger()
+
+#: Streams that may be open at a time: each holds a connection for as long as it lasts.
+MAX_STREAMS: Final = 32
 
 # Stands for a slash inside a segment while routing, so that C{%2F} is not taken for
 # the border of two segments.  A path with a real NUL is refused.
@@ -63,18 +70,27 @@ _INNER_SLASH: Final = "\0"
 class RestDoor:
     """The HTTP door of a node: one route for each operation."""
 
-    def __init__(self, operations: Sequence[BoundOperation], *, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        operations: Sequence[BoundOperation],
+        *,
+        ready: Callable[[], bool],
+        clock: IReactorTime | None = None,
+    ) -> None:
         """
         @param operations: what is offered.  Longer and more literal paths are tried
             first, whatever the order here.
         @param ready: asked at each call; while it says no, every operation answers
             C{NOT_READY}.
+        @param clock: for streams; not needed where there are none.
         @raise PartConflict: if two operations have the same name, or the same method
             and path.
         @raise ValueError: if an operation's request cannot be read from where its
-            method and path say it is.
+            method and path say it is, or if there is a stream and no clock.
         """
         self._ready = ready
+        self._clock = clock
+        self._streams: dict[EventWriter, None] = {}
         self._limits: dict[str, int] = {}
         # Of routes without fields, which need no search: (method, path) -> operation.
         self._literal: dict[tuple[str, str], str] = {}
@@ -94,6 +110,8 @@ class RestDoor:
                     f"the operation {operation.name} ({operation.method} {operation.path}) is "
                     f"declared twice, or has the route of {other}"
                 )
+            if operation.stream and clock is None:
+                raise ValueError(f"{operation.name}: a stream needs a clock")
             names.add(operation.name)
             self._limits[operation.name] = operation.max_body
             if not operation.path_fields:
@@ -146,6 +164,9 @@ class RestDoor:
                     raise NotReady
                 path = dict(zip(operation.path_fields, segments.values(), strict=True))
                 wanted = _read(reader, operation, request, path)
+                if operation.stream:
+                    await self._stream(request, handler, wanted)
+                    return b""
                 return _good(request, operation, await maybeDeferred(handler, wanted))
             except MeshkitError as e:
                 return prepare_error(request, e)
@@ -157,6 +178,23 @@ class RestDoor:
                 return prepare_error(request, internal_error())
 
         return answer
+
+    async def _stream(self, request: Any, handler: Callable[[Any], Any], wanted: Any) -> None:
+        if len(self._streams) >= MAX_STREAMS:
+            raise Overloaded(f"{MAX_STREAMS} streams are open already: close one, then try again")
+        assert self._clock is not None
+        writer = EventWriter(request, self._clock)
+        # Before anything is waited for, so that the limit holds.
+        self._streams[writer] = None
+        try:
+            await writer.write(await maybeDeferred(handler, wanted))
+        finally:
+            del self._streams[writer]
+
+    def end_streams(self) -> None:
+        """End every stream in good order: they have no end of their own."""
+        for writer in list(self._streams):
+            writer.stop()
 
     def _no_route(self, request: Any, failure: Failure) -> bytes:
         error: MeshkitError
@@ -250,6 +288,13 @@ def _read(reader: RequestReader, operation: Operation, request: Any, path: dict[
         raise InvalidRequest(
             f"a {operation.method} takes its fields in the query string, not in a body"
         )
+    if operation.resume is not None:
+        # What a reader that comes back sends by itself counts for more than the query
+        # string, which says where it began.
+        (*_, last_seen) = headers.getRawHeaders(b"Last-Event-ID", [b""])
+        if last_seen:
+            text = last_seen.decode("latin-1")
+            return reader.from_query(path, query, {operation.resume: text})
     return reader.from_query(path, query)
 
 
