@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -20,7 +20,8 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.task import react
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater, react
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import IAgentEndpointFactory
@@ -31,11 +32,15 @@ from meshkit.runtime.config import data_folder
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import stored_token
+from meshkit.web.sse import Event, EventReader
 
 T = TypeVar("T")
 
 #: Seconds to wait for an answer.
 PATIENCE: Final = 60.0
+#: Seconds to wait for a node that was stopped to be started again, and between two looks.
+REOPEN_SECONDS: Final = 60.0
+REOPEN_PAUSE: Final = 0.5
 #: Largest answer that is read.
 MAX_ANSWER: Final = 64 * 1024 * 1024
 
@@ -118,6 +123,53 @@ class Door:
         """See L{get}."""
         return await self._ask("DELETE", path)
 
+    async def events(
+        self, path: str, on_event: Callable[[Event], None], after: str = "", **query: Any
+    ) -> str:
+        """
+        Read a stream of events until it ends, which is when the node stops.
+
+        @param on_event: called with each.
+        @param after: id of the last event seen, if any was.
+        @return: id of the last event seen.
+        @raise MeshkitError: what the node refused, or L{DoorUnreachable} if it cannot be
+            reached or does not even send comments any more.
+        """
+        headers: dict[bytes | str, bytes | str] = {
+            "Authorization": f"Bearer {self._token}",
+            "Accept": "text/event-stream",
+        }
+        if after:
+            headers["Last-Event-ID"] = after
+        stream = _EventStream(self._reactor, on_event, after)
+        try:
+            response = await self._request("GET", self._base + path, _query(query), headers, None)
+            if response.code == 200:
+                response.deliverBody(stream)
+                return await stream.ended
+            received = await _read(response)
+        except (ConnectError, ResponseFailed, ConnectionClosed) as e:
+            raise self._unreachable(e) from None
+        return str(self._open_envelope(response.code, received).data)
+
+    async def reopened(self) -> Door:
+        """
+        Wait for the node to be started again.
+
+        @return: its door, wherever it is now.
+        @raise DoorUnreachable: if it was not within L{REOPEN_SECONDS}.
+        """
+        deadline = self._reactor.seconds() + REOPEN_SECONDS
+        while True:
+            try:
+                door = Door(self._reactor, self._folder)
+                await door.get("/v1/status")
+                return door
+            except (DoorUnreachable, RemoteError):
+                if self._reactor.seconds() >= deadline:
+                    raise
+            await deferLater(self._reactor, REOPEN_PAUSE)
+
     async def _ask(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Answer:
@@ -132,12 +184,19 @@ class Door:
         try:
             code, received = await asking.addTimeout(PATIENCE, self._reactor)
         except (ConnectError, ResponseFailed, ConnectionClosed, DeferredTimeout) as e:
-            raise DoorUnreachable(
-                f"the node at {self._url} does not answer ({_reason(e)}): is it still running? "
-                f"Start it with '{_start_command(self._folder)}'"
-            ) from None
+            raise self._unreachable(e) from None
         if code == 204:
             return Answer(None, {})
+        return self._open_envelope(code, received)
+
+    def _unreachable(self, error: BaseException) -> DoorUnreachable:
+        return DoorUnreachable(
+            f"the node at {self._url} does not answer ({_reason(error)}): is it still running? "
+            f"Start it with '{_start_command(self._folder)}'"
+        )
+
+    def _open_envelope(self, code: int, received: bytes) -> Answer:
+        """@raise RemoteError: what the node refused."""
         try:
             envelope = msgspec.json.decode(received, type=_Envelope)
         except msgspec.DecodeError:
@@ -157,9 +216,20 @@ class Door:
         headers: dict[bytes | str, bytes | str],
         data: bytes | None,
     ) -> tuple[int, bytes]:
+        response = await self._request(method, url, query, headers, data)
+        return response.code, await _read(response)
+
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        query: Mapping[str, str],
+        headers: dict[bytes | str, bytes | str],
+        data: bytes | None,
+    ) -> Any:
         from treq.client import HTTPClient
 
-        response = await HTTPClient(self._agent).request(
+        return await HTTPClient(self._agent).request(
             method,
             url,
             params=query,
@@ -167,8 +237,53 @@ class Door:
             data=data,
             # What is at this port after a crash may be anybody's.
             allow_redirects=False,
+            # It is read once, and a stream has no end.
+            unbuffered=True,
         )
-        return response.code, await _read(response)
+
+
+class _EventStream(Protocol):
+    """
+    The body of an answer that is a stream of events.
+
+    @ivar ended: Deferred of the id of the last event, fired when the stream has ended.
+        Fails with L{DoorUnreachable} if nothing comes for L{PATIENCE}.
+    """
+
+    def __init__(self, reactor: Any, on_event: Callable[[Event], None], after: str) -> None:
+        self._reader = EventReader()
+        self._reader.last_id = after
+        self._on_event = on_event
+        self._due = reactor.callLater(PATIENCE, self._silent)
+        self.ended: Deferred[str] = Deferred(lambda _: self._give_up())
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.ended.called:
+            return
+        self._due.reset(PATIENCE)
+        try:
+            for event in self._reader.feed(data):
+                self._on_event(event)
+        except Exception:
+            self._end(Failure())
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._end(self._reader.last_id)
+
+    def _silent(self) -> None:
+        self._end(Failure(DoorUnreachable(f"the node has said nothing for {PATIENCE:.0f} s")))
+
+    def _end(self, result: str | Failure) -> None:
+        if not self.ended.called:
+            self._give_up()
+            self.ended.callback(cast(Any, result))
+
+    def _give_up(self) -> None:
+        if self._due.active():
+            self._due.cancel()
+        transport: Any = self.transport
+        if transport is not None:
+            transport.stopProducing()
 
 
 class _Error(msgspec.Struct):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
 import click
@@ -13,6 +14,7 @@ import msgspec
 from meshkit.cli.door import Answer, Door, RemoteError, ask, segment
 from meshkit.cli.output import json_option, line, print_json, printable, visible
 from meshkit.errors import ContentTooLarge, InvalidRequest, MeshkitError
+from meshkit.web.sse import Event
 
 #: Most messages and bytes of one batch; the door's limit is a little above.
 BATCH_MESSAGES: Final = 10_000
@@ -205,12 +207,7 @@ def _print_page(
     if not answer.data:
         line(nothing)
     for message in answer.data:
-        flag = "" if message["chain_valid"] else "  (a message before this one is missing)"
-        line(f"{message['timestamp']}  {message['author']}  #{message['sequence']}{flag}")
-        if "snippet" in message:
-            click.echo(f"  {_marked(message['snippet'], marks)}")
-        else:
-            line(f"  {_excerpt(message['content'])}")
+        _print_message(message, marks)
     _print_rest(answer)
 
 
@@ -241,6 +238,15 @@ def _marked(pieces: list[str], marks: tuple[str, str] | None) -> str:
             before, after = map(printable, marks or ("[", "]"))
             shown.append(f"{before}{text}{after}")
     return "".join(shown)
+
+
+def _print_message(message: Any, marks: tuple[str, str] | None = None) -> None:
+    flag = "" if message["chain_valid"] else "  (a message before this one is missing)"
+    line(f"{message['timestamp']}  {message['author']}  #{message['sequence']}{flag}")
+    if "snippet" in message:
+        click.echo(f"  {_marked(message['snippet'], marks)}")
+    else:
+        line(f"  {_excerpt(message['content'])}")
 
 
 def _excerpt(content: Any) -> str:
@@ -350,6 +356,56 @@ def unlock(flag: str | None, as_json: bool) -> None:
         print_json(own)
     else:
         line(own["read_only"] or f"Unlocked: the next message is number {own['latest'] + 1}.")
+
+
+@feed.command()
+@click.option("--author", metavar="ID", help="Only messages of this author.")
+@click.option("--type", "content_type", help="Only messages of this content type.")
+@click.option("--tag", help="Only messages with this tag.")
+@click.option("--after", metavar="POSITION", help="Begin after this id; 0 is the beginning.")
+@json_option
+@click.pass_obj
+def watch(
+    flag: str | None,
+    author: str | None,
+    content_type: str | None,
+    tag: str | None,
+    after: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Show messages as they are stored here, until you press Ctrl-C.
+
+    If the node is restarted meanwhile, it goes on where it was.
+    """
+    seen = after or ""
+
+    def show_event(event: Event) -> None:
+        nonlocal seen
+        seen = event.id or seen
+        if event.event == "error":
+            error = msgspec.json.decode(event.data)
+            raise RemoteError(error["message"], error["code"], 500)
+        if event.event == "lagged":
+            behind = msgspec.json.decode(event.data)["behind"]
+            click.echo(f"meshkit: {behind} messages behind", err=True)
+        elif event.event == "message":
+            message = msgspec.json.decode(event.data)
+            if as_json:
+                print_json({"position": event.id, "message": message}, one_line=True)
+            else:
+                _print_message(message)
+            sys.stdout.flush()
+
+    async def job(door: Door) -> None:
+        while True:
+            await door.events(
+                "/v1/events", show_event, seen, author=author, content_type=content_type, tag=tag
+            )
+            door = await door.reopened()
+
+    with suppress(KeyboardInterrupt):
+        ask(flag, job)
 
 
 @feed.command()

@@ -20,12 +20,16 @@ def json_option(command: Any) -> Any:
 _UNSHOWN: Final = re.compile("[\x7f-\x9f]")
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, one_line: bool = False) -> None:
     """
     Print a JSON document, indented for people and stable for scripts.  It is UTF-8
     whatever the locale, as JSON is.
+
+    @param one_line: as one of many, a line each (JSON Lines).
     """
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode("utf-8")
+    # A negative indent takes out what white space there is, also that of raw texts.
+    indent = -1 if one_line else 2
+    text = msgspec.json.format(msgspec.json.encode(value), indent=indent).decode("utf-8")
     shown = _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     sys.stdout.buffer.write(shown.encode("utf-8") + b"\n")
     sys.stdout.flush()

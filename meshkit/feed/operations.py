@@ -254,6 +254,31 @@ UNLOCK = Operation(
 )
 
 
+class Events(msgspec.Struct, forbid_unknown_fields=True):
+    author: Author | None = None
+    content_type: ContentType | None = None
+    tag: Tag | None = None
+    after: (
+        Annotated[
+            int,
+            Meta(ge=0, le=2**63 - 1, description="begin after this id; 0 is the beginning"),
+        ]
+        | None
+    ) = None
+
+
+EVENTS = Operation(
+    name="feed_events",
+    method="GET",
+    path="/v1/events",
+    request=Events,
+    answer=MessageText,
+    doc="Messages as they are stored here, this node's own too; a reader that comes back goes on.",
+    stream=True,
+    resume="after",
+)
+
+
 class FeedStatus(msgspec.Struct):
     """
     @ivar messages: how many messages are stored.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -24,6 +24,7 @@ from meshkit.feed import operations as offered
 from meshkit.feed.advice import Advice, Judge
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
+from meshkit.feed.follow import follow
 from meshkit.feed.intake import Checked, Intake, Queue
 from meshkit.feed.lookups import Lookups
 from meshkit.feed.message import Message, parse_message, sign_message, verify_message
@@ -32,7 +33,7 @@ from meshkit.feed.own import OwnFeed
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import ForkProof, ForkProven, Frontier, IFeedStore, MessagesStored
-from meshkit.operations import Advised, BoundOperation
+from meshkit.operations import Advised, BoundOperation, Item
 from meshkit.parts import Part, PartContext, shield
 
 #: Calls in the worker pool at a time that check what others sent, for each thread: one
@@ -358,6 +359,7 @@ class FeedPart(Part):
             BoundOperation(offered.MESSAGE, self._answer_message),
             BoundOperation(offered.OWN, self._own.answer_own),
             BoundOperation(offered.UNLOCK, self._own.answer_unlock),
+            BoundOperation(offered.EVENTS, self._answer_events),
         )
 
     async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw | Advised:
@@ -396,6 +398,11 @@ class FeedPart(Part):
         )
         warnings = await self._advice.about([message.raw for message in messages])
         return Advised(published, warnings) if warnings else published
+
+    def _answer_events(self, request: offered.Events) -> AsyncGenerator[Item, None]:
+        author = None if request.author is None else PublicKey.parse(request.author).raw
+        wanted = search.Filter(author=author, content_type=request.content_type, tag=request.tag)
+        return follow(self._database.read, self._events.subscribe, wanted, request.after)
 
     async def _answer_message(self, request: offered.MessageByHash) -> msgspec.Raw:
         row = await self._database.read(

@@ -1,0 +1,143 @@
+"""
+Stored messages as a stream, in the order in which they were stored here.
+
+Every message is read from the store, the arrival of others is only what wakes the
+reader up.  So a stream can begin anywhere, a reader that is slow misses nothing, and it
+costs one page of memory however far behind it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any, Final
+
+from attrs import define, frozen
+from twisted.internet.defer import Deferred
+
+from meshkit.feed.search import Filter, shown
+from meshkit.feed.store import Row
+from meshkit.interfaces import MessagesStored
+from meshkit.operations import Item
+
+#: Most messages that are read at once.
+PAGE: Final = 100
+#: Most positions that are looked at for them, so that a rare author costs little at a time.
+RANGE: Final = 10_000
+#: A reader that is this many messages behind is told so.
+LAGGED: Final = 1_000
+
+
+@frozen
+class Stretch:
+    """
+    Part of what is stored.
+
+    @ivar rows: (position, message), ascending.
+    @ivar reached: position up to which there are no others.
+    @ivar newest: the last position of all.
+    """
+
+    rows: list[tuple[int, Row]]
+    reached: int
+    newest: int
+
+
+def newest_position(connection: sqlite3.Connection) -> int:
+    """@return: of the message stored last; 0 if there is none."""
+    (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM feed_messages").fetchone()
+    return int(newest)
+
+
+def read_stretch(connection: sqlite3.Connection, wanted: Filter, after: int) -> Stretch:
+    """The messages that follow a position, at most L{PAGE}, out of the next L{RANGE}."""
+    newest = newest_position(connection)
+    end = min(after + RANGE, newest)
+    conditions = [("m.id > ?", after), ("m.id <= ?", end), *wanted.conditions()]
+    rows = connection.execute(
+        # By position, whatever index SQLite might think of for a filter.
+        f"SELECT m.id, {Row.COLUMNS} FROM feed_messages m NOT INDEXED "
+        "LEFT JOIN feed_authors a ON a.id = m.author "
+        f"WHERE {' AND '.join(sql for sql, _ in conditions)} ORDER BY m.id LIMIT ?",
+        (*(value for _, value in conditions), PAGE),
+    ).fetchall()
+    found = [(position, Row.read(*row)) for position, *row in rows]
+    reached = found[-1][0] if len(found) == PAGE else end
+    return Stretch(found, reached, newest)
+
+
+@define(eq=False)
+class _Bell:
+    """Rings when something may have come; who waits is woken once."""
+
+    author: bytes | None
+    _rung: bool = False
+    _waiting: Deferred[None] | None = None
+
+    def ring(self, event: MessagesStored) -> None:
+        if self.author is not None and event.author != self.author:
+            return
+        self._rung = True
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(None)
+
+    def hush(self) -> None:
+        """What rang so far is being looked at."""
+        self._rung = False
+
+    def wait(self) -> Deferred[None]:
+        """@return: Deferred that fires when it rings, or has since it was hushed."""
+        waiting: Deferred[None] = Deferred()
+        if self._rung:
+            waiting.callback(None)
+        else:
+            self._waiting = waiting
+        return waiting
+
+
+async def follow(
+    read: Callable[[Callable[[sqlite3.Connection], Any]], Deferred[Any]],
+    subscribe: Callable[[type[MessagesStored], Any], Callable[[], None]],
+    wanted: Filter,
+    after: int | None,
+) -> AsyncGenerator[Item, None]:
+    """
+    Every message that a filter takes, as it is stored.
+
+    Notices: C{lagged} with C{behind}, how many messages of all kinds were stored since the
+    one seen last, when these are more than L{LAGGED}; they follow all the same.  C{reset}
+    with C{newest} if the store does not go as far as C{after}: it was replaced by an older
+    one.
+
+    @param read: L{meshkit.runtime.database.Database.read}.
+    @param subscribe: L{meshkit.runtime.events.EventBus.subscribe}.
+    @param after: the position after which to begin; L{None} for what comes from now on.
+    @return: L{Item}s whose id is the position.  It has no end.
+    """
+    bell = _Bell(wanted.author)
+    unsubscribe = subscribe(MessagesStored, bell.ring)
+    try:
+        newest = await read(newest_position)
+        position = newest if after is None else after
+        if position > newest:
+            position = newest
+            yield Item({"newest": newest}, id=str(newest), event="reset")
+        told = False
+        while True:
+            bell.hush()
+            stretch: Stretch = await read(partial(read_stretch, wanted=wanted, after=position))
+            behind = stretch.newest - position
+            if behind > LAGGED and not told:
+                told = True
+                yield Item({"behind": behind}, event="lagged")
+            elif behind <= PAGE:
+                told = False
+            for at, row in stretch.rows:
+                yield Item(shown(row), id=str(at))
+            position = stretch.reached
+            if position >= stretch.newest:
+                await bell.wait()
+    finally:
+        unsubscribe()
