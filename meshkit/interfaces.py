@@ -25,6 +25,8 @@ __all__ = [
     "IMeshPart",
     "IMeshProtocol",
     "IPeerBook",
+    "ISelection",
+    "Interest",
     "MessagesStored",
     "StoredMessage",
 ]
@@ -255,6 +257,19 @@ class IFeedStore(Interface):
         """
 
 
+class ISelection(Interface):
+    """Which feeds this node replicates: provided by the part C{gossip}."""
+
+    def wants(author: bytes) -> Any:
+        """@return: is the feed of this 32-byte key replicated here?  A C{bool}."""
+
+    def interest() -> Any:
+        """@return: the L{Interest} as a whole."""
+
+    def watch(callback: Any) -> None:
+        """Call C{callback()} whenever the selection may have changed."""
+
+
 class IPeerBook(Interface):
     """The addresses this node may dial, and what it knows of them."""
 
@@ -355,6 +370,21 @@ class IFiles(Interface):
         @return: what releases the lock; calling it again does nothing.
         @raise BlockingIOError: if somebody else holds it.
         """
+
+
+@frozen
+class Interest:
+    """
+    What a node replicates.
+
+    @ivar all: everything; then the rest is empty.
+    @ivar authors: 32-byte keys, sorted.
+    @ivar topics: tags.
+    """
+
+    all: bool
+    authors: tuple[bytes, ...] = ()
+    topics: tuple[str, ...] = ()
 
 
 @frozen

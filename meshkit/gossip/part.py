@@ -33,7 +33,7 @@ from meshkit.gossip.link import GossipLink
 from meshkit.gossip.session import Claims
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
-from meshkit.interfaces import IFeedStore, MessagesStored
+from meshkit.interfaces import IFeedStore, Interest, ISelection, MessagesStored
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import Part, PartContext, shield
 
@@ -133,6 +133,7 @@ class _WatchedEndpoint:
         return connecting.addCallbacks(connected, failed)
 
 
+@implementer(ISelection)
 class GossipPart(Part):
     """
     See the module.
@@ -166,6 +167,7 @@ class GossipPart(Part):
         # Those that will take the place of one of the above when they are connected.
         self._renewing: dict[str, ClientService] = {}
         self._follows: dict[bytes, None] = {}
+        self._watchers: list[Callable[[], None]] = []
         self._banned: dict[PublicKey, float] = {}
         # Peer and feed -> until when a claim is not believed.
         self._unkept: dict[tuple[PublicKey, bytes], float] = {}
@@ -429,6 +431,18 @@ class GossipPart(Part):
 
     # --- whom to follow -----------------------------------------------------------------------
 
+    def wants(self, author: bytes) -> bool:
+        return bool(self.selected([author]))
+
+    def interest(self) -> Interest:
+        if not self._follows:
+            return Interest(all=True)
+        own = self._identity.public.raw
+        return Interest(all=False, authors=tuple(sorted({*self._follows, own})))
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        self._watchers.append(callback)
+
     def selected(self, authors: Iterable[bytes]) -> list[bytes]:
         """Of some feeds, those that this node replicates."""
         if not self._follows:
@@ -470,6 +484,8 @@ class GossipPart(Part):
         """The selection changed: look again at what the peers have."""
         for link in list(self._links):
             link.reconsider()
+        for watcher in self._watchers:
+            watcher()
 
 
 def _stopped(failure: Failure) -> None:
@@ -489,8 +505,18 @@ def _unfollow(connection: sqlite3.Connection, author: bytes) -> None:
     connection.execute("DELETE FROM gossip_follows WHERE author = ?", (author,))
 
 
+@implementer(ISelection)
 class IdlePart(Part):
     """What is left of gossip in a node that keeps no feeds."""
+
+    def wants(self, author: bytes) -> bool:
+        return True
+
+    def interest(self) -> Interest:
+        return Interest(all=True)
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """It never changes."""
 
     def status(self) -> offered.GossipStatus:
         return offered.GossipStatus(
