@@ -154,7 +154,7 @@ def show(
 
 
 @feed.command()
-@click.argument("query")
+@click.argument("query", nargs=-1, required=True)
 @click.option("--newest", is_flag=True, help="What arrived last first, not the best match.")
 @click.option("--author", metavar="ID", help="Only messages of this author.")
 @click.option("--not-author", metavar="ID", help="All but this author's messages.")
@@ -170,7 +170,7 @@ def show(
 def search(
     flag: str | None,
     /,
-    query: str,
+    query: tuple[str, ...],
     newest: bool,
     marks: tuple[str, str] | None,
     as_json: bool,
@@ -181,19 +181,19 @@ def search(
 
     \b
     grey heron        both words, in any order
-    "grey heron"      the two together (the shell needs quotes around: '"grey heron"')
+    '"grey heron"'    the two together; the shell takes the outer quotes
     heron OR egret    one of them
-    -owl              not this (after --, if it comes first: search -- '-owl heron')
+    'heron -owl'      not this; in quotes, or it would be an option
     her*              words that begin so
 
-    Case and accents do not matter, and nothing is an error of syntax. Shown is the stretch
+    Case and accents do not matter, and all else is text. Shown is the stretch
     of each message that matched. With --json a hit has it as "snippet": pieces of text, of
     which every second one is a hit.
     """
     order = "newest" if newest else "relevance"
 
     async def job(door: Door) -> Answer:
-        return await door.get("/v1/insights/search", q=query, order=order, **filters)
+        return await door.get("/v1/insights/search", q=" ".join(query), order=order, **filters)
 
     _print_page(ask(flag, job), as_json, "Nothing found.", marks)
 

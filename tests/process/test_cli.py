@@ -191,7 +191,7 @@ class VerbTests(_Tests):
         shown = self.a.good("search", '"lighter than"', "--json").json
         self.assertEqual([each["hash"] for each in shown["messages"]], [message["hash"]])
         self.assertEqual(self.a.good("search", "zeppelins submarines").lines, ["Nothing found."])
-        self.assertEqual(self.a.good("feed", "search", "zeppelins air").lines, done.lines)
+        self.assertEqual(self.a.good("feed", "search", "zeppelins", "air").lines, done.lines)
         self.check_refused(self.a.cli("search", "!?"), "INVALID_REQUEST", "no word")
 
     def test_peers(self) -> None:
