@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, TypeVar
 
@@ -400,10 +400,7 @@ def snippets(
     """
     if not rows:
         return []
-    texts = [
-        part_letters(_CONTROLS.sub(" ", content_text(_content(row.raw))).replace(BREAK, ""))
-        for row in rows
-    ]
+    texts = [part_letters(_CONTROLS.sub(" ", content_text(_content(row.raw)))) for row in rows]
 
     def job(memory: sqlite3.Connection) -> dict[int, str]:
         memory.execute("CREATE VIRTUAL TABLE page USING fts5 (body)")
@@ -474,6 +471,7 @@ def reindex(connection: sqlite3.Connection) -> bool:
     done = last if len(rows) < REINDEX_ROWS else rows[-1][0]
     size = 0
     for position, raw in rows:
+        # One whose text is gone is not to be found anyway.
         if raw.isascii() and _ESCAPED_NUL not in raw:
             continue
         message = parse_message(raw)
@@ -512,6 +510,31 @@ def _restore_fields(connection: sqlite3.Connection, position: int, message: Mess
         "INSERT OR IGNORE INTO feed_tags (tag, shown_ns, message, author) VALUES (?, ?, ?, ?)",
         [(tag, shown_ns, position, author) for tag in message.tags],
     )
+
+
+def unindex(connection: sqlite3.Connection, messages: Mapping[int, Message]) -> None:
+    """
+    Take messages out of the index of words and out of the tags, before their texts go.
+
+    @param connection: one that can write.
+    @param messages: position to message, as it is stored.
+    """
+    start, last = connection.execute("SELECT next, last FROM feed_reindex").fetchone()
+    for position, message in messages.items():
+        # What the index is told to forget has to be what it was told.
+        waits = start <= position <= last
+        text = content_text(message.content) if waits else indexed_text(message.content)
+        connection.execute(
+            "INSERT INTO feed_text (feed_text, rowid, body) VALUES ('delete', ?, ?)",
+            (position, text),
+        )
+        (shown_ns,) = connection.execute(
+            "SELECT shown_ns FROM feed_messages WHERE id = ?", (position,)
+        ).fetchone()
+        connection.executemany(
+            "DELETE FROM feed_tags WHERE tag = ? AND shown_ns = ? AND message = ?",
+            [(tag, shown_ns, position) for tag in message.tags],
+        )
 
 
 # --- what is shown -----------------------------------------------------------------

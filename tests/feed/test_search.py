@@ -648,3 +648,39 @@ class OlderStores(SynchronousTestCase):
         hits = search.newest_hits(connection, parse_query("東京"), Filter(), 9)
         self.assertEqual(hits.positions, [8, 6, 4])
         connection.execute("INSERT INTO feed_text (feed_text) VALUES ('integrity-check')")
+
+
+class Unindexing(StoreCase):
+    def test_what_is_taken_out_is_found_no_more_and_the_rest_is(self) -> None:
+        store.store_batch(self.connection, ODD.messages, NOW_NS)
+        search.unindex(self.connection, {n: ODD.messages[n - 1] for n in (3, 4, 5)})
+        self.check(self.connection)
+
+    def test_from_an_older_store_as_well_before_and_after_it_is_indexed_anew(self) -> None:
+        self.patch(search, "REINDEX_ROWS", 4)
+        connection = migrated(ODD.messages)
+        search.reindex(connection)
+        # The last of these waits for the step that is not made yet.
+        taken = {n: ODD.messages[n - 1] for n in (3, 4, 5)}
+        search.unindex(connection, taken)
+        connection.execute("UPDATE feed_messages SET raw = x'' WHERE id IN (3, 4, 5)")
+        while not search.reindex(connection):
+            pass
+        self.check(connection)
+
+    def check(self, connection: sqlite3.Connection) -> None:
+        for query, positions in (
+            ("heron", []),
+            ("タワー", []),
+            ("nul", []),
+            ("東京", [6]),
+            ("kestrel", [7]),
+        ):
+            found = search.newest_hits(connection, parse_query(query), Filter(), 9)
+            self.assertEqual(found.positions, positions, query)
+        left = connection.execute("SELECT tag FROM feed_tags WHERE message <> 5").fetchall()
+        self.assertEqual(left, [])
+        connection.execute("INSERT INTO feed_text (feed_text) VALUES ('integrity-check')")
+        connection.execute("CREATE VIRTUAL TABLE temp.words USING fts5vocab (main, feed_text, row)")
+        terms = {term for (term,) in connection.execute("SELECT term FROM temp.words")}
+        self.assertEqual({"heron", "nul", "タ", "東京タワー"} & terms, set())
