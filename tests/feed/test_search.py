@@ -312,6 +312,21 @@ class Plans(StoreCase):
                             self.assertIn("INDEX feed_messages_newest", step)
                             self.assertEqual((wanted.since_ns, after), (None, None))
 
+    def test_of_several_filters_the_narrowest_is_followed(self) -> None:
+        """The planner guesses otherwise for some: it does not know how much there is."""
+        key = bytes(32)
+        for wanted, index in (
+            (Filter(not_author=key, until_ns=9), "feed_messages_newest"),
+            (Filter(content_type="x", since_ns=1), "feed_messages_type"),
+            (Filter(author=key, content_type="x", since_ns=1, until_ns=9), "feed_messages_author"),
+            (Filter(relates="h", author=key, content_type="x"), "feed_messages_relates"),
+        ):
+            for sql, values in (
+                search.list_query(wanted, 50, 0, None),
+                search.count_query(wanted),
+            ):
+                self.assertIn(f"INDEX {index} ", self.plan(sql, values))
+
     def test_counts_do_not_look_at_messages(self) -> None:
         key = bytes(32)
         for wanted in (
