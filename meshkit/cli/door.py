@@ -113,15 +113,23 @@ class Door:
 
     async def get(self, path: str, **query: Any) -> Answer:
         """@raise MeshkitError: what the node refused, or L{DoorUnreachable}."""
-        return await self._ask("GET", path, query=query)
+        return _decoded(await self._ask("GET", path, query=query))
+
+    async def read(self, path: str, kind: type[T], **query: Any) -> T:
+        """
+        Like L{get}.
+
+        @param kind: what the answer is decoded as; C{msgspec.Raw} in it stays as it came.
+        """
+        return msgspec.json.decode((await self._ask("GET", path, query=query)).data, type=kind)
 
     async def post(self, path: str, body: Any = None) -> Answer:
         """See L{get}."""
-        return await self._ask("POST", path, body=body)
+        return _decoded(await self._ask("POST", path, body=body))
 
     async def delete(self, path: str) -> Answer:
         """See L{get}."""
-        return await self._ask("DELETE", path)
+        return _decoded(await self._ask("DELETE", path))
 
     async def events(
         self, path: str, on_event: Callable[[Event], None], after: str = "", **query: Any
@@ -173,6 +181,7 @@ class Door:
     async def _ask(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Answer:
+        """@return: an answer whose data are not decoded."""
         headers: dict[bytes | str, bytes | str] = {"Authorization": f"Bearer {self._token}"}
         data = b""
         if method == "POST":
@@ -186,7 +195,7 @@ class Door:
         except (ConnectError, ResponseFailed, ConnectionClosed, DeferredTimeout) as e:
             raise self._unreachable(e) from None
         if code == 204:
-            return Answer(None, {})
+            return Answer(b"null", {})
         return self._open_envelope(code, received)
 
     def _unreachable(self, error: BaseException) -> DoorUnreachable:
@@ -293,9 +302,13 @@ class _Error(msgspec.Struct):
 
 class _Envelope(msgspec.Struct):
     success: bool
-    data: Any = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
     error: _Error | None = None
     metadata: dict[str, Any] | None = None
+
+
+def _decoded(answer: Answer) -> Answer:
+    return Answer(msgspec.json.decode(answer.data), answer.metadata)
 
 
 def _query(given: Mapping[str, Any]) -> dict[str, str]:

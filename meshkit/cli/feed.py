@@ -1,24 +1,39 @@
-"""C{meshkit feed} and its shortcuts: publish, read, search, import, follow."""
+"""C{meshkit feed} and its shortcuts: publish, read, search, export, import, follow."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
 import click
 import msgspec
+from attrs import define, field
 
 from meshkit.cli.door import Answer, Door, RemoteError, ask, segment
 from meshkit.cli.output import json_option, line, print_json, printable, visible
-from meshkit.errors import ContentTooLarge, InvalidRequest, MeshkitError
+from meshkit.errors import (
+    ContentTooLarge,
+    ForkRefused,
+    InvalidRequest,
+    MalformedMessage,
+    MeshkitError,
+)
 from meshkit.web.sse import Event
 
 #: Most messages and bytes of one batch; the door's limit is a little above.
 BATCH_MESSAGES: Final = 10_000
 BATCH_BYTES: Final = 15 * 1024 * 1024
+#: Most messages and bytes of one request of an import.
+IMPORT_MESSAGES: Final = 2_000
+IMPORT_BYTES: Final = 4 * 1024 * 1024
+#: Refused lines that are told one by one.
+MAX_TOLD: Final = 20
 _MAX_LINE: Final = 256 * 1024
 _SHOWN: Final = 160
 
@@ -26,7 +41,7 @@ _SHOWN: Final = 160
 @click.group(invoke_without_command=True)
 @click.pass_context
 def feed(ctx: click.Context) -> None:
-    """Publish, read, search, import and follow feeds. Alone: show the newest messages."""
+    """Publish, read, search, export, import, follow. Alone: show the newest messages."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(show)
 
@@ -39,6 +54,12 @@ def feed(ctx: click.Context) -> None:
 @click.option(
     "--content", metavar="JSON", help="The whole content as JSON, or - to read it from stdin."
 )
+@click.option(
+    "--lines",
+    metavar="FILE",
+    type=click.File("rb"),
+    help="Publish each line of FILE (JSON Lines; - for stdin) as one message.",
+)
 @json_option
 @click.pass_obj
 def publish(
@@ -48,15 +69,22 @@ def publish(
     tags: tuple[str, ...],
     relates: str | None,
     content: str | None,
+    lines: BinaryIO | None,
     as_json: bool,
 ) -> None:
     """
     Sign a message and publish it.
 
-    TEXT becomes {"type": "message", "text": TEXT}; --content publishes any JSON.
+    TEXT becomes {"type": "message", "text": TEXT}; --content publishes any JSON; --lines
+    publishes many, in batches of 10,000 lines or 15 MiB, each of them whole or not at all.
     """
-    if (text is None) == (content is None):
-        raise click.UsageError("Give either TEXT or --content.")
+    if (text, content, lines).count(None) != 2:
+        raise click.UsageError("Give either TEXT or --content or --lines.")
+    if lines is not None:
+        if title is not None or tags or relates is not None:
+            raise click.UsageError("--title, --tag and --relates do not go with --lines.")
+        _publish_lines(flag, lines, as_json)
+        return
     if content is not None:
         if title is not None:
             raise click.UsageError("--title goes with TEXT; put it into the --content instead.")
@@ -264,21 +292,13 @@ def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-@feed.command("import")
-@click.argument("file", type=click.File("rb"))
-@json_option
-@click.pass_obj
-def import_file(flag: str | None, file: BinaryIO, as_json: bool) -> None:
-    """
-    Publish every line of FILE (JSON Lines; - for stdin) as one message of yours.
-
-    A batch is published whole or not at all; 10,000 lines or 15 MiB make a batch.
-    """
-
+def _publish_lines(flag: str | None, file: BinaryIO, as_json: bool) -> None:
     async def job(door: Door) -> list[dict[str, Any]]:
         done: list[dict[str, Any]] = []
         try:
-            for body, first, last in _batches(file):
+            for batch in _batches(_json_lines(file), BATCH_MESSAGES, BATCH_BYTES):
+                body = b'{"contents":[' + b",".join(batch.texts) + b"]}"
+                first, last = batch.numbers[0], batch.numbers[-1]
                 try:
                     answer = await door.post("/v1/publish/batch", body)
                     done.append(answer.data)
@@ -308,33 +328,206 @@ def import_file(flag: str | None, file: BinaryIO, as_json: bool) -> None:
         line(f"Published {count} messages, up to number {batches[-1]['last']} of your feed.")
 
 
-def _batches(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+@define
+class _Batch:
     """
-    Bodies of batch requests, made while the file is read.
+    Lines that go into one request.
 
-    @return: for each its body, and the numbers of the first and the last line in it.
+    @ivar texts: what is in them.
+    @ivar numbers: of each, the number of its line.
     """
-    texts: list[bytes] = []
-    size = first = last = 0
+
+    texts: list[bytes] = field(factory=list)
+    numbers: list[int] = field(factory=list)
+
+
+def _json_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """
+    @return: number and text of every line that has one.
+    @raise InvalidRequest: at the first that is no JSON.
+    """
     for number, text in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), 1):
         if len(text) > _MAX_LINE:
             raise InvalidRequest(f"line {number} is longer than {_MAX_LINE} bytes")
-        if not text.strip():
-            continue
-        text = _checked(text, f"line {number}")
-        if texts and (len(texts) >= BATCH_MESSAGES or size + len(text) > BATCH_BYTES):
-            yield _body(texts), first, last
-            texts, size = [], 0
-        first = first if texts else number
-        last = number
-        texts.append(text)
+        if text.strip():
+            yield number, _checked(text, f"line {number}")
+
+
+def _batches(
+    lines: Iterable[tuple[int, bytes]], max_messages: int, max_bytes: int
+) -> Iterator[_Batch]:
+    """Gather lines for requests, while the file is read."""
+    batch = _Batch()
+    size = 0
+    for number, text in lines:
+        if batch.texts and (len(batch.texts) >= max_messages or size + len(text) > max_bytes):
+            yield batch
+            batch, size = _Batch(), 0
+        batch.texts.append(text)
+        batch.numbers.append(number)
         size += len(text) + 1
-    if texts:
-        yield _body(texts), first, last
+    if batch.texts:
+        yield batch
 
 
-def _body(texts: list[bytes]) -> bytes:
-    return b'{"contents":[' + b",".join(texts) + b"]}"
+@feed.command("export")
+@click.option("--author", metavar="ID", help="Only this author's feed.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False),
+    help="Write into this file, which must not exist [default: the standard output].",
+)
+@json_option
+@click.pass_obj
+def export_feeds(flag: str | None, author: str | None, output: str | None, as_json: bool) -> None:
+    """
+    Write messages as they were signed, one on a line, for 'meshkit feed import'.
+
+    They come by author and number. A feed that is forked ends with the two messages that
+    prove it. --json says how much was written, if it goes into a file.
+    """
+    if as_json and output is None:
+        raise click.UsageError("--json needs --output: the messages go to the standard output.")
+    if output is None:
+        count = _export(flag, author, sys.stdout.buffer)
+        sys.stdout.flush()
+        return
+    # Under another name until it is whole.
+    unfinished = f"{output}.part"
+    if os.path.lexists(output):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), output)
+    with open(unfinished, "wb") as file:
+        count = _export(flag, author, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(unfinished, output)
+    if as_json:
+        print_json({"file": os.path.abspath(output), "messages": count})
+    else:
+        line(f"Wrote {count} messages into {output}.")
+
+
+def _export(flag: str | None, author: str | None, file: BinaryIO) -> int:
+    """@return: how many messages were written, each as soon as it is here."""
+
+    async def job(door: Door) -> int:
+        count = 0
+        at: dict[str, Any] = {}
+        while True:
+            page = await door.read("/v1/export", _ExportPage, author=author, **at)
+            for message in page.messages:
+                file.write(message)
+                file.write(b"\n")
+            count += len(page.messages)
+            if page.next is None:
+                return count
+            at = page.next
+
+    return ask(flag, job)
+
+
+class _ExportPage(msgspec.Struct):
+    messages: list[msgspec.Raw]
+    next: dict[str, Any] | None
+
+
+@feed.command("import")
+@click.argument("file", type=click.File("rb"))
+@json_option
+@click.pass_obj
+def import_feeds(flag: str | None, file: BinaryIO, as_json: bool) -> None:
+    """
+    Store the messages in FILE (from 'meshkit feed export'; - for stdin).
+
+    Every line is checked as one that came from a peer: form, hash, signature, place. What
+    is refused is counted by code, and the rest is stored. Exit code 1 says that something
+    was refused, other than the second message of a fork.
+
+    Messages of this node's own that are not here yet are a sign that the feed has gone on
+    elsewhere: the node then publishes nothing until it has compared it with its peers.
+    """
+    counts = ImportCounts()
+
+    async def job(door: Door) -> str | None:
+        for batch in _batches(counts.usable(file), IMPORT_MESSAGES, IMPORT_BYTES):
+            body = b'{"messages":[' + b",".join(batch.texts) + b"]}"
+            counts.add((await door.post("/v1/import", body)).data, batch.numbers)
+        own: str | None = (await door.get("/v1/own-feed")).data["read_only"]
+        return own
+
+    read_only = ask(flag, job)
+    if as_json:
+        print_json({**counts.shown(), "read_only": read_only})
+    else:
+        line(f"{counts.accepted} stored, {counts.duplicate} were here already.")
+        for code, count in sorted(counts.refused.items()):
+            line(f"{count} refused: {code}")
+        for error in counts.errors:
+            line(f"  line {error['line']}: {error['message']} [{error['code']}]")
+        if read_only is not None:
+            line(f"Note: {read_only}")
+    if counts.refused.keys() - {ForkRefused.code}:
+        sys.exit(1)
+
+
+class ImportCounts:
+    """
+    What became of the lines of a file.
+
+    @ivar accepted: how many were stored.
+    @ivar duplicate: how many had been stored before.
+    @ivar refused: how many were refused, by code.
+    @ivar errors: the first of these, with their lines.
+    """
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.duplicate = 0
+        self.refused: Counter[str] = Counter()
+        self.errors: list[dict[str, Any]] = []
+
+    def add(self, answer: dict[str, Any], numbers: Sequence[int]) -> None:
+        """
+        @param answer: what the node said of a request.
+        @param numbers: the lines that were in it.
+        """
+        self.accepted += answer["accepted"]
+        self.duplicate += answer["duplicate"]
+        self.refused.update(answer["refused"])
+        for error in answer["errors"]:
+            self._tell(numbers[error["index"]], error["code"], error["message"])
+
+    def usable(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+        """@return: number and text of the lines that can stand in a request; others are counted."""
+        number = 0
+        while text := file.readline(_MAX_LINE + 1):
+            number += 1
+            if len(text) > _MAX_LINE:
+                self._refuse(number, ContentTooLarge(f"the line is longer than {_MAX_LINE} bytes"))
+                while text and not text.endswith(b"\n"):
+                    text = file.readline(_MAX_LINE)
+            elif text.strip():
+                try:
+                    yield number, _checked(text, "the line")
+                except InvalidRequest as e:
+                    self._refuse(number, MalformedMessage(str(e)))
+
+    def _refuse(self, number: int, error: MeshkitError) -> None:
+        self.refused[error.code] += 1
+        self._tell(number, error.code, str(error))
+
+    def _tell(self, number: int, code: str, message: str) -> None:
+        if len(self.errors) < MAX_TOLD:
+            self.errors.append({"line": number, "code": code, "message": message})
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "accepted": self.accepted,
+            "duplicate": self.duplicate,
+            "refused": dict(sorted(self.refused.items())),
+            "errors": self.errors,
+        }
 
 
 @feed.command()

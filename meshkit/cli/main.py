@@ -17,10 +17,9 @@ _VERBS: Final = {
     "backup": ("meshkit.cli.backup", "backup", "Copy the node's database into a file."),
     "config": ("meshkit.cli.config", "config", "Show the settings and where they come from."),
     "demo": ("meshkit.cli.demo", "demo", "Three strangers build a mesh, before your eyes."),
-    "feed": ("meshkit.cli.feed", "feed", "Publish, read, search, import and follow feeds."),
+    "feed": ("meshkit.cli.feed", "feed", "Publish, read, search, export, import and follow."),
     "follow": ("meshkit.cli.feed", "follow", "Follow an author, or list whom you follow."),
     "id": ("meshkit.cli.node", "show_id", "Print this node's id and addresses."),
-    "import": ("meshkit.cli.feed", "import_file", "Publish every line of a JSON Lines file."),
     "init": ("meshkit.cli.node", "init", "Make the identity and the network of a data folder."),
     "network": ("meshkit.cli.network", "network", "Show the network's secret, and replace it."),
     "passphrase": (

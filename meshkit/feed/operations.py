@@ -279,6 +279,84 @@ EVENTS = Operation(
 )
 
 
+class Export(msgspec.Struct, forbid_unknown_fields=True):
+    author: Annotated[str | None, Meta(description="only the feed of this author")] = None
+    after_author: Annotated[
+        str | None, Meta(description="where the page before ended: the author")
+    ] = None
+    after: Annotated[int, Meta(ge=0, description="... and the sequence number")] = 0
+
+
+class Place(msgspec.Struct):
+    """What to ask for next."""
+
+    after_author: str
+    after: int
+
+
+class Exported(msgspec.Struct):
+    """
+    @ivar messages: as they were signed, by author and sequence number; at the end of a
+        feed that is forked, the two that prove it.
+    @ivar next: what to ask for next; nothing if this was all.
+    """
+
+    messages: list[msgspec.Raw]
+    next: Place | None
+
+
+class Import(msgspec.Struct, forbid_unknown_fields=True):
+    """Messages as they were signed, of any author, in any order."""
+
+    messages: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=10_000)]
+
+
+class NotImported(msgspec.Struct):
+    """
+    @ivar index: of the message in the request, from 0.
+    @ivar code: why it was refused.
+    @ivar message: the same in words.
+    """
+
+    index: int
+    code: str
+    message: str
+
+
+class Imported(msgspec.Struct):
+    """
+    @ivar accepted: how many were stored now.
+    @ivar duplicate: how many were stored before.
+    @ivar refused: how many were refused, by code.
+    @ivar errors: the first of those.
+    """
+
+    accepted: int
+    duplicate: int
+    refused: dict[str, int]
+    errors: list[NotImported]
+
+
+EXPORT = Operation(
+    name="feed_export",
+    method="GET",
+    path="/v1/export",
+    request=Export,
+    answer=Exported,
+    doc="Messages as they were signed, page by page, for feed_import on another node.",
+)
+IMPORT = Operation(
+    name="feed_import",
+    method="POST",
+    path="/v1/import",
+    request=Import,
+    answer=Imported,
+    doc="Check and store messages that were exported; each is stored by its own merits.",
+    permission="write",
+    max_body=16 * 1024 * 1024,
+)
+
+
 class FeedStatus(msgspec.Struct):
     """
     @ivar messages: how many messages are stored.

@@ -31,6 +31,7 @@ from meshkit.feed.message import Message, parse_message, sign_message, verify_me
 from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.own import OwnFeed
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
+from meshkit.feed.transfer import Transfer
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import ForkProof, ForkProven, Frontier, IFeedStore, MessagesStored
 from meshkit.operations import Advised, BoundOperation, Item
@@ -143,6 +144,7 @@ class FeedPart(Part):
         self._own = OwnFeed(
             context.reactor, self._database, self._identity.public, context.config.witnesses
         )
+        self._transfer = Transfer(self._database, self.ingest)
         self.refused: Counter[str] = Counter()
 
     # --- the service -------------------------------------------------------------
@@ -360,6 +362,8 @@ class FeedPart(Part):
             BoundOperation(offered.OWN, self._own.answer_own),
             BoundOperation(offered.UNLOCK, self._own.answer_unlock),
             BoundOperation(offered.EVENTS, self._answer_events),
+            BoundOperation(offered.EXPORT, self._transfer.answer_export),
+            BoundOperation(offered.IMPORT, self._transfer.answer_import),
         )
 
     async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw | Advised:

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit import __version__
 from meshkit.cli.feed import BATCH_MESSAGES
 from meshkit.identity.keys import Identity
+from meshkit.testing.identities import Author
 from tests.process.mesh import (
     MESHKIT,
     Done,
@@ -101,8 +102,10 @@ class VerbTests(_Tests):
         self.assertEqual(by_pipe["previous"], by_flag["hash"])
 
     def test_publish_what_cannot_be(self) -> None:
-        self.check_misused(self.a.cli("publish"), "TEXT or --content")
-        self.check_misused(self.a.cli("publish", "x", "--content", "1"), "TEXT or --content")
+        self.check_misused(self.a.cli("publish"), "--content or --lines")
+        self.check_misused(self.a.cli("publish", "x", "--content", "1"), "--content or --lines")
+        self.check_misused(self.a.cli("publish", "x", "--lines", "-"), "--content or --lines")
+        self.check_misused(self.a.cli("publish", "--lines", "-", "--tag", "x"), "--tag")
         self.check_misused(self.a.cli("publish", "--content", "1", "--title", "x"), "--title")
         self.check_refused(self.a.cli("publish", "--content", "{nope"), "INVALID_REQUEST", "JSON")
         self.check_refused(
@@ -344,8 +347,72 @@ class VerbTests(_Tests):
         )
 
 
-class ImportTests(_Tests):
-    """C{meshkit import}, each with a node of its own feed."""
+class TransferTests(_Tests):
+    """C{meshkit feed export} and C{meshkit feed import}."""
+
+    def setUp(self) -> None:
+        self.a, self.b = _shared.get()
+        self.file = self.a.home / "export.jsonl"
+        self.addCleanup(lambda: self.file.unlink(missing_ok=True))
+        self.ada, self.fork = Author(f"ada {self.id()}"), Author(f"ada {self.id()}")
+        self.ada.write({"odd": 1.5, "text": "\u2028 \u00e4 \\n"})
+        self.ada.write_many(4)
+        self.fork.messages = self.ada.messages[:3]
+        self.fork.write("another four")
+
+    def put(self, *raws: bytes) -> Done:
+        self.file.write_bytes(b"".join(raw + b"\n" for raw in raws))
+        return self.a.cli("feed", "import", self.file, "--json")
+
+    def test_there_and_back_nothing_changes(self) -> None:
+        author = self.ada.identity.public.text
+        shown = self.put(*self.ada.raws).json
+        self.assertEqual(
+            {name: shown[name] for name in ("accepted", "duplicate", "refused", "errors")},
+            {"accepted": 5, "duplicate": 0, "refused": {}, "errors": []},
+        )
+        said = self.a.good("feed", "import", self.file).out
+        self.assertIn("0 stored, 5 were here already.", said)
+        done = self.a.good("feed", "export", "--author", author)
+        self.assertEqual(done.out.encode(), b"".join(raw + b"\n" for raw in self.ada.raws))
+        copy = self.a.home / "copy.jsonl"
+        self.addCleanup(lambda: copy.unlink(missing_ok=True))
+        shown = self.a.good("feed", "export", "-o", copy, "--json").json
+        lines = copy.read_bytes().splitlines()
+        self.assertEqual(shown["messages"], len(lines))
+        self.assertLessEqual(set(self.ada.raws), set(lines))
+        # What is there is never written over.
+        done = self.a.cli("feed", "export", "-o", copy)
+        self.assertEqual(done.code, 1)
+        self.assertIn("File exists", done.err)
+        self.check_misused(self.a.cli("feed", "export", "--json"), "--output")
+
+    def test_what_is_refused_is_counted_and_told_by_its_line(self) -> None:
+        altered = self.ada.raws[1].replace(b"number 2", b"number 3")
+        long = b'"' + b"x" * 300_000 + b'"'
+        done = self.put(self.ada.raws[0], b"", altered, b"no json", long, self.ada.raws[1])
+        self.assertEqual(done.code, 1)
+        shown = json.loads(done.out)
+        self.assertEqual((shown["accepted"], shown["duplicate"]), (2, 0))
+        self.assertEqual(
+            shown["refused"], {"CONTENT_TOO_LARGE": 1, "HASH_MISMATCH": 1, "MALFORMED_MESSAGE": 1}
+        )
+        self.assertEqual(
+            sorted((error["line"], error["code"]) for error in shown["errors"]),
+            [(3, "HASH_MISMATCH"), (4, "MALFORMED_MESSAGE"), (5, "CONTENT_TOO_LARGE")],
+        )
+
+    def test_a_fork_goes_with_its_proof(self) -> None:
+        done = self.put(*self.ada.raws, self.fork.raws[3])
+        self.assertEqual((done.code, done.json["refused"]), (0, {"FORK_REFUSED": 1}))
+        exported = self.a.good("feed", "export", "--author", self.ada.identity.public.text)
+        lines = exported.out.encode().splitlines()
+        self.assertEqual(lines[:3], self.ada.raws[:3])
+        self.assertEqual(sorted(lines[3:]), sorted([self.ada.raws[3], self.fork.raws[3]]))
+
+
+class LinesTests(_Tests):
+    """C{meshkit publish --lines}, each with a node of its own feed."""
 
     def setUp(self) -> None:
         self.a, _ = _shared.get()
@@ -358,36 +425,36 @@ class ImportTests(_Tests):
 
     def test_a_good_file(self) -> None:
         self.file.write_text('{"text": "one"}\n\n  "two"  \n[3]')
-        shown = self.a.good("import", self.file, "--json").json
+        shown = self.a.good("publish", "--lines", self.file, "--json").json
         self.assertEqual((shown["count"], len(shown["batches"])), (3, 1))
         self.assertEqual(self.published(), 3)
         last = self.a.good("feed", "show", "--all", "--limit", "3", "--json").json["messages"]
         self.assertEqual([each["content"] for each in last], [[3], "two", {"text": "one"}])
-        done = self.a.good("feed", "import", "-", stdin=b'"four"\n')
+        done = self.a.good("feed", "publish", "--lines", "-", stdin=b'"four"\n')
         self.assertRegex(done.out, r"\APublished 1 messages, up to number \d+ of your feed.\n\Z")
 
     def test_a_file_with_nothing_in_it(self) -> None:
         for text in ("", "\n \n"):
             self.file.write_text(text)
-            self.assertIn("nothing was published", self.a.good("import", self.file).out)
-            self.assertEqual(
-                self.a.good("import", self.file, "--json").json, {"count": 0, "batches": []}
-            )
+            done = self.a.good("publish", "--lines", self.file)
+            self.assertIn("nothing was published", done.out)
+            shown = self.a.good("publish", "--lines", self.file, "--json").json
+            self.assertEqual(shown, {"count": 0, "batches": []})
         self.assertEqual(self.published(), 0)
 
     def test_a_line_that_is_no_json(self) -> None:
         self.file.write_text('"one"\n\n{"two"\n"three"\n')
-        self.check_refused(self.a.cli("import", self.file), "INVALID_REQUEST", "line 3")
+        self.check_refused(self.a.cli("publish", "--lines", self.file), "INVALID_REQUEST", "line 3")
         self.file.write_bytes(b'"one"\n"\xff"\n')
-        self.check_refused(self.a.cli("import", self.file), "INVALID_REQUEST", "line 2")
+        self.check_refused(self.a.cli("publish", "--lines", self.file), "INVALID_REQUEST", "line 2")
         self.file.write_text('"one"\n"' + "x" * 300_000 + '"\n')
-        self.check_refused(self.a.cli("import", self.file), "INVALID_REQUEST", "line 2")
+        self.check_refused(self.a.cli("publish", "--lines", self.file), "INVALID_REQUEST", "line 2")
         self.assertEqual(self.published(), 0)
 
     def test_a_line_that_the_node_refuses(self) -> None:
         self.file.write_text('"one"\n"' + "x" * 70_000 + '"\n')
         self.check_refused(
-            self.a.cli("import", self.file),
+            self.a.cli("publish", "--lines", self.file),
             "CONTENT_TOO_LARGE",
             "lines 1 to 2",
             "message 2 of the batch",
@@ -396,7 +463,7 @@ class ImportTests(_Tests):
 
     def test_several_batches(self) -> None:
         self.file.write_text("".join(f"{n}\n" for n in range(BATCH_MESSAGES + 1)))
-        shown = self.a.good("import", self.file, "--json").json
+        shown = self.a.good("publish", "--lines", self.file, "--json").json
         self.assertEqual([each["count"] for each in shown["batches"]], [BATCH_MESSAGES, 1])
         first, second = shown["batches"]
         self.assertEqual(second["first"], first["last"] + 1)
@@ -405,14 +472,14 @@ class ImportTests(_Tests):
     def test_batches_by_size(self) -> None:
         text = json.dumps("x" * 60_000)
         self.file.write_text("".join(f"{text}\n" for _ in range(300)))
-        shown = self.a.good("import", self.file, "--json").json
+        shown = self.a.good("publish", "--lines", self.file, "--json").json
         self.assertEqual((shown["count"], len(shown["batches"])), (300, 2))
 
     def test_what_was_published_before_an_error_is_said(self) -> None:
         lines = [f"{n}\n" for n in range(BATCH_MESSAGES)]
         self.file.write_text("".join([*lines, "1\n", "oops\n"]))
         self.check_refused(
-            self.a.cli("import", self.file),
+            self.a.cli("publish", "--lines", self.file),
             "INVALID_REQUEST",
             f"line {BATCH_MESSAGES + 2}",
             f"the {BATCH_MESSAGES} messages of the batches before it are published",
@@ -420,7 +487,7 @@ class ImportTests(_Tests):
         self.assertEqual(self.published(), BATCH_MESSAGES)
 
     def test_a_file_that_is_not_there(self) -> None:
-        self.check_misused(self.a.cli("import", self.a.home / "nowhere"), "nowhere")
+        self.check_misused(self.a.cli("publish", "--lines", self.a.home / "nowhere"), "nowhere")
 
 
 class OfflineTests(_Tests):
@@ -513,7 +580,7 @@ class OfflineTests(_Tests):
             ["peer", "add", ADDRESS],
             ["peer", "rm", ADDRESS],
             ["follow"],
-            ["import", "-"],
+            ["publish", "--lines", "-"],
         ):
             self.check_refused(
                 self.meshkit("-d", "my data", *arguments),
@@ -626,7 +693,7 @@ class OfflineTests(_Tests):
     def test_help(self) -> None:
         done = self.meshkit("--help")
         self.assertEqual((done.code, done.err), (0, ""))
-        verbs = ("config", "demo", "feed", "follow", "id", "import", "init", "peer", "publish")
+        verbs = ("config", "demo", "feed", "follow", "id", "init", "peer", "publish")
         for verb in (*verbs, "search", "status"):
             self.assertRegex(done.out, rf"\n  {verb} +[A-Z]")
             shown = self.meshkit(verb, "--help")
