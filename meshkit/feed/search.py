@@ -33,7 +33,7 @@ RANKED: Final = 10_000
 
 #: If a filter leaves so many messages or fewer, they are gathered, and the hits are looked
 #: for among them.  If more, hits are looked at one by one until there are enough.
-FEW: Final = 50_000
+FEW: Final = 250_000
 
 #: Words of a snippet, and most characters of one.
 SNIPPET_WORDS: Final = 24
