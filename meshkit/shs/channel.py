@@ -85,6 +85,7 @@ from meshkit.shs.boxstream import Opener, Sealer
 from meshkit.shs.handshake import Outcome
 from meshkit.shs.hellos import Capability
 from meshkit.shs.suites import Session
+from meshkit.shs.turns import Turns
 
 #: Seconds for the whole handshake, from the first byte to the last.
 HANDSHAKE_TIMEOUT: Final = 10.0
@@ -98,6 +99,10 @@ CLOSE_TIMEOUT: Final = 15.0
 #: What is written within one C{dataReceived}, or one C{resumeProducing} of a producer, is
 #: collected up to this many bytes.
 CORK_BYTES: Final = 64 * 1024
+
+#: Bytes of a handshake that wait for their turn at which the transport beneath is paused.
+#: An honest peer sends far less before it is answered.
+MAX_EARLY: Final = 4 * 1024
 
 #: A transport beneath that goes on delivering although it is paused is cut off here.
 MAX_UNREAD: Final = 1024 * 1024
@@ -242,6 +247,7 @@ class SecureChannel:
         "_tell_write_lost",
         "_timeout",
         "_turn_call",
+        "_turns",
         "_unboxer",
         "_verdict",
         "_write_closing",
@@ -256,10 +262,13 @@ class SecureChannel:
         owner: ChannelOwner,
         *,
         timeout: float = HANDSHAKE_TIMEOUT,
+        turns: Turns | None = None,
     ) -> None:
         """
         @param timeout: seconds for the whole handshake.
+        @param turns: where to wait before each message of the peer's is answered.
         """
+        self._turns = turns
         self._reactor = reactor
         self._handshake = handshake
         self._owner = owner
@@ -281,7 +290,8 @@ class SecureChannel:
         self._verdict: Deferred[Any] | None = None
         # Receiving.
         self._unboxer: Opener | None = None
-        self._early = bytearray()  # what came behind message 3 while we decide
+        # What came while a message waited for its turn, or behind message 3 while we decide.
+        self._early = bytearray()
         self._paused = False  # by the application
         self._raw_paused = False
         self._raw_ended = False
@@ -337,7 +347,10 @@ class SecureChannel:
 
     def dataReceived(self, data: bytes) -> None:
         if self._phase is _Phase.SHAKING:
-            self._shake(data)
+            if self._turns is None:
+                self._shake(data)
+            else:
+                self._shake_in_turn(self._turns, data)
         elif self._phase is _Phase.ASKING:
             self._early += data
             self._check_unread(len(self._early))
@@ -350,6 +363,8 @@ class SecureChannel:
 
     def readConnectionLost(self) -> None:
         """The transport beneath has read its end; its other direction is still open."""
+        if self._phase is _Phase.SHAKING and self._early:
+            self._shake_now()  # what it said before it left
         if self._phase in (_Phase.SHAKING, _Phase.ASKING):
             self._die(Failure(self._handshake.lost()))
         elif self._phase is _Phase.OPEN:
@@ -377,6 +392,21 @@ class SecureChannel:
         return "SecureChannel"
 
     # --- the handshake ---
+
+    def _shake_in_turn(self, turns: Turns, data: bytes) -> None:
+        self._early += data
+        if len(self._early) > MAX_EARLY and not self._raw_paused:
+            self._raw_paused = True
+            self._raw.pauseProducing()
+        turns.enter(self._shake_now)
+
+    def _shake_now(self) -> None:
+        data = bytes(self._early)
+        self._early.clear()
+        self._shake(data)
+        if self._phase is _Phase.SHAKING and self._raw_paused:
+            self._raw_paused = False
+            self._raw.resumeProducing()
 
     def _shake(self, data: bytes) -> None:
         if self._answered:
@@ -854,6 +884,9 @@ class SecureChannel:
     def _release(self) -> None:
         """Stop everything that could act later, and forget keys and data."""
         self._cancel_deadline()
+        if self._turns is not None:
+            self._turns.leave(self._shake_now)
+            self._turns = None
         if self._turn_call is not None:
             self._turn_call.cancel()
             self._turn_call = None

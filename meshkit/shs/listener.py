@@ -35,6 +35,7 @@ from meshkit.identity.keys import Identity, PublicKey
 from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel
 from meshkit.shs.hellos import EPHEMERAL_BYTES, Capability, HelloTable, ReplayCache
 from meshkit.shs.suites import SHS1, Opening, Session, Suite
+from meshkit.shs.turns import Turns
 
 #: C{authorize(peer, label)}: C{True} admits.  A C{bool}, or a Deferred of it.
 Authorize = Callable[[PublicKey, str], Any]
@@ -168,6 +169,7 @@ class SecureListener(ServerFactory):
         self._timeout = timeout
         self.on_refusal = on_refusal
         self.refusals: dict[str, int] = Counter()
+        self._turns = Turns(reactor)
         self._hellos = HelloTable()
         self._replays = ReplayCache()
         self._offers: dict[Capability, _Offer] = {}
@@ -267,7 +269,9 @@ class SecureListener(ServerFactory):
         self._make_room(origin)
         choose = partial(self._choose, addr, self._rng.randbytes(EPHEMERAL_BYTES))
         opening = Opening(self._identity, choose)
-        channel = SecureChannel(self._reactor, opening, self, timeout=self._timeout)
+        channel = SecureChannel(
+            self._reactor, opening, self, timeout=self._timeout, turns=self._turns
+        )
         self._all[channel] = None
         self._waiting[channel] = origin
         self._by_origin.setdefault(origin.name, {})[channel] = None

@@ -508,6 +508,17 @@ class FloodTests(SynchronousTestCase):
         self.successResultOf(self.network.server_endpoint(PORT).listen(self.listener))
         self.rng = Random(2)
 
+    def turn(self) -> None:
+        """Whoever's turn it is at the listener."""
+        self.clock.advance(0)
+
+    def pump(self) -> None:
+        """Until nothing moves and no turn is due."""
+        self.network.pump()
+        while any(c.getTime() <= self.clock.seconds() for c in self.clock.getDelayedCalls()):
+            self.turn()
+            self.network.pump()
+
     def knock(self, source: str) -> None:
         """Connect, and say nothing."""
         self.network.client_endpoint(PORT, source=source).connect(OneFactory(Recorder))
@@ -529,7 +540,7 @@ class FloodTests(SynchronousTestCase):
     def flood(self, sources: list[str]) -> None:
         for source in sources:
             self.knock(source)
-        self.network.pump()
+        self.pump()
         self.forget_the_gone()
 
     def channels(self) -> int:
@@ -572,7 +583,7 @@ class FloodTests(SynchronousTestCase):
         self.flood(self.addresses(1000))
         for n in range(20):
             d = self.dial(f"192.0.2.{n}")
-            self.network.pump()
+            self.pump()
             self.assertEqual(self.successResultOf(d).events, ["made"])
         self.assertEqual(len(self.listener.channels), 20)
 
@@ -594,6 +605,7 @@ class FloodTests(SynchronousTestCase):
                     self.network._connect_waiting()
                     for wire in tuple(self.network.wires):
                         wire.step()
+                    self.turn()
                     self.forget_the_gone()
                 came_in = isinstance(outcome[0], Recorder)
         self.assertEqual(len(self.listener.channels), 10)
@@ -615,6 +627,7 @@ class FloodTests(SynchronousTestCase):
             self.network._connect_waiting()
             self.network.wires[-1].first.write(hello)
             self.network.wires[-1].pump()
+            self.pump()
         self.assertEqual(sum(w.second.sent for w in self.network.wires), LENGTHS[1])
         self.assertEqual(self.listener.refusals, {HelloReplayed.code: 999})
 

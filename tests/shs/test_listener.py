@@ -160,11 +160,11 @@ class ChoosingTests(ListenerTestCase):
         wire = self.knock()
         client = new_client()
         wire.first.write(client.start())
-        self.network.pump()
+        self.pump()
         self.listener.unregister(ECHO)
         received = wire.first.protocol.received
         wire.first.write(client.receive(bytes(received)).send)
-        self.network.pump()
+        self.pump()
         self.assertEqual((asked, factory.addresses), ([], []))
         self.assertEqual(self.listener.refusals, {"PEER_NOT_ALLOWED": 1})
 
@@ -206,10 +206,10 @@ class ChoosingTests(ListenerTestCase):
         hello = new_client().start()
         first, second = self.knock(), self.knock()
         first.first.write(hello)
-        self.network.pump()
+        self.pump()
         self.assertEqual(first.second.sent, 64)
         second.first.write(hello)
-        self.network.pump()
+        self.pump()
         self.assertEqual(second.second.sent, 0)
         self.assertEqual(self.listener.refusals, {"HELLO_REPLAYED": 1})
         # The first handshake goes on.
@@ -219,17 +219,17 @@ class ChoosingTests(ListenerTestCase):
         self.listener.register(ECHO, OneFactory(Recorder))
         hello = new_client().start()
         self.knock().first.write(hello)
-        self.network.pump()
+        self.pump()
         self.advance(601)
         late = self.knock()
         late.first.write(hello)
-        self.network.pump()
+        self.pump()
         self.assertEqual(late.second.sent, 64)
 
     def test_strangers_hellos_are_not_remembered(self) -> None:
         for _ in range(3):
             self.knock().first.write(new_client().start())
-        self.network.pump()
+        self.pump()
         self.assertEqual(self.listener.refusals, {"NETWORK_KEY_REFUSED": 3})
 
 

@@ -264,8 +264,10 @@ class ProbeTests(SynchronousTestCase):
         transport = StringTransport(peerAddress=v4("10.0.0.7"))
         channel.makeConnection(transport)
         channel.dataReceived(Question(KP, ALICE.public, b"s" * 32).start())
+        self.clock.advance(0)
         self.assertTrue(transport.disconnecting)
         channel.dataReceived(b"more")
+        self.clock.advance(0)
         self.assertEqual(len(transport.value()), 80)
         channel.connectionLost(Failure(ConnectionDone()))
 
