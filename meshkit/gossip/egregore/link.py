@@ -4,10 +4,12 @@ One connection with a node of Egregore: the L{Session}, with a store, a clock an
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -96,6 +98,8 @@ class EgregoreLink(Protocol):
         self._undigested = 0
         self._paused = False
         self._forged = 0
+        self._actions: deque[Action] = deque()
+        self._acting = False
         self._heard = 0.0
         self._pace = TokenBucket(RATE, BURST)
         self._drained: Deferred[None] | None = None
@@ -134,6 +138,9 @@ class EgregoreLink(Protocol):
         return self._may_go_live and self._part.has_room_to_live(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(ConnectionDone):
+            # The peer has read our goodbye, and so all that was before it.
+            self.session.ended(self._reactor.seconds())
         self._end()
         if self._drained is not None:
             drained, self._drained = self._drained, None
@@ -199,28 +206,38 @@ class EgregoreLink(Protocol):
                 self.drop(e)
 
     def _act(self, actions: Iterable[Action]) -> None:
-        for action in actions:
-            if not self._open:
-                return
-            match action:
-                case Send():
-                    self._channel.write(record(action.data))
-                case Survey():
-                    self._run(self._survey())
-                case Compare():
-                    self._run(self._compare(action))
-                case Read():
-                    self._run(self._read(action))
-                case Store():
-                    self._run(self._store(action))
-                case GoLive():
-                    self._go_live()
-                case CatchUp():
-                    self._part.catch_up(self)
-                case Close():
-                    self.finished = True
-                    self.close()
+        # In a queue: an answer that is there at once goes to the end of it, not deeper.
+        self._actions.extend(actions)
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while self._open and self._actions:
+                self._do(self._actions.popleft())
+        finally:
+            self._acting = False
+            self._actions.clear()
         self._watch()
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Send():
+                self._channel.write(record(action.data))
+            case Survey():
+                self._run(self._survey())
+            case Compare():
+                self._run(self._compare(action))
+            case Read():
+                self._run(self._read(action))
+            case Store():
+                self._run(self._store(action))
+            case GoLive():
+                self._go_live()
+            case CatchUp():
+                self._part.catch_up(self)
+            case Close():
+                self.finished = True
+                self.close()
 
     def _run(self, work: Any) -> None:
         """Run something in the background; what it fails with ends the connection."""

@@ -31,7 +31,7 @@ LAST_PAUSE: Final = 86_400.0
 @define
 class _Tail:
     """
-    @ivar base: the sequence that was asked from, over and over.
+    @ivar base: the sequence that was asked from first.
     @ivar until: the sequence up to which was given what is behind it.
     @ivar due: when all of it goes again, in seconds.
     @ivar pause: how long was waited for that.
@@ -41,6 +41,10 @@ class _Tail:
     until: int
     due: float
     pause: float
+
+    def covers(self, base: int) -> bool:
+        """Is this the gap in what was given, or a part of it that has not been taken?"""
+        return self.base <= base < self.until
 
 
 @define
@@ -55,7 +59,7 @@ class Tails:
         @return: the sequence after which to go on.
         """
         tail = self._tails.get(author)
-        if tail is None or tail.base != base or now >= tail.due:
+        if tail is None or not tail.covers(base) or now >= tail.due:
             return base
         return tail.until
 
@@ -64,7 +68,7 @@ class Tails:
         if until <= base:
             return
         known = self._tails.pop(author, None)
-        if known is None or known.base != base:
+        if known is None or not known.covers(base):
             tail = _Tail(base, until, now + FIRST_PAUSE, FIRST_PAUSE)
         elif now >= known.due:
             pause = min(2 * known.pause, LAST_PAUSE)

@@ -25,6 +25,7 @@ from meshkit.errors import ConfigError, MeshkitError, TruncatedStream
 from meshkit.gossip.egregore import operations as shown
 from meshkit.gossip.egregore.link import EgregoreLink
 from meshkit.gossip.egregore.memory import Memory, PeerMemory
+from meshkit.gossip.egregore.session import Phase
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.network import NetworkKey, NetworkSecret
@@ -408,10 +409,13 @@ class EgregorePart(Part):
             link.place.went_live(link)
 
     def has_room_to_live(self, link: EgregoreLink) -> bool:
-        """Is there no other live connection with this peer?"""
+        """Is there no other live connection with this peer, nor one that we are asking for?"""
+        # Who asks us at the same moment is answered: else both could refuse each other.
+        taken = (Phase.LIVE,) if link.place is None else (Phase.LIVE, Phase.ANSWER)
         return not any(
-            other.live is not None and other.open and other.connected_to == link.connected_to
+            other.open and other.connected_to == link.connected_to and other.session.phase in taken
             for other in self._links
+            if other is not link
         )
 
     def catch_up(self, link: EgregoreLink) -> None:

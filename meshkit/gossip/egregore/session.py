@@ -46,8 +46,10 @@ GRANT: Final = 50
 #: Unused credits that a peer may have, and that we believe to have.
 MAX_ALLOWED: Final = 1_000
 MAX_CREDITS: Final = 10_000
+#: Below this more are asked for.
+LOW: Final = 50
 #: Messages of one feed that are pushed, at most; what is farther behind waits for a C{want}.
-MAX_BEHIND: Final = 200
+MAX_BEHIND: Final = 1_000
 #: Bytes and messages that are read from the store at a time.
 PAGE_BYTES: Final = 64 * 1024
 PAGE_MESSAGES: Final = 200
@@ -183,6 +185,7 @@ class Session:
     # Live.
     _ahead: dict[bytes, int] = field(factory=dict, init=False)
     _reading: bytes | None = field(default=None, init=False)
+    _asking: bool = field(default=False, init=False)
     _allowed: int = field(default=FIRST_CREDITS, init=False)
     _unreturned: int = field(default=0, init=False)
     _odd: int = field(default=0, init=False)
@@ -472,6 +475,7 @@ class Session:
         return [Send(wire.encode(wire.CreditGrant(amount)))]
 
     def _granted(self, amount: int) -> list[Action]:
+        self._asking = False
         self.credits = min(self.credits + amount, MAX_CREDITS)
         return self._push_next()
 
@@ -498,8 +502,11 @@ class Session:
         while self._reading is None and self._ahead and self.credits > 0:
             author = next(iter(self._ahead))
             has = self.memory.holds.get(author, 0)
-            if not 0 < self._ahead[author] - has <= MAX_BEHIND:
+            behind = self._ahead[author] - has
+            if not 0 < behind <= MAX_BEHIND:
                 del self._ahead[author]
+                if behind > 0:
+                    return [CatchUp()]
                 continue
             self._reading = author
             return [Read(author, has, min(self.credits, PAGE_MESSAGES))]
@@ -519,7 +526,14 @@ class Session:
             self.memory.note(author, has + len(after))
             # To the end of the line: the feeds take turns.
             self._ahead[author] = known
-        return [*(Send(wire.encode_push(text)) for text in sent), *self._push_next()]
+        pushes = [Send(wire.encode_push(text)) for text in sent]
+        return [*pushes, *self._ask_for_credits(), *self._push_next()]
+
+    def _ask_for_credits(self) -> list[Action]:
+        if self.credits >= LOW or self._asking:
+            return []
+        self._asking = True
+        return [Send(wire.encode(wire.CreditRequest(GRANT)))]
 
 
 def _behind(texts: Sequence[bytes], sequence: int) -> list[bytes]:

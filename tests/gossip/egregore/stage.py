@@ -51,6 +51,9 @@ class Theirs(Protocol):
         self._heard()
         self._send(self.replica.feed(data))
         if self.replica.peer.ended:
+            if not self.replica.live:
+                self.replica.peer.goodbye()
+                self.flush()
             self.hang_up()
 
     def flush(self) -> None:

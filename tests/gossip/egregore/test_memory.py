@@ -33,8 +33,11 @@ class TailsTests(SynchronousTestCase):
         self.assertEqual(tails.begin(A, 3, 1.0), 10)
         tails.given(A, 3, 12, 1.0)
         self.assertEqual(tails.begin(A, 3, 2.0), 12)
-        # The gap closed up to the next one.
-        self.assertEqual(tails.begin(A, 7, 3.0), 7)
+        # The gap closed up to the next one, and that is behind it too.
+        self.assertEqual(tails.begin(A, 7, 3.0), 12)
+        self.assertEqual(tails.begin(A, 12, 3.0), 12)
+        # What was there is gone: the receiver begins anew.
+        self.assertEqual(tails.begin(A, 0, 3.0), 0)
 
     def test_all_of_it_goes_again_with_growing_pauses(self) -> None:
         tails = Tails()
