@@ -117,7 +117,7 @@ class KillTests(SynchronousTestCase):
         a = self.mesh.node("a").start()
         file = Path(a.home / "many.jsonl")
         file.write_text("".join(f'{{"type":"n","text":"t{n}"}}\n' for n in range(MANY)))
-        a.good("import", file)
+        a.good("publish", "--lines", file)
         author = a.get("/v1/identity")["public_id"]
         b = self.mesh.node("b", "--peer", a.address, network=a)
         # Of all authors: B's former selves come back to it from A.

@@ -101,7 +101,7 @@ class LateTests(SynchronousTestCase):
         file.write_text(
             "".join(json.dumps({"type": "n", "text": f"t{n}"}) + "\n" for n in range(MANY))
         )
-        done = a.good("import", file, "--json").json
+        done = a.good("publish", "--lines", file, "--json").json
         self.assertEqual((done["count"], done["batches"][-1]["last"]), (MANY, MANY))
         b = self.mesh.node("b", "--peer", a.address, network=a).start()
         wait_for(
