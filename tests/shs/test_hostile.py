@@ -620,16 +620,16 @@ class FloodTests(SynchronousTestCase):
         self.flood(["192.0.2.1"] * 17)
         self.assertEqual([w.second.sent for w in self.network.wires], [0] * 16)
 
-    def test_a_hello_played_back_a_thousand_times_is_answered_once(self) -> None:
+    def test_a_hello_played_back_hundreds_of_times_is_answered_once(self) -> None:
         hello = new_client().start()
-        for n in range(1000):
+        for n in range(300):
             self.knock(f"198.51.100.{n % 50}")
             self.network._connect_waiting()
             self.network.wires[-1].first.write(hello)
             self.network.wires[-1].pump()
             self.pump()
         self.assertEqual(sum(w.second.sent for w in self.network.wires), LENGTHS[1])
-        self.assertEqual(self.listener.refusals, {HelloReplayed.code: 999})
+        self.assertEqual(self.listener.refusals, {HelloReplayed.code: 299})
 
 
 class MixedOrder:
