@@ -141,6 +141,8 @@ class IFeedStore(Interface):
         Sign a message with this node's identity and append it to its own feed.
 
         @param content: a JSON value.
+        @param relates: hash of the message it is about, 64 lower-case hex digits; whether
+            there is one is not asked.
         @return: Deferred of the stored L{meshkit.feed.message.Message}, fired when
             the message is on the disk; fails with L{meshkit.errors.FeedError} or
             L{meshkit.errors.StorageFailed}.  Among the former are

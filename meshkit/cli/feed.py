@@ -268,13 +268,13 @@ def _marked(pieces: list[str], marks: tuple[str, str] | None) -> str:
     return "".join(shown)
 
 
-def _print_message(message: Any, marks: tuple[str, str] | None = None) -> None:
+def _print_message(message: Any, marks: tuple[str, str] | None = None, indent: str = "") -> None:
     flag = "" if message["chain_valid"] else "  (a message before this one is missing)"
-    line(f"{message['timestamp']}  {message['author']}  #{message['sequence']}{flag}")
+    line(f"{indent}{message['timestamp']}  {message['author']}  #{message['sequence']}{flag}")
     if "snippet" in message:
-        click.echo(f"  {_marked(message['snippet'], marks)}")
+        click.echo(f"{indent}  {_marked(message['snippet'], marks)}")
     else:
-        line(f"  {_excerpt(message['content'])}")
+        line(f"{indent}  {_excerpt(message['content'])}")
 
 
 def _excerpt(content: Any) -> str:
@@ -290,6 +290,43 @@ def _excerpt(content: Any) -> str:
 def _cut(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+@feed.command()
+@click.argument("digest", metavar="HASH")
+@click.option("--from-here", is_flag=True, help="Not what the message itself is about.")
+@click.option("--depth", type=click.IntRange(0, 64), default=64, help="How far to follow replies.")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
+@click.option("--cursor", metavar="CURSOR", help="Go on where a page ended.")
+@json_option
+@click.pass_obj
+def thread(flag: str | None, /, digest: str, from_here: bool, as_json: bool, **query: Any) -> None:
+    """
+    A message and what was said about it, each reply below what it is about.
+
+    The thread begins with the message that HASH leads up to. A message that somebody replied
+    to and that is not stored here is named by its hash.
+    """
+
+    async def job(door: Door) -> Answer:
+        path = f"/v1/thread/{segment(digest)}"
+        return await door.get(path, from_root=not from_here, **query)
+
+    answer = ask(flag, job)
+    if as_json:
+        print_json({"messages": answer.data, **answer.metadata})
+        return
+    if "earlier" in answer.metadata:
+        line(f"(this goes on from {answer.metadata['earlier']}, which is not shown)")
+    for message in answer.data:
+        indent = "  " * message["depth"]
+        if message.get("missing"):
+            line(f"{indent}{message['hash']}  (not stored here)")
+        else:
+            _print_message(message, indent=indent)
+        if message["replies"] and message["depth"] == query["depth"]:
+            line(f"{indent}  ({message['replies']} replies; see --from-here {message['hash']})")
+    _print_rest(answer)
 
 
 def _publish_lines(flag: str | None, file: BinaryIO, as_json: bool) -> None:

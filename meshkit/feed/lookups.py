@@ -18,11 +18,12 @@ from meshkit.errors import (
     InvalidRequest,
     MalformedMessage,
     MeshkitError,
+    NotFound,
     Overloaded,
     SearchTooSlow,
 )
 from meshkit.feed import operations as offered
-from meshkit.feed import search
+from meshkit.feed import search, threads
 from meshkit.feed.cursors import read_cursor, write_cursor
 from meshkit.feed.search import Filter, Ranked
 from meshkit.feed.store import Row
@@ -236,6 +237,36 @@ class Lookups:
             counted=listed.counted,
         )
 
+    # --- threads -----------------------------------------------------------------
+
+    async def answer_thread(self, request: offered.ReadThread) -> Page:
+        subject = ["thread", request.hash, request.from_root, request.depth]
+        place = None if request.cursor is None else read_cursor(subject, request.cursor)
+        after = None if place is None else place[0]
+
+        def look(connection: Any, _: Callable[[], bool]) -> threads.Thread | None:
+            start = threads.find_start(connection, request.hash, request.from_root)
+            if start is None:
+                return None
+            return threads.read_thread(connection, start, request.depth, request.limit, after)
+
+        thread = await self._lists.run(look)
+        if thread is None:
+            raise NotFound(f"no message with hash {request.hash}, nor one about it, is stored here")
+        last = thread.entries[-1].position if thread.more else None
+        notes: dict[str, Any] = {"root": thread.start.hash}
+        if thread.start.earlier is not None:
+            notes["earlier"] = thread.start.earlier
+        return Page(
+            [_in_thread(entry) for entry in thread.entries],
+            total=thread.total,
+            limit=request.limit,
+            offset=None,
+            next_cursor=None if last is None else write_cursor(subject, (last, 0)),
+            counted=thread.counted,
+            notes=notes,
+        )
+
     # --- searches ----------------------------------------------------------------
 
     async def answer_search(self, request: offered.Search) -> Page:
@@ -320,6 +351,12 @@ def _with_snippets(
     why = search.snippets(rows, expression, expired)
     items = [search.shown(row, pieces) for row, pieces in zip(rows, why, strict=True)]
     return items, search.reindex_complete(connection)
+
+
+def _in_thread(entry: threads.Entry) -> msgspec.Raw:
+    if entry.row is None:
+        return threads.shown_missing(entry)
+    return search.shown(entry.row, more=threads.extras(entry))
 
 
 def _notes(complete: bool) -> dict[str, Any]:

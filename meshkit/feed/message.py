@@ -276,6 +276,20 @@ def sign_message(
     return parse_message(_complete(text, digest, signature.decode("ascii")).encode("utf-8"))
 
 
+def check_hash(text: str, name: str) -> None:
+    """
+    Can this be the hash of a message?
+
+    What others have written is not held to it: the fields that name messages are free
+    text in Egregore's format.
+
+    @param name: of the field, for the error.
+    @raise MalformedMessage: if it cannot.
+    """
+    if not _HASH.fullmatch(text):
+        raise MalformedMessage(f"the message's {name!r} is not 64 lower-case hex digits")
+
+
 def content_text(value: Any) -> str:
     """
     The words in a content, for searching: its strings, in order, one per line.  Keys

@@ -47,7 +47,13 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True):
 
     content: Annotated[msgspec.Raw, Meta(description="any JSON value, at most 64 KiB")]
     schema_id: str | None = None
-    relates: Annotated[str | None, Meta(description="hash of the message this one is about")] = None
+    relates: (
+        Annotated[
+            str,
+            Meta(pattern="^[0-9a-f]{64}$", description="hash of the message this one is about"),
+        ]
+        | None
+    ) = None
     tags: list[str] = []
     trace_id: str | None = None
     span_id: str | None = None
@@ -138,6 +144,18 @@ class Search(msgspec.Struct, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
+class ReadThread(msgspec.Struct, forbid_unknown_fields=True):
+    hash: Annotated[
+        str, Meta(pattern="^[0-9a-f]{64}$", description="hash of a message of the thread")
+    ]
+    from_root: Annotated[
+        bool, Meta(description="from the first message of the thread, not from this one on")
+    ] = True
+    depth: Annotated[int, Meta(ge=0, le=64, description="how far replies are followed")] = 64
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
 class MessageByHash(msgspec.Struct, forbid_unknown_fields=True):
     hash: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="64 hex digits")]
 
@@ -210,6 +228,19 @@ MESSAGE = Operation(
     request=MessageByHash,
     answer=MessageText,
     doc="One message by its hash.",
+)
+
+THREAD = Operation(
+    name="feed_thread",
+    method="GET",
+    path="/v1/thread/{hash}",
+    request=ReadThread,
+    answer=MessageText,
+    doc=(
+        "A message and all that relate to it, each followed by its replies, with depth and "
+        "replies; what is not stored here is named as missing."
+    ),
+    paged=True,
 )
 
 

@@ -27,7 +27,7 @@ from meshkit.feed.chain import Verdict
 from meshkit.feed.follow import follow
 from meshkit.feed.intake import Checked, Intake, Queue
 from meshkit.feed.lookups import Lookups
-from meshkit.feed.message import Message, parse_message, sign_message, verify_message
+from meshkit.feed.message import Message, check_hash, parse_message, sign_message, verify_message
 from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.own import OwnFeed
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
@@ -194,7 +194,13 @@ class FeedPart(Part):
             span_id=span_id,
             expires_at=expires_at,
         )
-        return Deferred.fromCoroutine(self._publish_one(partial(prepare_content, content), sign))
+
+        def prepare() -> Prepared:
+            if relates is not None:
+                check_hash(relates, "relates")
+            return prepare_content(content)
+
+        return Deferred.fromCoroutine(self._publish_one(prepare, sign))
 
     async def _publish_one(
         self, prepare: Callable[[], Prepared], sign: Callable[..., Message]
@@ -358,6 +364,7 @@ class FeedPart(Part):
             BoundOperation(offered.AUTHOR, self._lookups.answer_author),
             BoundOperation(offered.INSIGHTS, self._lookups.answer_insights),
             BoundOperation(offered.SEARCH, self._lookups.answer_search),
+            BoundOperation(offered.THREAD, self._lookups.answer_thread),
             BoundOperation(offered.MESSAGE, self._answer_message),
             BoundOperation(offered.OWN, self._own.answer_own),
             BoundOperation(offered.UNLOCK, self._own.answer_unlock),

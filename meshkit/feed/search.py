@@ -540,15 +540,19 @@ def unindex(connection: sqlite3.Connection, messages: Mapping[int, Message]) -> 
 # --- what is shown -----------------------------------------------------------------
 
 
-def shown(row: Row, snippet: Sequence[str] | None = None) -> msgspec.Raw:
+def shown(
+    row: Row, snippet: Sequence[str] | None = None, more: Mapping[str, Any] | None = None
+) -> msgspec.Raw:
     """
     A stored message for people: its text untouched, with C{chain_valid} as one more
     member at the end, and C{forked} where it is.
 
     @param snippet: from L{snippets}; one more member.
+    @param more: further members, of JSON types.
     """
     text = row.raw.rstrip()
     valid = b"true" if row.chain_valid else b"false"
     forked = b',"forked":true' if row.forked else b""
     why = b"" if snippet is None else b',"snippet":' + msgspec.json.encode(snippet)
-    return msgspec.Raw(text[:-1] + b',"chain_valid":' + valid + forked + why + b"}")
+    others = b"," + msgspec.json.encode(more)[1:-1] if more else b""
+    return msgspec.Raw(text[:-1] + b',"chain_valid":' + valid + forked + why + others + b"}")

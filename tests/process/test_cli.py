@@ -93,6 +93,24 @@ class VerbTests(_Tests):
         self.assertEqual((message["tags"], message["relates"]), (["x", "y"], done.out.split()[-1]))
         self.assertEqual(self.arrived(message["hash"])["signature"], message["signature"])
 
+    def test_read_a_thread(self) -> None:
+        root = self.a.good("publish", "a grey heron?", "--json").json["hash"]
+        self.arrived(root)
+        reply = self.b.good("publish", "a white one", "--relates", root, "--json").json["hash"]
+        done = self.b.good("feed", "thread", reply)
+        above, said, below, answered = done.out.splitlines()
+        self.assertTrue(said.endswith("a grey heron?"), said)
+        self.assertRegex(above, r"\A\d")
+        self.assertRegex(below, r"\A  \d")
+        self.assertTrue(answered.startswith("    ") and "a white one" in answered, answered)
+        shown = self.b.good("feed", "thread", reply, "--json").json
+        self.assertEqual([m["hash"] for m in shown["messages"]], [root, reply])
+        self.assertEqual((shown["root"], shown["total"]), (root, 2))
+        lost = self.b.good("publish", "what?", "--relates", "ab" * 32, "--json").json["hash"]
+        self.assertIn(f"{'ab' * 32}  (not stored here)", self.b.good("feed", "thread", lost).out)
+        self.check_refused(self.b.cli("feed", "thread", "cd" * 32), "NOT_FOUND")
+        self.check_refused(self.b.cli("publish", "x", "--relates", "me"), "INVALID_REQUEST")
+
     def test_publish_json(self) -> None:
         content = '{"type": "insight", "n": 1.50, "deep": [[null]]}'
         by_flag = self.a.good("publish", "--content", content, "--json").json
