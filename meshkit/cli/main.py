@@ -16,6 +16,7 @@ from meshkit.errors import MeshkitError
 _VERBS: Final = {
     "backup": ("meshkit.cli.backup", "backup", "Copy the node's database into a file."),
     "config": ("meshkit.cli.config", "config", "Show the settings and where they come from."),
+    "doctor": ("meshkit.cli.doctor", "doctor", "Examine everything that is stored."),
     "demo": ("meshkit.cli.demo", "demo", "Three strangers build a mesh, before your eyes."),
     "feed": ("meshkit.cli.feed", "feed", "Publish, read, search, export, import and follow."),
     "follow": ("meshkit.cli.feed", "follow", "Follow an author, or list whom you follow."),

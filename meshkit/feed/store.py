@@ -102,6 +102,17 @@ MIGRATIONS: Final = (
     CREATE TABLE feed_reindex (next INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
     INSERT INTO feed_reindex SELECT 1, coalesce(max(id), 0) FROM feed_messages;
     """,
+    """
+    -- Messages that were found damaged, as they were found: see meshkit.feed.doctor.
+    CREATE TABLE feed_set_aside (
+        position INTEGER PRIMARY KEY,
+        author BLOB NOT NULL,
+        sequence INTEGER NOT NULL,
+        raw BLOB NOT NULL,
+        reason TEXT NOT NULL,
+        since_ns INTEGER NOT NULL
+    ) STRICT;
+    """,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.
@@ -170,7 +181,9 @@ class _Batch:
 
     def __attrs_post_init__(self) -> None:
         (self.last_id,) = self.connection.execute(
-            "SELECT coalesce(max(id), 0) FROM feed_messages"
+            # What was set aside had a position too, and none is given twice.
+            "SELECT max(coalesce((SELECT max(id) FROM feed_messages), 0), "
+            "coalesce((SELECT max(position) FROM feed_set_aside), 0))"
         ).fetchone()
 
     def flush(self) -> None:

@@ -21,7 +21,9 @@ from meshkit.testing.identities import DAY_NS, Author
 from tests.runtime.support import scratch
 
 
-class BackupTests(SynchronousTestCase):
+class FolderCase(SynchronousTestCase):
+    """A data folder with a database, and another without one."""
+
     def setUp(self) -> None:
         self.scratch = scratch(self)
         self.home, self.other = (os.path.join(self.scratch, name) for name in ("home", "other"))
@@ -44,6 +46,8 @@ class BackupTests(SynchronousTestCase):
         self.assertEqual((done.exit_code, done.exception), (0, None), done.output)
         return done.output
 
+
+class BackupTests(FolderCase):
     def guard(self, path: str) -> guard.Guard | None:
         with closing(DiskFile(path).open_writer()) as connection:
             return guard.read_guard(connection)
