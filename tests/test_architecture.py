@@ -47,6 +47,7 @@ PURE: Final = frozenset(
         "meshkit.gossip.egregore.wire",
         "meshkit.gossip.reconcile",
         "meshkit.gossip.session",
+        "meshkit.gossip.spread",
         "meshkit.rpc.codec",
         "meshkit.rpc.methods",
         "meshkit.rpc.table",
