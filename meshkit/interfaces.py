@@ -88,8 +88,8 @@ class IMeshPart(IService):
 
     def capabilities() -> Any:
         """
-        @return: mapping of label (C{[a-z][a-z0-9.-]{0,31}}) to the
-            L{twisted.internet.interfaces.IProtocolFactory} that serves it.  The
+        @return: mapping of label (C{[a-z][a-z0-9.-]{0,31}}), or of label and version, to
+            the L{twisted.internet.interfaces.IProtocolFactory} that serves it.  The
             factory's C{buildProtocol} gets a L{meshkit.identity.addresses.PeerAddress}.
         """
 
@@ -275,6 +275,8 @@ class ISelection(Interface):
 class IPeerBook(Interface):
     """The addresses this node may dial, and what it knows of them."""
 
+    ledger: Any = Attribute("How the peers behave, by key: L{meshkit.runtime.ledger.Ledger}.")
+
     def dialable() -> Any:
         """@return: list of L{meshkit.identity.addresses.MeshAddress}, in a stable order."""
 
@@ -294,12 +296,13 @@ class IPeerBook(Interface):
 class IConnections(Interface):
     """How a part reaches other nodes."""
 
-    def endpoint(address: Any, label: str) -> Any:
+    def endpoint(address: Any, label: str, version: int = 1) -> Any:
         """
         Where a peer serves one protocol, as an endpoint.
 
         @param address: L{meshkit.identity.addresses.MeshAddress}.
         @param label: the capability label to use.
+        @param version: of the protocol that it names.
         @return: L{twisted.internet.interfaces.IStreamClientEndpoint}.  Its C{connect}
             fires when the peer is authenticated and fails with
             L{meshkit.errors.HandshakeError} or what the inner endpoint fails with;

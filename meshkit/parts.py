@@ -125,7 +125,7 @@ class PartContext:
 class Part(Service):
     """A part that offers nothing: inherit and override what yours does offer."""
 
-    def capabilities(self) -> dict[str, IProtocolFactory]:
+    def capabilities(self) -> dict[Any, IProtocolFactory]:
         return {}
 
     def authorize(self, peer: PublicKey, label: str) -> Any:

@@ -22,27 +22,55 @@ def list_peers(flag: str | None, as_json: bool) -> None:
     """The addresses this node dials, and what happened when it did."""
 
     async def job(door: Door) -> Any:
-        return (await door.get("/v1/peers")).data
+        return (await door.get("/v1/peers")).data, (await door.get("/v1/peers/ledger")).data
 
-    peers = ask(flag, job)
+    peers, ledger = ask(flag, job)
     if as_json:
         print_json(peers)
-    elif not peers:
+        return
+    if not peers:
         line("No peers yet. Add one: meshkit peer add net:HOST:PORT~shs:KEY")
     else:
         table(
-            ("state", "source", "key", "address", "last error"),
+            ("state", "source", "key", "score", "round trip", "address", "last error"),
             [
                 (
                     "connected" if each["connected"] else "down",
                     each["source"],
                     _trust(each),
+                    *_manners(each["behaviour"]),
                     each["address"],
                     each["last_error"] or "",
                 )
                 for each in peers
             ],
         )
+
+    blamed = [each for each in ledger if each["reasons"]]
+    if blamed:
+        line("")
+        line("What peers were held back for, whoever dialled whom, the last of each:")
+        table(
+            ("peer", "score", "banned until", "at", "reason"),
+            [
+                (
+                    each["public_id"],
+                    f"{each['score']:g}",
+                    each["banned_until"] or "",
+                    each["reasons"][-1]["at"],
+                    f"{each['reasons'][-1]['code']}: {each['reasons'][-1]['reason']}",
+                )
+                for each in blamed
+            ],
+        )
+
+
+def _manners(behaviour: Any) -> tuple[str, str]:
+    """Score and round trip of a peer, as far as they are known."""
+    if behaviour is None:
+        return "", ""
+    trip = behaviour["round_trip_ms"]
+    return f"{behaviour['score']:g}", "" if trip is None else f"{trip:.1f} ms"
 
 
 def _trust(each: Any) -> str:

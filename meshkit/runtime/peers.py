@@ -41,6 +41,8 @@ from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import IPeerBook
 from meshkit.parts import shield
+from meshkit.runtime.ledger import MIGRATIONS as LEDGER_MIGRATIONS
+from meshkit.runtime.ledger import Ledger
 
 #: How many addresses may be added by hand.
 MAX_ADDED: Final = 1_000
@@ -67,6 +69,7 @@ MIGRATIONS: Final = (
         how TEXT NOT NULL
     ) STRICT;
     """,
+    *LEDGER_MIGRATIONS,
 )
 
 
@@ -173,6 +176,7 @@ class PeerBook:
 
     @ivar database: L{meshkit.runtime.database.Database}.
     @ivar wall_clock: nanoseconds since 1970.
+    @ivar ledger: how the peers behave.
     @ivar on_key_refused: called with the entry of a pinned key that was refused: there
         may be another one by now.
     """
@@ -182,10 +186,14 @@ class PeerBook:
     database: Any
     wall_clock: Callable[[], int]
     on_key_refused: Callable[[PeerEntry], None] | None = field(default=None, init=False)
+    ledger: Ledger = field(init=False)
     _entries: dict[str, PeerEntry] = field(factory=dict, init=False)
     _pins: dict[str, Pin] = field(factory=dict, init=False)
     _unknown: dict[str, Unknown] = field(factory=dict, init=False)
     _watchers: list[Callable[[], None]] = field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.ledger = Ledger(self.database, self.wall_clock)
 
     def configure(self, addresses: Iterable[MeshAddress]) -> None:
         """Take over the addresses of the configuration."""
@@ -202,6 +210,7 @@ class PeerBook:
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> None:
+        await self.ledger.load()
         for place, key, pinned_ns, how in await self.database.read(_all_pins):
             self._pins[place] = Pin(PublicKey(key), pinned_ns, how)
         rows = await self.database.read(_all_addresses)

@@ -67,6 +67,7 @@ from meshkit.runtime.keyring import (
     load_token,
     stored_public,
 )
+from meshkit.runtime.ledger import Account
 from meshkit.runtime.peers import MIGRATIONS, PeerBook, PeerEntry, Unknown
 from meshkit.runtime.registry import Composition
 from meshkit.runtime.workers import WorkerFactory, WorkerPool
@@ -115,12 +116,12 @@ class _Connections:
     def beneath(self, place: HostPort) -> IStreamClientEndpoint:
         return HostnameEndpoint(self.reactor, place.host, place.port)
 
-    def endpoint(self, address: MeshAddress, label: str) -> IStreamClientEndpoint:
+    def endpoint(self, address: MeshAddress, label: str, version: int = 1) -> IStreamClientEndpoint:
         return wrap_client(
             self.reactor,
             self.beneath(address.place),
             identity=self.identity,
-            capability=Capability.of(self.network, label),
+            capability=Capability.of(self.network, label, version),
             peer=address.key,
             rng=self.rng,
         )
@@ -371,13 +372,17 @@ class NodeService(Service):
             self._begun.append(name)
             with naming_the_part(name):
                 await maybeDeferred(part.startService)
-                for label, factory in sorted(part.capabilities().items()):
+                offered = {
+                    (key, 1) if isinstance(key, str) else key: factory
+                    for key, factory in part.capabilities().items()
+                }
+                for (label, version), factory in sorted(offered.items()):
                     if served.setdefault(label, name) != name:
                         raise PartConflict(
                             f"the parts {served[label]!r} and {name!r} both serve the label "
                             f"{label!r}: disable one of them"
                         )
-                    self._offer(label, factory, part.authorize)
+                    self._offer(label, factory, part.authorize, version)
                 others = IForeignProtocols(part, None)
                 for other in () if others is None else others.foreign():
                     self._listener.register(
@@ -422,11 +427,13 @@ class NodeService(Service):
                     self._listener.register_answer(capability, key_probe.PROBE, admit)
         return served
 
-    def _offer(self, label: str, factory: IProtocolFactory, authorize: Authorize) -> None:
+    def _offer(
+        self, label: str, factory: IProtocolFactory, authorize: Authorize, version: int = 1
+    ) -> None:
         """Offer a protocol to the members of the network, by its old secret as well."""
         for network in self._networks:
             self._listener.register(
-                Capability.of(network, label),
+                Capability.of(network, label, version),
                 factory,
                 partial(self._authorize, network.net_id, authorize),
             )
@@ -497,6 +504,7 @@ class NodeService(Service):
             BoundOperation(offered.STATUS, self._answer_status),
             BoundOperation(offered.IDENTITY, self._answer_identity),
             BoundOperation(offered.PEERS, self._answer_peers),
+            BoundOperation(offered.PEER_LEDGER, self._answer_peer_ledger),
             BoundOperation(offered.PEER_ADD, self._answer_peer_add),
             BoundOperation(offered.PEER_REMOVE, self._answer_peer_remove),
             BoundOperation(offered.PEER_DIAL, self._answer_peer_dial),
@@ -551,16 +559,53 @@ class NodeService(Service):
         return list(self._seen.values()).count(self._previous.net_id)
 
     def _answer_peers(self, request: Nothing) -> list[offered.Peer]:
-        shown = [_peer(entry) for entry in self._peers.entries()]
+        shown = [self._peer(entry) for entry in self._peers.entries()]
         return shown + [_unknown_peer(unknown) for unknown in self._peers.unknown()]
+
+    def _answer_peer_ledger(self, request: offered.LedgerList) -> list[offered.PeerBehaviour]:
+        accounts = self._peers.ledger.accounts()[: request.limit]
+        return [self._behaviour(account) for account in accounts]
+
+    def _behaviour(self, account: Account) -> offered.PeerBehaviour:
+        trip, banned = account.round_trip, self._peers.ledger.is_banned(account.key)
+        return offered.PeerBehaviour(
+            public_id=account.key.text,
+            score=round(self._peers.ledger.score(account.key), 1),
+            round_trip_ms=None if trip is None else round(trip * 1000, 3),
+            received=account.received,
+            sent=account.sent,
+            duplicates=account.duplicates,
+            refused=account.refused,
+            banned_until=_rfc3339(account.banned_until_ns) if banned else None,
+            reasons=[
+                offered.PeerReason(_rfc3339(each.at_ns), each.code, each.text)
+                for each in account.reasons
+            ],
+        )
 
     async def _answer_peer_add(self, request: offered.PeerByAddress) -> offered.Peer:
         target = parse_target(request.address)
         if isinstance(target, HostPort):
-            return _peer(await self._peers.add_pinned(await self._dialler.first_use(target)))
+            return self._peer(await self._peers.add_pinned(await self._dialler.first_use(target)))
         if target.key == self.identity.public:
             raise ConfigError(f"{target.text} is this node's own address")
-        return _peer(await self._peers.add(target))
+        return self._peer(await self._peers.add(target))
+
+    def _peer(self, entry: PeerEntry) -> offered.Peer:
+        last, pin = entry.last_connected_ns, entry.pin
+        account = self._peers.ledger.find(entry.address.key)
+        return offered.Peer(
+            address=entry.address.text,
+            public_id=entry.address.key.text,
+            source=entry.source,
+            connected=entry.connected,
+            last_connected=None if last is None else _rfc3339(last),
+            failures=entry.failures,
+            last_error=entry.last_error,
+            pinned=None if pin is None else pin.how,
+            pinned_at=None if pin is None else _rfc3339(pin.pinned_ns),
+            behaviour=None if account is None else self._behaviour(account),
+        )
 
     async def _answer_peer_remove(self, request: offered.PeerByAddress) -> None:
         target = parse_target(request.address)
@@ -648,21 +693,7 @@ def _unknown_peer(unknown: Unknown) -> offered.Peer:
         last_error=unknown.last_error,
         pinned=None,
         pinned_at=None,
-    )
-
-
-def _peer(entry: PeerEntry) -> offered.Peer:
-    last, pin = entry.last_connected_ns, entry.pin
-    return offered.Peer(
-        address=entry.address.text,
-        public_id=entry.address.key.text,
-        source=entry.source,
-        connected=entry.connected,
-        last_connected=None if last is None else _rfc3339(last),
-        failures=entry.failures,
-        last_error=entry.last_error,
-        pinned=None if pin is None else pin.how,
-        pinned_at=None if pin is None else _rfc3339(pin.pinned_ns),
+        behaviour=None,
     )
 
 

@@ -58,6 +58,50 @@ class NodeIdentity(msgspec.Struct):
     addresses: list[str]
 
 
+class PeerReason(msgspec.Struct):
+    """
+    Why a peer's score fell.
+
+    @ivar at: RFC 3339 time.
+    @ivar code: of the error, see docs/troubleshooting.md.
+    @ivar reason: what it did.
+    """
+
+    at: str
+    code: str
+    reason: str
+
+
+class PeerBehaviour(msgspec.Struct):
+    """
+    How a peer behaves, whoever dialled whom.
+
+    @ivar public_id: who it is.
+    @ivar score: 100 is perfect; below 1 a peer is banned for ten minutes.
+    @ivar round_trip_ms: milliseconds, the mean of the last few, if any was measured.
+    @ivar received: messages that came from it and were new, since this node's start.
+    @ivar sent: messages that it was given.
+    @ivar duplicates: messages that came from it and were here already.
+    @ivar refused: messages that came from it and were refused.
+    @ivar banned_until: RFC 3339 time, if it is banned.
+    @ivar reasons: the last reasons why its score fell, oldest first.
+    """
+
+    public_id: str
+    score: float
+    round_trip_ms: float | None
+    received: int
+    sent: int
+    duplicates: int
+    refused: int
+    banned_until: str | None
+    reasons: list[PeerReason]
+
+
+class LedgerList(msgspec.Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(description="how many peers at most", ge=1, le=1000)] = 100
+
+
 class Peer(msgspec.Struct):
     """
     @ivar address: C{net:HOST:PORT~shs:KEY}; C{HOST:PORT} while nobody has told the key.
@@ -70,6 +114,7 @@ class Peer(msgspec.Struct):
     @ivar pinned: how its key came to be expected there: C{first use}, if it was the first
         to be seen, or C{by hand}; nothing if it stood in the address that was given.
     @ivar pinned_at: RFC 3339 time of that.
+    @ivar behaviour: how it behaves, if it was ever met.
     """
 
     address: str
@@ -81,6 +126,7 @@ class Peer(msgspec.Struct):
     last_error: str | None
     pinned: str | None
     pinned_at: str | None
+    behaviour: PeerBehaviour | None
 
 
 _Target = Annotated[str, Meta(description="net:HOST:PORT~shs:KEY, or HOST:PORT", max_length=512)]
@@ -144,6 +190,15 @@ PEERS = Operation(
     request=Nothing,
     answer=list[Peer],
     doc="The addresses this node dials, and what happened when it did.",
+)
+PEER_LEDGER = Operation(
+    name="peers_ledger",
+    method="GET",
+    path="/v1/peers/ledger",
+    request=LedgerList,
+    answer=list[PeerBehaviour],
+    doc="How peers behave, whoever dialled whom: score, round trip, counters, and why one was "
+    "held back or banned.  The one heard of last comes first.",
 )
 PEER_ADD = Operation(
     name="peers_add",

@@ -314,7 +314,7 @@ def run_clock(clock: Clock, seconds: float = 0.0) -> None:
 class _NoConnections:
     """Nobody can be reached."""
 
-    def endpoint(self, address: MeshAddress, label: str) -> Any:
+    def endpoint(self, address: MeshAddress, label: str, version: int = 1) -> Any:
         return self.beneath(address.place)
 
     def beneath(self, place: HostPort) -> Any:

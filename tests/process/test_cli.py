@@ -231,8 +231,9 @@ class VerbTests(_Tests):
         # Nobody is there: it is dialled, and what came of it is shown.
         error = wait_for("failure to dial", failure)
         (heading, row) = self.a.good("peer", "list").lines
-        self.assertEqual(heading.split(), ["state", "source", "key", "address", "last", "error"])
-        self.assertTrue(row.startswith("down   manual  given  " + ADDRESS), row)
+        columns = ["state", "source", "key", "score", "round", "trip", "address", "last", "error"]
+        self.assertEqual(heading.split(), columns)
+        self.assertEqual(row.split()[:4], ["down", "manual", "given", ADDRESS])
         self.assertIn(error[:20], row)
         self.assertEqual(self.a.good("peer", "rm", ADDRESS).lines, [f"Forgotten: {ADDRESS}"])
         self.assertEqual(self.a.good("peer", "list", "--json").json, [])

@@ -231,6 +231,7 @@ class Routes(SynchronousTestCase):
                 "last_error": None,
                 "pinned": None,
                 "pinned_at": None,
+                "behaviour": None,
             },
         )
         self.mesh.run(0.5)
