@@ -272,6 +272,24 @@ class MalformedFrame(StreamError):
     code = "FRAME_MALFORMED"
 
 
+class NotAskedFor(MalformedFrame):
+    """The peer sent messages that nobody had asked it for.  They were not stored."""
+
+    code = "NOT_ASKED_FOR"
+
+
+class PromiseBroken(StreamError):
+    """The peer said that it has messages, and did not bring them when it was asked."""
+
+    code = "PROMISE_BROKEN"
+
+
+class PeerFloods(StreamError):
+    """The peer sends more that says nothing new than anybody needs.  It is held back."""
+
+    code = "PEER_FLOODS"
+
+
 class PeerTooSlow(StreamError):
     """The peer stopped in the middle of an exchange and its deadline passed."""
 

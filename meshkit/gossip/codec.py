@@ -5,10 +5,7 @@ The frames of gossip, as bytes.
 
     frame = u32be length | MessagePack array [kind, ...]      length <= MAX_FRAME
 
-    ["have",     [[author (bin 32), sequence], ...]]   "I am complete up to here"
-    ["want",     [[author (bin 32), after], ...]]      "send what follows"
-    ["messages", author (bin 32), [text (bin), ...]]   consecutive messages of one feed
-    ["done",     author (bin 32)]                      "that was all of it"
+What they are for is described in C{docs/protocol/gossip.md}.
 """
 
 from __future__ import annotations
@@ -20,49 +17,115 @@ import msgspec
 from msgspec import Meta
 
 from meshkit.errors import FrameTooLarge, MalformedFrame
+from meshkit.gossip.reconcile import NONCE_BYTES, STEP_BYTES
 
-#: Most bytes of one frame after its length.  A single message has 128 KiB at most.
-MAX_FRAME: Final = 256 * 1024
-#: Most entries of one Have or Want.
+#: Most bytes of one frame after its length: a proof has two messages of 128 KiB.
+MAX_FRAME: Final = 288 * 1024
+#: Most entries of one frame that lists feeds.
 MAX_ENTRIES: Final = 1_000
 #: Bytes of message text at which a page is closed.
 PAGE_BYTES: Final = 64 * 1024
 #: Most messages of one page.
 PAGE_MESSAGES: Final = 256
+#: Most bytes of one message.
+MAX_TEXT: Final = 128 * 1024
+#: Most characters of a topic.
+MAX_TOPIC: Final = 256
 
 _LENGTH: Final = 4
 
 Author = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Entry = tuple[Author, Sequence]
+Place = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Flags = Annotated[int, Meta(ge=0, le=3)]
+Entry = tuple[Author, Sequence, Flags]
+Topic = Annotated[str, Meta(min_length=1, max_length=MAX_TOPIC)]
+Text = Annotated[bytes, Meta(max_length=MAX_TEXT)]
+Word = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Amount = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
-class Have(msgspec.Struct, array_like=True, frozen=True, tag="have"):
-    """Feeds and the sequence up to which the sender has all of each."""
+class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
+    """The first frame.  Both nonces make the salt of the fingerprints."""
+
+    nonce: Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+
+
+class Interest(msgspec.Struct, array_like=True, frozen=True, tag="interest"):
+    """What the sender replicates: everything, or these, ascending; C{more} pages follow."""
+
+    all: bool
+    authors: Annotated[list[Author], Meta(max_length=MAX_ENTRIES)]
+    topics: Annotated[list[Topic], Meta(max_length=MAX_ENTRIES)]
+    more: bool
+
+
+class Ranges(msgspec.Struct, array_like=True, frozen=True, tag="ranges"):
+    """A step of a reconciliation, see L{meshkit.gossip.reconcile.Step}."""
+
+    window: Word
+    round: Annotated[int, Meta(ge=0, le=255)]
+    more: bool
+    body: Annotated[bytes, Meta(max_length=STEP_BYTES)]
+
+
+class Note(msgspec.Struct, array_like=True, frozen=True, tag="note"):
+    """How far the sender has feeds, and whether it wants what follows."""
 
     entries: Annotated[list[Entry], Meta(min_length=1, max_length=MAX_ENTRIES)]
 
 
-class Want(msgspec.Struct, array_like=True, frozen=True, tag="want"):
-    """Feeds and the sequence after which the sender wants the messages."""
+class Stopped(msgspec.Struct, array_like=True, frozen=True, tag="stopped"):
+    """Feeds that were turned off: nothing more of them comes."""
 
-    entries: Annotated[list[Entry], Meta(min_length=1, max_length=MAX_ENTRIES)]
+    authors: Annotated[list[Author], Meta(min_length=1, max_length=MAX_ENTRIES)]
 
 
 class Messages(msgspec.Struct, array_like=True, frozen=True, tag="messages"):
-    """Consecutive messages of one wanted feed, as raw texts."""
+    """Consecutive messages of a feed that is on, as raw texts."""
 
     author: Author
-    texts: Annotated[list[bytes], Meta(min_length=1, max_length=PAGE_MESSAGES)]
+    first: Place
+    texts: Annotated[list[Text], Meta(min_length=1, max_length=PAGE_MESSAGES)]
 
 
-class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
-    """The end of what the sender has of a wanted feed."""
+class Gone(msgspec.Struct, array_like=True, frozen=True, tag="gone"):
+    """The sender does not keep the texts up to C{until}; C{hash} is that of the last."""
 
     author: Author
+    until: Place
+    hash: Hash
 
 
-Frame = Have | Want | Messages | Done
+class Proof(msgspec.Struct, array_like=True, frozen=True, tag="proof"):
+    """Two messages of one author with one sequence."""
+
+    author: Author
+    one: Text
+    two: Text
+
+
+class Credit(msgspec.Struct, array_like=True, frozen=True, tag="credit"):
+    """How much the sender takes in all, since the connection began."""
+
+    messages: Amount
+    bytes: Amount
+
+
+class Ping(msgspec.Struct, array_like=True, frozen=True, tag="ping"):
+    """Are you there?"""
+
+    token: Word
+
+
+class Pong(msgspec.Struct, array_like=True, frozen=True, tag="pong"):
+    """Yes."""
+
+    token: Word
+
+
+Frame = Hello | Interest | Ranges | Note | Stopped | Messages | Gone | Proof | Credit | Ping | Pong
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Frame)
@@ -96,7 +159,7 @@ class FrameDecoder:
         """
         @return: the next frame, or L{None} if it is not complete.
         @raise FrameTooLarge: it announces more than L{MAX_FRAME} bytes.
-        @raise MalformedFrame: it is not one of the four.
+        @raise MalformedFrame: it is none of those above.
         """
         if len(self._buffer) < _LENGTH:
             return None

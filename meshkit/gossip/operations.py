@@ -59,6 +59,7 @@ class LinkStatus(msgspec.Struct):
     @ivar received: messages that came from it and were new.
     @ivar sent: messages that it was given.
     @ivar fetching: feeds being fetched from it now.
+    @ivar on: feeds that come from it as they are written.
     """
 
     peer: str
@@ -66,6 +67,7 @@ class LinkStatus(msgspec.Struct):
     received: int
     sent: int
     fetching: int
+    on: int
 
 
 class GossipStatus(msgspec.Struct):

@@ -1,17 +1,16 @@
 """
-The part C{gossip}: dials the peers of the book, answers those who dial, and tells
-all of them what is new.
+The part C{gossip}: dials the peers of the book, answers those who dial, and hands on
+what is new.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
-from twisted.application.internet import ClientService, backoffPolicy
+from twisted.application.internet import ClientService
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.internet.interfaces import (
     IAddress,
@@ -28,42 +27,47 @@ from zope.interface import implementer
 
 from meshkit.errors import MeshkitError, PeerKeyRefused
 from meshkit.gossip import operations as offered
+from meshkit.gossip.comparing import Rooms
 from meshkit.gossip.digestion import Digestion
-from meshkit.gossip.link import GossipLink
-from meshkit.gossip.session import Claims
+from meshkit.gossip.link import PROMISE_COST, GossipLink
+from meshkit.gossip.selection import MIGRATIONS as MIGRATIONS
+from meshkit.gossip.selection import Follows
+from meshkit.gossip.spread import Partner, Spread
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
-from meshkit.interfaces import IFeedStore, Interest, ISelection, MessagesStored
+from meshkit.interfaces import (
+    ForkProven,
+    Frontier,
+    IFeedStore,
+    Interest,
+    ISelection,
+    MessagesStored,
+)
 from meshkit.operations import BoundOperation, Nothing
-from meshkit.parts import Part, PartContext, shield
+from meshkit.parts import Part, PartContext
+from meshkit.runtime.ledger import Ledger
 
-#: The label of gossip's capability.
+#: The label of gossip's capability, and which generation of it is spoken.
 LABEL: Final = "gossip"
+VERSION: Final = 2
 #: Seconds for which a peer that misbehaved is neither dialled nor let in.
 BAN: Final = 600.0
-#: Peers that are remembered as banned; the oldest are forgotten beyond it.
-MAX_BANNED: Final = 1_000
-#: Seconds for which a claim of a peer that brought nothing of it is not believed again:
-#: long enough for others to be asked, short enough for a peer whose network had failed.
-UNKEPT: Final = 120.0
-#: Claims that are remembered as not kept; the oldest are forgotten beyond it.
-MAX_UNKEPT: Final = 1_000
 #: Connections with one peer, whoever opened them, also those that are being closed: a
 #: further one cuts the oldest, which may be one that the peer does not know any more.
 MAX_LINKS_PER_PEER: Final = 4
 #: Seconds that peers have to take what is left when this node stops.
 CLOSE_GRACE: Final = 5.0
-#: Seconds within which the arrivals of other feeds are told together.
+#: Seconds within which what is new is told together.
 GATHER: Final = 0.01
-
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE gossip_follows (
-        author BLOB PRIMARY KEY,
-        added_ns INTEGER NOT NULL
-    ) STRICT;
-    """,
-)
+#: Seconds between looks at what nobody reports.
+LOOK_AROUND: Final = 30.0
+#: Authors of the interests of all peers together, beyond the first thousand of each.
+MAX_INTEREST: Final = 500_000
+#: Seconds before a peer is dialled again, at first; then half as much more each time, and of
+#: that a random part, so that those who lost one peer do not come back together.
+FIRST_RETRY: Final = 1.0
+LEAST_RETRY: Final = 0.1
+_RETRY_FACTOR: Final = 1.5
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,7 +75,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     interval: Annotated[
         float,
-        msgspec.Meta(ge=1, le=86_400, description="seconds between full announcements to peers"),
+        msgspec.Meta(ge=1, le=86_400, description="seconds between full comparisons with peers"),
     ] = 300.0
     max_links: Annotated[
         int, msgspec.Meta(ge=1, le=10_000, description="connections to peers at the same time")
@@ -139,7 +143,10 @@ class GossipPart(Part):
     See the module.
 
     @ivar store: the feeds, L{IFeedStore}.
-    @ivar claims: who fetches which feed.
+    @ivar ledger: how the peers behave.
+    @ivar spread: from whom each feed comes, who is told, who is pushed to.
+    @ivar selection: what this node replicates.
+    @ivar rooms: how many feeds are compared at the same time.
     @ivar digestion: what the links received and is not stored yet.
     @ivar refused: messages that were refused, by code.
     @ivar broken: connections that ended in an error of the peer, or of the way, by code.
@@ -151,31 +158,30 @@ class GossipPart(Part):
     def __init__(self, context: PartContext, store: Any) -> None:
         self.reactor = context.reactor
         self.peers = context.peers
+        self.ledger: Ledger = context.peers.ledger
         self.store = store
-        self.claims = Claims()
+        self.spread = Spread()
+        self.rooms = Rooms()
         self.digestion = Digestion()
+        self.selection = Follows(context.identity.public.raw, context.database, context.wall_clock)
         self._config: Config = context.config
         self._identity = context.identity
         self._connections = context.connections
-        self._database = context.database
         self._events = context.events
-        self._wall_clock: Callable[[], int] = context.wall_clock
         self._rng = context.rng
-        # Links in the order in which they were made; the values say nothing.
+        # Links in the order in which they were made, by what is known of their peers' feeds.
         self._links: dict[GossipLink, None] = {}
+        self._by_partner: dict[Partner, GossipLink] = {}
         self._dialling: dict[str, ClientService] = {}
         # Those that will take the place of one of the above when they are connected.
         self._renewing: dict[str, ClientService] = {}
-        self._follows: dict[bytes, None] = {}
-        self._watchers: list[Callable[[], None]] = []
-        self._banned: dict[PublicKey, float] = {}
-        # Peer and feed -> until when a claim is not believed.
-        self._unkept: dict[tuple[PublicKey, bytes], float] = {}
-        self._news: dict[bytes, int] = {}
         self._telling: IDelayedCall | None = None
-        self._unsubscribe: Callable[[], None] | None = None
-        self._announcing = LoopingCall(self._announce_all)
-        self._announcing.clock = self.reactor
+        self._grafting: IDelayedCall | None = None
+        self._unsubscribe: list[Callable[[], None]] = []
+        self._comparing = LoopingCall(self._compare_all)
+        self._comparing.clock = self.reactor
+        self._looking = LoopingCall(self._look_around)
+        self._looking.clock = self.reactor
         self._all_lost: Deferred[None] | None = None
         self.refused: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
@@ -188,24 +194,30 @@ class GossipPart(Part):
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
-        rows = await self._database.read(_all_follows)
-        self._follows = {author: None for (author,) in rows}
-        self._unsubscribe = self._events.subscribe(MessagesStored, self._stored)
+        await self.selection.load()
+        self.selection.watch(self._reselected)
+        self._unsubscribe = [
+            self._events.subscribe(MessagesStored, self._stored),
+            self._events.subscribe(ForkProven, self._fork_proven),
+        ]
         self.peers.watch(self._dial_all)
         self._dial_all()
-        self._announcing.start(self._config.interval, now=False)
+        self._comparing.start(self._config.interval, now=False)
+        self._looking.start(LOOK_AROUND, now=False)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-        if self._announcing.running:
-            self._announcing.stop()
-        if self._telling is not None and self._telling.active():
-            self._telling.cancel()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        for looping in (self._comparing, self._looking):
+            if looping.running:
+                looping.stop()
+        for due in (self._telling, self._grafting):
+            if due is not None and due.active():
+                due.cancel()
         services = (*self._dialling.values(), *self._renewing.values())
         stopping = [service.stopService() for service in services]
         self._dialling.clear()
@@ -224,8 +236,8 @@ class GossipPart(Part):
         for link in list(self._links):
             link.abort()
 
-    def capabilities(self) -> dict[str, IProtocolFactory]:
-        return {LABEL: _LinkFactory(self)}
+    def capabilities(self) -> dict[Any, IProtocolFactory]:
+        return {(LABEL, VERSION): _LinkFactory(self)}
 
     def authorize(self, peer: PublicKey, label: str) -> bool:
         return bool(self.running) and not self.is_banned(peer) and not self.is_full()
@@ -238,11 +250,12 @@ class GossipPart(Part):
                     dialled=link.dialled,
                     received=link.received,
                     sent=link.sent,
-                    fetching=len(link.session.asked),
+                    fetching=len(link.partner.due),
+                    on=len(link.partner.on),
                 )
                 for link in self._links
             ],
-            follows=len(self._follows),
+            follows=len(self.selection),
             refused=dict(sorted(self.refused.items())),
             broken=dict(sorted(self.broken.items())),
             hindered=dict(sorted(self.hindered.items())),
@@ -277,18 +290,19 @@ class GossipPart(Part):
 
     def _service(self, address: MeshAddress, replaces: bool = False) -> ClientService:
         """@return: what keeps a link to an address, not started."""
-        endpoint = self._connections.endpoint(address, LABEL)
+        endpoint = self._connections.endpoint(address, LABEL, VERSION)
         return ClientService(
             _WatchedEndpoint(self, address, endpoint),
             _LinkFactory(self, address, replaces),
-            retryPolicy=backoffPolicy(
-                initialDelay=0.5,
-                maxDelay=self._config.retry_max,
-                factor=1.5,
-                jitter=self._rng.random,
-            ),
+            retryPolicy=self._pause,
             clock=self.reactor,
         )
+
+    def _pause(self, attempts: int) -> float:
+        """@return: seconds before a peer is dialled again."""
+        # The exponent has an end, as a float has one.
+        longest = FIRST_RETRY * _RETRY_FACTOR ** min(attempts, 100)
+        return float(self._rng.uniform(LEAST_RETRY, min(longest, self._config.retry_max)))
 
     def renew(self, address: MeshAddress) -> None:
         """
@@ -314,6 +328,7 @@ class GossipPart(Part):
 
     def link_made(self, link: GossipLink) -> None:
         self._links[link] = None
+        self._by_partner[link.partner] = link
         if not self.running:
             # Its handshake was under way when we stopped.
             link.close()
@@ -325,17 +340,17 @@ class GossipPart(Part):
         same.sort(key=lambda other: other.open)
         for surplus in same[: max(0, len(same) - MAX_LINKS_PER_PEER)]:
             surplus.abort()
-        link.announce_all()
 
     def link_lost(self, link: GossipLink, reason: Failure) -> None:
         self._links.pop(link, None)
+        self._by_partner.pop(link.partner, None)
         if isinstance(reason.value, MeshkitError):
             # The channel broke: a byte was changed, the end is missing, a peer is stuck.
             self.link_failed(link, reason.value)
         elif link.address is not None and not self._has_another(link):
             self.peers.note_disconnected(link.address)
         if self._links:
-            self.feed_released()
+            self.ask_all()
         elif self._all_lost is not None:
             all_lost, self._all_lost = self._all_lost, None
             all_lost.callback(None)
@@ -361,25 +376,58 @@ class GossipPart(Part):
         """@return: bytes that one link may have received and not digested."""
         return self.digestion.fair_part(len(self._links))
 
-    def note_unkept(self, peer: PublicKey, author: bytes) -> None:
-        """
-        A peer said that it has more of a feed, and brought nothing of it: it is not asked
-        for that feed for L{UNKEPT} seconds, so that it cannot keep others from it again by
-        connecting again.
-        """
-        self._unkept.pop((peer, author), None)
-        self._unkept[peer, author] = self.reactor.seconds() + UNKEPT
-        while len(self._unkept) > MAX_UNKEPT:
-            del self._unkept[next(iter(self._unkept))]
+    def make_nonce(self, size: int) -> bytes:
+        return self._rng.randbytes(size)
 
-    def is_unkept(self, peer: PublicKey, author: bytes) -> bool:
-        until = self._unkept.get((peer, author))
-        return until is not None and until > self.reactor.seconds()
+    def has_room_for(self, authors: int) -> bool:
+        """May a peer name so many more authors?"""
+        held = sum(len(link.interest) for link in self._links)
+        return held + authors <= MAX_INTEREST
 
-    def feed_released(self) -> None:
-        """Some feed is no longer being fetched: whoever waits for it may ask."""
+    def ask_all(self) -> None:
+        """Some feed has no source any more: whoever has more of it may be asked."""
         for link in list(self._links):
             link.ask_more()
+        self._watch_grafts()
+
+    def prefer_author(self, author: bytes, failed: GossipLink) -> None:
+        """A feed did not come from a peer: its author, if we have a link, is the best source."""
+        for link in list(self._links):
+            if link is not failed and link.connected_to.raw == author:
+                link.prefer_own_feed()
+
+    def turn_off(self, partner: Partner, authors: Sequence[bytes]) -> None:
+        """Tell a peer that feeds were turned off."""
+        link = self._by_partner.get(partner)
+        if link is not None:
+            link.tell_off(authors)
+
+    async def frontier(self, authors: Sequence[bytes]) -> dict[bytes, Frontier]:
+        """How far we have some feeds."""
+        here = await self.store.frontier(sorted(authors))
+        return {each.author: each for each in here}
+
+    # --- who behaves how --------------------------------------------------------------------
+
+    def offend(self, link: GossipLink, error: MeshkitError, cost: float) -> None:
+        """
+        A peer did what costs it score; with none left it is banned.
+
+        @param cost: of a hundred.
+        """
+        peer = link.connected_to
+        left = self.ledger.offend(peer, error.code, str(error), cost)
+        if left < 1 and not self.is_banned(peer):
+            self.ban(peer, error)
+
+    def promise_broken(self, link: GossipLink, error: MeshkitError) -> None:
+        """A peer did not bring what it said it has."""
+        self.offend(link, error, PROMISE_COST)
+        if link.open and self.spread.strike(link.partner, self.reactor.seconds()):
+            self._log.info("{peer} is lazy for an hour", peer=str(link.connected_to))
+            for other in list(self._links):
+                if other.connected_to == link.connected_to:
+                    other.turn_off(list(other.partner.on))
 
     def count_refused(self, link: GossipLink, error: MeshkitError) -> None:
         """A message that a peer sent was refused."""
@@ -397,58 +445,100 @@ class GossipPart(Part):
 
         @param error: what it did last.
         """
-        self._banned.pop(peer, None)
-        self._banned[peer] = self.reactor.seconds() + BAN
-        while len(self._banned) > MAX_BANNED:
-            del self._banned[next(iter(self._banned))]
+        self.ledger.ban(peer, BAN)
         for link in list(self._links):
             if link.connected_to == peer:
                 link.drop(error)
 
     def is_banned(self, peer: PublicKey) -> bool:
-        until = self._banned.get(peer)
-        return until is not None and until > self.reactor.seconds()
+        return self.ledger.is_banned(peer)
 
-    # --- telling ----------------------------------------------------------------------------
+    # --- what is new ------------------------------------------------------------------------
 
     def _stored(self, event: MessagesStored) -> None:
-        self._news[event.author] = event.contiguous
-        # A message of our own goes out at once, those of others gather for a moment.
-        wait = 0 if event.local else GATHER
-        if self._telling is None or not self._telling.active():
-            self._telling = self.reactor.callLater(wait, self._tell)
-        elif event.local:
-            self._telling.reset(0)
+        author, last = event.author, event.contiguous
+        self.spread.stored(author, last, self.reactor.seconds())
+        # What waits for one before it is nobody's business yet.
+        new = sorted((m.sequence, m.raw) for m in event.messages if m.sequence <= last)
+        if not new:
+            return
+        first = new[0][0]
+        texts = [raw for _, raw in new] if len(new) == last - first + 1 else None
+        told = False
+        for link in list(self._links):
+            told |= link.forward(author, first, last, texts)
+        if told and (self._telling is None or not self._telling.active()):
+            self._telling = self.reactor.callLater(GATHER, self._tell)
+        self._watch_grafts()
 
     def _tell(self) -> None:
-        news, self._news = list(self._news.items()), {}
         for link in list(self._links):
-            link.announce(news)
+            link.tell_news()
 
-    def _announce_all(self) -> None:
+    def _fork_proven(self, event: ForkProven) -> None:
         for link in list(self._links):
-            link.announce_all()
+            link.fork_proven(event.author, event.sequence)
+        self.ask_all()
+
+    def _watch_grafts(self) -> None:
+        """Look at what others are ahead of when it is time to."""
+        due = self.spread.next_graft()
+        if due is None or not self.running:
+            return
+        if self._grafting is not None and self._grafting.active():
+            return
+        self._grafting = self.reactor.callLater(max(0.0, due - self.reactor.seconds()), self._graft)
+
+    def _graft(self) -> None:
+        for partner, author in self.spread.grafts(self.reactor.seconds()):
+            self.turn_off(partner, [author])
+        self.ask_all()
+
+    def _compare_all(self) -> None:
+        for link in list(self._links):
+            if link.dialled:
+                link.compare_again()
+
+    def _look_around(self) -> None:
+        """What nobody reports: peers are not lazy any more, messages are gone everywhere."""
+        self.ask_all()
+        skip = getattr(self.store, "skip", None)
+        if skip is not None:
+            for author, until, head in self.spread.gaps(self.reactor.seconds()):
+                skip(author, until, head).addErrback(self._not_skipped)
+
+    def _not_skipped(self, failure: Failure) -> None:
+        self._log.warn("a gap was not taken over: {error}", error=str(failure.value))
+
+    def own_feed_seen(self, peer: PublicKey, sequence: int) -> None:
+        """A peer has shown how far it has our own feed."""
+        note = getattr(self.store, "note_own_seen", None)
+        if note is not None:
+            note(peer.raw, sequence).addErrback(self._not_noted)
+
+    def _not_noted(self, failure: Failure) -> None:
+        self._log.warn("how far peers have our feed: {error}", error=str(failure.value))
 
     # --- whom to follow -----------------------------------------------------------------------
 
     def wants(self, author: bytes) -> bool:
-        return bool(self.selected([author]))
+        return self.selection.wants(author)
 
     def interest(self) -> Interest:
-        if not self._follows:
-            return Interest(all=True)
-        own = self._identity.public.raw
-        return Interest(all=False, authors=tuple(sorted({*self._follows, own})))
+        return self.selection.interest()
 
     def watch(self, callback: Callable[[], None]) -> None:
-        self._watchers.append(callback)
+        self.selection.watch(callback)
 
-    def selected(self, authors: Iterable[bytes]) -> list[bytes]:
-        """Of some feeds, those that this node replicates."""
-        if not self._follows:
-            return list(authors)
-        own = self._identity.public.raw
-        return [author for author in authors if author in self._follows or author == own]
+    def _reselected(self) -> None:
+        """The selection changed: tell it, let go of the rest, compare again."""
+        for link in list(self._links):
+            link.send_interest()
+            unwanted = [a for a in link.partner.on if not self.selection.wants(a)]
+            for author in unwanted:
+                for partner in self.spread.drop_feed(author):
+                    self.turn_off(partner, [author])
+            link.compare_again()
 
     def operations(self) -> Sequence[BoundOperation]:
         return (
@@ -458,51 +548,20 @@ class GossipPart(Part):
         )
 
     def _answer_follows(self, request: Nothing) -> list[offered.Followed]:
-        return [offered.Followed(PublicKey(author).text) for author in sorted(self._follows)]
+        return [offered.Followed(PublicKey(author).text) for author in self.selection.authors()]
 
     def _answer_follow(self, request: offered.Follow) -> Deferred[offered.Followed]:
-        return shield(self._add_follow(request))
-
-    async def _add_follow(self, request: offered.Follow) -> offered.Followed:
         author = PublicKey.parse(request.author)
-        now_ns = self._wall_clock()
-        await self._database.write(lambda connection: _follow(connection, author.raw, now_ns))
-        self._follows[author.raw] = None
-        self._reconsider()
-        return offered.Followed(author.text)
+        followed = self.selection.follow(author.raw)
+        return followed.addCallback(lambda _: offered.Followed(author.text))
 
     def _answer_unfollow(self, request: offered.Follow) -> Deferred[None]:
-        return shield(self._remove_follow(request))
-
-    async def _remove_follow(self, request: offered.Follow) -> None:
-        author = PublicKey.parse(request.author)
-        await self._database.write(lambda connection: _unfollow(connection, author.raw))
-        self._follows.pop(author.raw, None)
-        self._reconsider()
-
-    def _reconsider(self) -> None:
-        """The selection changed: look again at what the peers have."""
-        for link in list(self._links):
-            link.reconsider()
-        for watcher in self._watchers:
-            watcher()
+        return self.selection.unfollow(PublicKey.parse(request.author).raw)
 
 
 def _stopped(failure: Failure) -> None:
     """A service was stopped before it had connected."""
     failure.trap(CancelledError)
-
-
-def _all_follows(connection: sqlite3.Connection) -> list[tuple[bytes]]:
-    return connection.execute("SELECT author FROM gossip_follows ORDER BY author").fetchall()
-
-
-def _follow(connection: sqlite3.Connection, author: bytes, now_ns: int) -> None:
-    connection.execute("INSERT OR IGNORE INTO gossip_follows VALUES (?, ?)", (author, now_ns))
-
-
-def _unfollow(connection: sqlite3.Connection, author: bytes) -> None:
-    connection.execute("DELETE FROM gossip_follows WHERE author = ?", (author,))
 
 
 @implementer(ISelection)

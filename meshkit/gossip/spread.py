@@ -14,14 +14,13 @@ what falls out of one is found by the next reconciliation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum
 from itertools import islice
 from typing import Final
 
 from attrs import define, field
 
-from meshkit.errors import MalformedFrame
+from meshkit.errors import MalformedFrame, NotAskedFor
 
 #: Seconds that a note may be ahead of us before its sender becomes the source.
 GRAFT_AFTER: Final = 3.0
@@ -68,6 +67,14 @@ class State(Enum):
     ON = "on"
     #: We turned it off, and the peer has not said yet that it knows.
     STOPPING = "stopping"
+
+
+class Turn(Enum):
+    """What a note changes for the feed that it is about."""
+
+    ON = "on"
+    OFF = "off"
+    NOTHING = "nothing"
 
 
 class Forward(Enum):
@@ -149,10 +156,12 @@ class Partner:
     @ivar due: those of them that were chosen or are owed.
     @ivar stopping: how many were turned off and are not stopped.
     @ivar wanted: feeds that it turned on -> the sequence that is sent next.
-    @ivar behind: those of them of which something is stored that it was not sent.
+    @ivar behind: those of them of which something is stored that it was not sent -> up to
+        which sequence.
     @ivar overflowed: not all that differs could be noted; reconcile again.
+    @ivar unheard: seconds for which we did not listen to it.
     @ivar pages: pages of messages that came.
-    @ivar bytes: of these that were stored.
+    @ivar size: bytes of these that were stored.
     """
 
     key: bytes
@@ -160,10 +169,11 @@ class Partner:
     due: dict[bytes, Incoming] = field(factory=dict, init=False)
     stopping: int = field(default=0, init=False)
     wanted: dict[bytes, int] = field(factory=dict, init=False)
-    behind: dict[bytes, None] = field(factory=dict, init=False)
+    behind: dict[bytes, int] = field(factory=dict, init=False)
     overflowed: bool = field(default=False, init=False)
+    unheard: float = field(default=0.0, init=False)
     pages: int = field(default=0, init=False)
-    bytes: int = field(default=0, init=False)
+    size: int = field(default=0, init=False)
     # Feeds of which it has more than we -> how much; of these, those with no source.
     claims: dict[bytes, int] = field(factory=dict, init=False)
     free: dict[bytes, None] = field(factory=dict, init=False)
@@ -301,9 +311,9 @@ class Spread:
             self._judge_anew(partner, incoming, now)
 
     def _judge_anew(self, partner: Partner, incoming: Incoming, now: float) -> None:
-        incoming.since = now
+        incoming.since = now - partner.unheard
         incoming.stored = 0
-        incoming.pages_then, incoming.bytes_then = partner.pages, partner.bytes
+        incoming.pages_then, incoming.bytes_then = partner.pages, partner.size
 
     def _forget_claim(self, partner: Partner, author: bytes) -> None:
         if partner.claims.pop(author, None) is None:
@@ -410,7 +420,6 @@ class Spread:
         Turn a chosen feed on?
 
         @param have: sequence up to which it is complete here.
-        @param now: in the peer's own time, see L{late}.
         @return: the sequence after which we want it; L{None} if not at all, any more.
         """
         incoming = partner.on.get(author)
@@ -508,6 +517,13 @@ class Spread:
             self._forget_claim(partner, author)
         return off
 
+    def have(self, author: bytes) -> int | None:
+        """@return: how far we have a feed, if that is known here."""
+        feed = self._feeds.get(author)
+        if feed is None or feed.source is None or feed.source.on[author].state is State.CHOSEN:
+            return None
+        return feed.have
+
     def source(self, author: bytes) -> Partner | None:
         """@return: from whom a feed comes."""
         feed = self._feeds.get(author)
@@ -546,29 +562,27 @@ class Spread:
         return off
 
     def next_judgement(self, partner: Partner) -> float | None:
-        """@return: when L{late} has to be called, in the peer's own time."""
-        return min(
-            (i.since + MADE_GOOD for i in partner.due.values() if i.owed and not i.unstored),
-            default=None,
+        """@return: when L{late} has to be called, if we listen from now on."""
+        since = min(
+            (i.since for i in partner.due.values() if i.owed and not i.unstored), default=None
         )
+        return None if since is None else since + MADE_GOOD + partner.unheard
 
     def late(self, partner: Partner, now: float) -> list[bytes]:
         """
         Which feeds did the peer not make good?  Each of them is to be turned off, and is a
-        strike.
-
-        @param now: seconds for which we have listened to the peer.  While our own store is
-            slow, nobody is late.
+        strike.  Time in which we did not listen does not count, nor does that in which our
+        own store is slow.
         """
         owed = {author: i for author, i in partner.due.items() if i.owed}
         failed = []
         share = MIN_RATE * MADE_GOOD / max(1, len(owed))
         for author, incoming in owed.items():
-            if incoming.unstored or now - incoming.since < MADE_GOOD:
+            if incoming.unstored or now - partner.unheard - incoming.since < MADE_GOOD:
                 continue
             # Others had their turn meanwhile, and the link carried what it could.
             turns = partner.pages - incoming.pages_then
-            carried = partner.bytes - incoming.bytes_then
+            carried = partner.size - incoming.bytes_then
             busy = turns <= len(owed) and carried >= MIN_RATE * MADE_GOOD
             if incoming.stored >= share or busy:
                 self._judge_anew(partner, incoming, now)
@@ -711,16 +725,16 @@ class Spread:
         """
         Messages came.
 
-        @raise MalformedFrame: they were not asked for: the feed is not on, or others are
+        @raise NotAskedFor: they were not asked for: the feed is not on, or others are
             due.
         """
         incoming = partner.on.get(author)
         if incoming is None or incoming.state is State.CHOSEN:
-            raise MalformedFrame("the peer sent messages of a feed that is not on")
+            raise NotAskedFor("the peer sent messages of a feed that is not on")
         feed = self._feeds.get(author)
         have = 0 if feed is None else feed.have
         if not incoming.next <= first <= max(incoming.next, have + 1):
-            raise MalformedFrame(
+            raise NotAskedFor(
                 f"the peer sent message {first} of a feed of which {incoming.next} was due"
             )
         # The longest quiet come first.
@@ -740,7 +754,7 @@ class Spread:
 
         @param size: bytes of it that were stored.
         """
-        partner.bytes += size
+        partner.size += size
         incoming = partner.on.get(author)
         # It may have been turned off, stopped and turned on again meanwhile.
         if incoming is not None and incoming.unstored > 0:
@@ -749,26 +763,38 @@ class Spread:
 
     # --- what goes ----------------------------------------------------------------------------
 
-    def note(self, partner: Partner, author: bytes, sequence: int, flags: int) -> bool:
+    def note(self, partner: Partner, author: bytes, sequence: int, flags: int) -> Turn:
         """
         The part of a note that is about what the peer wants.
 
-        @return: does it have to be told that the feed is stopped?
+        @return: whether the peer turned the feed on, and is to be served what is here; or
+            off, and is to be told that it is stopped.
         @raise MalformedFrame: it turns on too many.
         """
         # Whoever does not replicate it does not want to hear of it either.
         partner.note_told(author, sequence if flags & REPLICATE else MAX_SEQUENCE)
         if not flags & RECEIVE:
             partner.behind.pop(author, None)
-            return partner.wanted.pop(author, None) is not None
+            return Turn.NOTHING if partner.wanted.pop(author, None) is None else Turn.OFF
         if author in partner.wanted:
             partner.wanted[author] = max(partner.wanted[author], sequence + 1)
-        elif len(partner.wanted) >= MAX_ON:
+            return Turn.NOTHING
+        if len(partner.wanted) >= MAX_ON:
             raise MalformedFrame(f"the peer turned on more than {MAX_ON} feeds")
-        else:
-            partner.wanted[author] = sequence + 1
-            partner.behind[author] = None
-        return False
+        partner.wanted[author] = sequence + 1
+        return Turn.ON
+
+    def here(self, partner: Partner, author: bytes, last: int) -> bool:
+        """
+        We have a feed up to C{last}.
+
+        @return: is there something of it to send to the peer?
+        """
+        due = partner.wanted.get(author)
+        if due is None or due > last:
+            return False
+        partner.behind[author] = max(last, partner.behind.get(author, 0))
+        return True
 
     def forward(self, partner: Partner, author: bytes, first: int, last: int) -> Forward:
         """What to do for a peer with messages that were stored just now."""
@@ -780,18 +806,13 @@ class Spread:
         if due is None:
             return Forward.TELL
         if author in partner.behind or due != first:
-            if due <= last:
-                partner.behind[author] = None
-            return Forward.SERVE
+            return Forward.SERVE if self.here(partner, author, last) else Forward.NOTHING
         return Forward.PUSH
 
     def sent(self, partner: Partner, author: bytes, last: int) -> None:
         """The peer was sent messages up to C{last}."""
         if author in partner.wanted:
             partner.wanted[author] = last + 1
+            if partner.behind.get(author, last + 1) <= last:
+                del partner.behind[author]
         partner.note_told(author, max(last, partner.told.get(author, 0)))
-
-
-def ahead(entries: Iterable[tuple[bytes, int]], partner: Partner) -> list[tuple[bytes, int]]:
-    """Of our heads, those that the peer is not known to have."""
-    return [(author, sequence) for author, sequence in entries if not partner.has(author, sequence)]

@@ -24,7 +24,8 @@ from meshkit.cli.demo.cluster import DemoFailed, RunFolder, end_group, own_folde
 from meshkit.cli.demo.corpus import library, modules, read_module
 from meshkit.cli.demo.hostile import CHANGED, Forger, _ToListener
 from meshkit.cli.demo.screens import Counter, PlainScreen, shows_unicode
-from meshkit.gossip.codec import Done, FrameDecoder, Have, Messages, Want, encode
+from meshkit.gossip.codec import FrameDecoder, Hello, Interest, Messages, Note, encode
+from meshkit.gossip.spread import RECEIVE, REPLICATE
 
 SOURCE = '''"""Of the module.
 
@@ -182,15 +183,22 @@ class HostileTests(SynchronousTestCase):
         forger = Forger(author, 7, [b"one", b"two"])
         transport = StringTransport()
         forger.makeConnection(transport)
-        forger.dataReceived(encode(Have([(author, 6)])) + encode(Want([(other, 0)])))
+        wish = REPLICATE | RECEIVE
+        forger.dataReceived(encode(Note([(author, 6, REPLICATE), (other, 0, wish)])))
         self.assertFalse(forger.served)
-        forger.dataReceived(encode(Want([(author, 6)])))
+        forger.dataReceived(encode(Note([(author, 6, wish)])))
         self.assertTrue(forger.served)
         decoder = FrameDecoder()
         decoder.receive(transport.value())
         self.assertEqual(
-            [decoder.next_frame() for _ in range(4)],
-            [Have([(author, 7)]), Messages(author, [b"one", b"two"]), Done(author), None],
+            [decoder.next_frame() for _ in range(5)],
+            [
+                Hello(bytes(16)),
+                Interest(True, [], [], False),
+                Note([(author, 7, REPLICATE)]),
+                Messages(author, 7, [b"one", b"two"]),
+                None,
+            ],
         )
 
     def through_proxy(self, owner: Any, pieces: list[bytes]) -> bytes:

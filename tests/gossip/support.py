@@ -15,9 +15,23 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.feed import part as feed_part
 from meshkit.feed.part import FeedPart
 from meshkit.gossip import part as gossip_part
-from meshkit.gossip.codec import Done, Frame, FrameDecoder, Have, Messages, Want, encode
+from meshkit.gossip.codec import (
+    Frame,
+    FrameDecoder,
+    Hello,
+    Interest,
+    Messages,
+    Note,
+    Ping,
+    Pong,
+    Ranges,
+    Stopped,
+    encode,
+)
 from meshkit.gossip.link import GossipLink
-from meshkit.gossip.part import GossipPart
+from meshkit.gossip.part import LABEL, VERSION, GossipPart
+from meshkit.gossip.reconcile import Entries, Entry, Step, Window, asked_window, make_salt
+from meshkit.gossip.spread import RECEIVE, REPLICATE
 from meshkit.identity.addresses import MeshAddress, PeerAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import IFeedStore
@@ -106,20 +120,63 @@ def make_gossip_context(context: PartContext, feed: FeedPart, config: dict[str, 
     return evolve(context, config=gossip_part.Config(**config), find={IFeedStore: feed}.get)
 
 
+#: What every liar says first.
+NONCE = b"n" * 16
+
+
 class Liar(Protocol):
     """
-    A peer that does what the test says and nothing by itself.
+    A peer that does what the test says, and nothing by itself but what it takes to be let
+    in: it greets, is interested in everything, says that it is there, and has nothing to
+    add to what it is asked to compare.
 
     @ivar frames: what it was sent.
+    @ivar polite: it does what is said above.
+    @ivar entries: what it says it has, when it is asked to compare.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, polite: bool = True, entries: Sequence[Entry] = ()) -> None:
         self.frames: list[Frame] = []
         self.lost: Failure | None = None
+        self.polite = polite
+        self.key = b""
+        self.entries = list(entries)
         self._decoder = FrameDecoder()
+        self._nonce = b""
+        self._window: Window | None = None
+
+    def connectionMade(self) -> None:
+        if self.polite:
+            self.say(Hello(NONCE), Interest(True, [], [], False))
 
     def dataReceived(self, data: bytes) -> None:
-        self.frames += self._decoder.receive(data)
+        for frame in self._decoder.receive(data):
+            self.frames.append(frame)
+            if self.polite:
+                self._answer(frame)
+
+    def _answer(self, frame: Frame) -> None:
+        match frame:
+            case Hello():
+                self._nonce = frame.nonce
+            case Ping():
+                self.say(Pong(frame.token))
+            case Ranges():
+                self._compare(frame)
+
+    def _compare(self, frame: Ranges) -> None:
+        """The place dialled us."""
+        step = Step(frame.round, frame.more, frame.body)
+        if frame.round == 0:
+            entries = Entries(make_salt(self._nonce, NONCE))
+            entries.add(sorted(self.entries, key=lambda entry: entry.author))
+            lower, upper = asked_window(step)
+            self._window = Window(entries, lower, upper, begins=False)
+        if self._window is None:
+            # It asked, and says nothing more.
+            return
+        for answer in self._window.receive(step):
+            self.say(Ranges(frame.window, answer.round, answer.more, answer.body))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason
@@ -131,30 +188,45 @@ class Liar(Protocol):
         assert self.transport is not None
         self.transport.write(data)
 
-    def have(self, *entries: tuple[bytes, int]) -> None:
-        self.say(Have(list(entries)))
+    def tell(self, author: Author | bytes, sequence: int) -> None:
+        """Say that it has a feed up to there."""
+        self.say(Note([(_key(author), sequence, REPLICATE)]))
 
-    def want(self, *entries: tuple[bytes, int]) -> None:
-        self.say(Want(list(entries)))
+    def turn_on(self, author: Author | bytes, after: int = 0) -> None:
+        """Want what follows."""
+        self.say(Note([(_key(author), after, REPLICATE | RECEIVE)]))
 
-    def give(self, author: Author | bytes, raws: Sequence[bytes], done: bool = True) -> None:
-        key = author if isinstance(author, bytes) else author.key
-        if raws:
-            self.say(Messages(key, list(raws)))
-        if done:
-            self.say(Done(key))
+    def turn_off(self, author: Author | bytes) -> None:
+        self.say(Note([(_key(author), 0, REPLICATE)]))
+
+    def give(self, author: Author | bytes, first: int, raws: Sequence[bytes]) -> None:
+        self.say(Messages(_key(author), first, list(raws)))
+
+    def stop(self, author: Author | bytes) -> None:
+        self.say(Stopped([_key(author)]))
+
+    def notes(self) -> list[tuple[bytes, int, int]]:
+        """What it was sent of feeds that are not its own: that one is always turned on."""
+        said = [e for f in self.frames if isinstance(f, Note) for e in f.entries]
+        return [entry for entry in said if entry[0] != self.key]
 
     def told(self) -> list[tuple[bytes, int]]:
-        return [e for f in self.frames if isinstance(f, Have) for e in f.entries]
+        """What it was told and not asked for."""
+        return [(a, n) for a, n, flags in self.notes() if flags == REPLICATE]
 
     def wanted(self) -> list[tuple[bytes, int]]:
-        return [e for f in self.frames if isinstance(f, Want) for e in f.entries]
+        """What it was asked for: after which sequence."""
+        return [(a, n) for a, n, flags in self.notes() if flags & RECEIVE]
 
     def got(self) -> list[bytes]:
         return [t for f in self.frames if isinstance(f, Messages) for t in f.texts]
 
-    def finished(self) -> list[bytes]:
-        return [f.author for f in self.frames if isinstance(f, Done)]
+    def of_kind(self, kind: type[Any]) -> list[Any]:
+        return [f for f in self.frames if isinstance(f, kind)]
+
+
+def _key(author: Author | bytes) -> bytes:
+    return author if isinstance(author, bytes) else author.key
 
 
 def address(key: PublicKey) -> PeerAddress:
@@ -175,7 +247,10 @@ class GossipCase(SynchronousTestCase):
         run_clock(self.clock, 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         for place in self.places:
-            self.assertEqual((len(place.gossip.claims), place.links), (0, []))
+            self.assertEqual((len(place.gossip.spread), place.links), (0, []))
+            self.assertEqual(place.gossip.spread.partners, {})
+            for rooms in (place.gossip.rooms.begun, place.gossip.rooms.answered):
+                self.assertEqual(rooms.tokens, rooms.limit)
         # Nobody's error was left to the garbage collector.
         self.assertEqual(self.flushLoggedErrors(), [])
 
@@ -191,10 +266,13 @@ class GossipCase(SynchronousTestCase):
         wire.connect(GossipLink(first.gossip, dialled), self._accepted(second, first.key))
         return wire
 
-    def lie_to(self, place: Place, name: str = "liar", chunk: Chunker | None = None) -> Liar:
+    def lie_to(
+        self, place: Place, name: str = "liar", chunk: Chunker | None = None, **manners: Any
+    ) -> Liar:
         """Have a liar dial a place."""
-        liar = Liar()
+        liar = Liar(**manners)
         key = Author(name).identity.public
+        liar.key = key.raw
         wire = self._wire(key, place.key, chunk)
         wire.connect(liar, self._accepted(place, key))
         self.run_for()
@@ -207,7 +285,17 @@ class GossipCase(SynchronousTestCase):
 
     def _accepted(self, place: Place, peer: PublicKey) -> Any:
         self.assertIs(place.gossip.authorize(peer, "gossip"), True)
-        return place.gossip.capabilities()["gossip"].buildProtocol(address(peer))
+        return place.gossip.capabilities()[LABEL, VERSION].buildProtocol(address(peer))
+
+    def be_dialled_by(self, place: Place, name: str = "liar", **manners: Any) -> Liar:
+        """Have a place dial a liar: the place begins to compare."""
+        liar = Liar(**manners)
+        key = Author(name).identity.public
+        liar.key = key.raw
+        wire = self._wire(place.key, key, None)
+        wire.connect(GossipLink(place.gossip, MeshAddress("127.0.0.1", 7655, key)), liar)
+        self.run_for()
+        return liar
 
     def run_for(self, seconds: float = 0.1) -> None:
         run_clock(self.clock, seconds)

@@ -15,32 +15,60 @@ from meshkit.feed.message import MAX_MESSAGE_BYTES
 from meshkit.gossip.codec import (
     MAX_ENTRIES,
     MAX_FRAME,
+    MAX_TEXT,
+    MAX_TOPIC,
     PAGE_BYTES,
     PAGE_MESSAGES,
-    Done,
+    Credit,
     Frame,
     FrameDecoder,
-    Have,
+    Gone,
+    Hello,
+    Interest,
     Messages,
-    Want,
+    Note,
+    Ping,
+    Pong,
+    Proof,
+    Ranges,
+    Stopped,
     encode,
 )
+from meshkit.gossip.reconcile import STEP_BYTES
 from meshkit.testing.strategies import chunkings, key_bytes
 
 A, B = b"a" * 32, b"b" * 32
 FRAMES: list[Frame] = [
-    Have([(A, 0), (B, 2**63 - 1)]),
-    Want([(A, 7)]),
-    Messages(A, [b"", b"text", b"\x00" * 300]),
-    Done(B),
+    Hello(b"n" * 16),
+    Interest(False, [A, B], ["python", "säge"], True),
+    Ranges(7, 3, True, b"\x00\xfe"),
+    Note([(A, 0, 0), (B, 2**63 - 1, 3)]),
+    Stopped([A]),
+    Messages(A, 5, [b"", b"text", b"\x00" * 300]),
+    Gone(B, 9, A),
+    Proof(A, b"one", b"other"),
+    Credit(256, 2**40),
+    Ping(0),
+    Pong(2**32 - 1),
 ]
 
-entries = st.lists(st.tuples(key_bytes(), st.integers(0, 2**63 - 1)), min_size=1, max_size=5)
+entries = st.lists(
+    st.tuples(key_bytes(), st.integers(0, 2**63 - 1), st.integers(0, 3)), min_size=1, max_size=5
+)
+texts = st.lists(st.binary(max_size=50), min_size=1, max_size=5)
+authors = st.lists(key_bytes(), max_size=3)
+words = st.integers(0, 2**32 - 1)
 frames = st.one_of(
-    st.builds(Have, entries),
-    st.builds(Want, entries),
-    st.builds(Messages, key_bytes(), st.lists(st.binary(max_size=50), min_size=1, max_size=5)),
-    st.builds(Done, key_bytes()),
+    st.builds(Hello, st.binary(min_size=16, max_size=16)),
+    st.builds(Interest, st.booleans(), authors, st.lists(st.text("ab", min_size=1)), st.booleans()),
+    st.builds(Ranges, words, st.integers(0, 255), st.booleans(), st.binary(max_size=50)),
+    st.builds(Note, entries),
+    st.builds(Messages, key_bytes(), st.integers(1, 2**63 - 1), texts),
+    st.builds(Gone, key_bytes(), st.integers(1, 2**63 - 1), key_bytes()),
+    st.builds(Proof, key_bytes(), st.binary(max_size=50), st.binary(max_size=50)),
+    st.builds(Credit, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1)),
+    st.builds(Ping, words),
+    st.builds(Pong, words),
 )
 
 
@@ -57,19 +85,29 @@ def decode(*pieces: bytes) -> list[Frame]:
 class Known(SynchronousTestCase):
     def test_the_bytes_are_those_of_the_document(self) -> None:
         """Written by hand from docs/protocol/gossip.md and the MessagePack specification."""
-        self.assertEqual(
-            encode(Have([(A, 1)])),
-            b"\x00\x00\x00\x2b" + b"\x92\xa4have\x91\x92\xc4\x20" + A + b"\x01",
-        )
-        self.assertEqual(
-            encode(Want([(A, 300)])),
-            b"\x00\x00\x00\x2d" + b"\x92\xa4want\x91\x92\xc4\x20" + A + b"\xcd\x01\x2c",
-        )
-        self.assertEqual(
-            encode(Messages(A, [b"xy"])),
-            b"\x00\x00\x00\x31" + b"\x93\xa8messages\xc4\x20" + A + b"\x91\xc4\x02xy",
-        )
-        self.assertEqual(encode(Done(A)), b"\x00\x00\x00\x28" + b"\x92\xa4done\xc4\x20" + A)
+        for frame, body in (
+            (Hello(b"n" * 16), b"\x92\xa5hello\xc4\x10" + b"n" * 16),
+            (
+                Interest(False, [A], ["t"], True),
+                b"\x95\xa8interest\xc2\x91\xc4\x20" + A + b"\x91\xa1t\xc3",
+            ),
+            (Ranges(1, 2, False, b"xy"), b"\x95\xa6ranges\x01\x02\xc2\xc4\x02xy"),
+            (
+                Note([(A, 300, 3)]),
+                b"\x92\xa4note\x91\x93\xc4\x20" + A + b"\xcd\x01\x2c\x03",
+            ),
+            (Stopped([A]), b"\x92\xa7stopped\x91\xc4\x20" + A),
+            (
+                Messages(A, 1, [b"xy"]),
+                b"\x94\xa8messages\xc4\x20" + A + b"\x01\x91\xc4\x02xy",
+            ),
+            (Gone(A, 1, B), b"\x94\xa4gone\xc4\x20" + A + b"\x01\xc4\x20" + B),
+            (Proof(A, b"x", b"y"), b"\x94\xa5proof\xc4\x20" + A + b"\xc4\x01x\xc4\x01y"),
+            (Credit(1, 300), b"\x93\xa6credit\x01\xcd\x01\x2c"),
+            (Ping(1), b"\x92\xa4ping\x01"),
+            (Pong(1), b"\x92\xa4pong\x01"),
+        ):
+            self.assertEqual(encode(frame), len(body).to_bytes(4, "big") + body)
 
 
 class Pieces(SynchronousTestCase):
@@ -100,14 +138,14 @@ class Pieces(SynchronousTestCase):
     def test_frames_are_taken_one_by_one(self) -> None:
         decoder = FrameDecoder()
         decoder.feed(self.stream)
-        self.assertEqual([decoder.next_frame() for _ in range(5)], [*FRAMES, None])
+        self.assertEqual([decoder.next_frame() for _ in range(len(FRAMES) + 1)], [*FRAMES, None])
         self.assertFalse(decoder.mid_frame)
 
     def test_a_frame_keeps_its_bytes_when_more_come(self) -> None:
         decoder = FrameDecoder()
-        (first,) = decoder.receive(encode(Messages(A, [b"first"])))
-        list(decoder.receive(encode(Messages(A, [b"other"]))))
-        self.assertEqual(first, Messages(A, [b"first"]))
+        (first,) = decoder.receive(encode(Messages(A, 1, [b"first"])))
+        list(decoder.receive(encode(Messages(A, 1, [b"other"]))))
+        self.assertEqual(first, Messages(A, 1, [b"first"]))
 
 
 class Limits(SynchronousTestCase):
@@ -121,61 +159,84 @@ class Limits(SynchronousTestCase):
         self.refuse(FrameTooLarge, b"\xff\xff\xff\xff")
 
     def test_a_frame_of_the_largest_size_is_read(self) -> None:
-        empty = len(encode(Messages(A, [b"x" * 70_000]))) - 4 - 70_000
-        frame = Messages(A, [b"x" * (MAX_FRAME - empty)])
+        texts = [b"x" * MAX_TEXT, b"x" * MAX_TEXT]
+        empty = len(encode(Messages(A, 1, [*texts, b"x" * 300]))) - 4 - 300
+        frame = Messages(A, 1, [*texts, b"x" * (MAX_FRAME - empty)])
         self.assertEqual(len(encode(frame)), 4 + MAX_FRAME)
         self.assertEqual(decode(encode(frame)), [frame])
 
-    def test_the_largest_message_and_the_fullest_page_fit(self) -> None:
-        largest = Messages(A, [b"x" * MAX_MESSAGE_BYTES])
-        self.assertLess(len(encode(largest)), MAX_FRAME)
-        full = Messages(A, [b"x" * (PAGE_BYTES // PAGE_MESSAGES)] * PAGE_MESSAGES)
-        self.assertLess(len(encode(full)), MAX_FRAME)
-        self.assertLess(len(encode(Have([(A, 2**63 - 1)] * MAX_ENTRIES))), MAX_FRAME)
+    def test_the_largest_of_everything_fits(self) -> None:
+        self.assertGreaterEqual(MAX_TEXT, MAX_MESSAGE_BYTES)
+        text = b"x" * MAX_TEXT
+        for frame in (
+            Messages(A, 1, [text]),
+            Messages(A, 1, [b"x" * (PAGE_BYTES // PAGE_MESSAGES)] * PAGE_MESSAGES),
+            Proof(A, text, text),
+            Note([(A, 2**63 - 1, 3)] * MAX_ENTRIES),
+            Interest(False, [A] * MAX_ENTRIES, ["t" * MAX_TOPIC] * (MAX_ENTRIES - 300), True),
+        ):
+            self.assertLess(len(encode(frame)), MAX_FRAME)
+        self.assertLessEqual(len(encode(Ranges(9, 9, True, bytes(STEP_BYTES)))), 64 * 1024)
 
     def test_the_numbers_of_entries_at_the_limit_and_beyond(self) -> None:
-        for kind in (Have, Want):
-            most = kind([(A, 1)] * MAX_ENTRIES)
-            self.assertEqual(decode(encode(most)), [most])
-            self.refuse(MalformedFrame, encode(kind([(A, 1)] * (MAX_ENTRIES + 1))))
-            self.refuse(MalformedFrame, encode(kind([])))
-        most_texts = Messages(A, [b"x"] * PAGE_MESSAGES)
-        self.assertEqual(decode(encode(most_texts)), [most_texts])
-        self.refuse(MalformedFrame, encode(Messages(A, [b"x"] * (PAGE_MESSAGES + 1))))
-        self.refuse(MalformedFrame, encode(Messages(A, [])))
+        def ends(make: Any, most: int, least: int = 1) -> None:
+            self.assertEqual(decode(encode(make(most))), [make(most)])
+            self.refuse(MalformedFrame, encode(make(most + 1)))
+            if least:
+                self.refuse(MalformedFrame, encode(make(least - 1)))
+
+        ends(lambda n: Note([(A, 1, 1)] * n), MAX_ENTRIES)
+        ends(lambda n: Stopped([A] * n), MAX_ENTRIES)
+        ends(lambda n: Messages(A, 1, [b"x"] * n), PAGE_MESSAGES)
+        ends(lambda n: Messages(A, 1, [b"x" * n]), MAX_TEXT, least=0)
+        ends(lambda n: Proof(A, b"x" * n, b""), MAX_TEXT, least=0)
+        ends(lambda n: Interest(False, [A] * n, [], False), MAX_ENTRIES, least=0)
+        ends(lambda n: Interest(False, [], ["t"] * n, False), MAX_ENTRIES, least=0)
+        ends(lambda n: Interest(False, [], ["t" * n], False), MAX_TOPIC)
+        ends(lambda n: Ranges(1, 1, False, bytes(n)), STEP_BYTES, least=0)
+        ends(lambda n: Hello(bytes(n)), 16, least=16)
 
     def test_the_numbers_at_the_limit_and_beyond(self) -> None:
-        self.assertEqual(len(decode(raw(["have", [[A, 0], [A, 2**63 - 1]]]))), 1)
+        self.assertEqual(len(decode(raw(["note", [[A, 0, 0], [A, 2**63 - 1, 3]]]))), 1)
         for sequence in (-1, 2**63, 2**64 - 1, 1.0, "1", None, True):
-            self.refuse(MalformedFrame, raw(["have", [[A, sequence]]]))
+            self.refuse(MalformedFrame, raw(["note", [[A, sequence, 1]]]))
+            self.refuse(MalformedFrame, raw(["credit", sequence, 1]))
+        for flags in (-1, 4, None):
+            self.refuse(MalformedFrame, raw(["note", [[A, 1, flags]]]))
+        self.refuse(MalformedFrame, raw(["messages", A, 0, [b"x"]]))
+        self.refuse(MalformedFrame, raw(["gone", A, 0, B]))
+        self.refuse(MalformedFrame, raw(["ping", 2**32]))
+        self.refuse(MalformedFrame, raw(["ranges", 1, 256, False, b""]))
 
-    def test_what_is_none_of_the_four_is_refused(self) -> None:
+    def test_what_is_none_of_them_is_refused(self) -> None:
         for body in (
             b"",
             b"\xc1",
-            b"\x92\xa4have",
+            b"\x92\xa4note",
             [],
             {},
             None,
             7,
-            "have",
-            ["have"],
-            ["push", A],
+            "note",
+            ["note"],
+            ["have", [[A, 1]]],
             [0, A],
-            ["have", A],
-            ["have", [A, 1]],
-            ["have", [[A]]],
-            ["have", [[A, 1, 1]]],
-            ["have", [[A[:31], 1]]],
-            ["have", [[A + b"x", 1]]],
-            ["have", [["a" * 32, 1]]],
-            ["done"],
-            ["done", A[:31]],
-            ["messages", A],
-            ["messages", A, "text"],
-            ["messages", A, ["text"]],
-            ["messages", A, [1]],
-            raw(["done", A])[4:] + b"\x00",
+            ["note", A],
+            ["note", [A, 1, 1]],
+            ["note", [[A, 1]]],
+            ["note", [[A, 1, 1, 1]]],
+            ["note", [[A[:31], 1, 1]]],
+            ["note", [[A + b"x", 1, 1]]],
+            ["note", [["a" * 32, 1, 1]]],
+            ["stopped"],
+            ["stopped", [A[:31]]],
+            ["messages", A, 1],
+            ["messages", A, 1, "text"],
+            ["messages", A, 1, ["text"]],
+            ["messages", A, 1, [1]],
+            ["interest", 1, [], [], False],
+            ["interest", False, [], [b"t"], False],
+            raw(["ping", 1])[4:] + b"\x00",
             b"\x92\xa4\xff\xff\xff\xff\xc4\x20" + A,
         ):
             with self.subTest(body=body):

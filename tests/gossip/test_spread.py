@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.errors import MalformedFrame
+from meshkit.errors import MalformedFrame, NotAskedFor
 from meshkit.gossip import spread as module
 from meshkit.gossip.spread import (
     FIRST_PAUSE,
@@ -26,6 +26,7 @@ from meshkit.gossip.spread import (
     Partner,
     Spread,
     State,
+    Turn,
 )
 
 FEED = b"feed".ljust(32)
@@ -168,7 +169,7 @@ class Turning(SpreadCase):
         self.spread.turn_off(a, FEED)
         self.bring(a, 1, 2)
         self.spread.stopped(a, FEED)
-        self.assertRaises(MalformedFrame, self.spread.received, a, FEED, 3, 1)
+        self.assertRaises(NotAskedFor, self.spread.received, a, FEED, 3, 1)
 
     def test_the_longest_quiet_make_room(self) -> None:
         self.patch(module, "MAX_ON", 8)
@@ -204,14 +205,14 @@ class Arriving(SpreadCase):
         self.bring(a, 1, 3)
         self.bring(a, 4, 1)
         for wrong in (1, 4, 6):
-            self.assertRaises(MalformedFrame, self.spread.received, a, FEED, wrong, 1)
+            self.assertRaises(NotAskedFor, self.spread.received, a, FEED, wrong, 1)
 
     def test_of_feeds_that_are_on(self) -> None:
         a = self.join("a")
-        self.assertRaises(MalformedFrame, self.spread.received, a, FEED, 1, 1)
+        self.assertRaises(NotAskedFor, self.spread.received, a, FEED, 1, 1)
         self.hear(a, 3)
         self.spread.choose(a, 0.0)
-        self.assertRaises(MalformedFrame, self.spread.received, a, FEED, 1, 1)
+        self.assertRaises(NotAskedFor, self.spread.received, a, FEED, 1, 1)
 
     def test_what_the_peer_had_from_us_is_skipped(self) -> None:
         """... up to what we have, and no further."""
@@ -219,9 +220,9 @@ class Arriving(SpreadCase):
         self.on(a, 2)
         self.bring(a, 1, 2)
         self.spread.stored(FEED, 5, self.now)
-        self.assertRaises(MalformedFrame, self.spread.received, a, FEED, 7, 1)
+        self.assertRaises(NotAskedFor, self.spread.received, a, FEED, 7, 1)
         self.bring(a, 6)
-        self.assertRaises(MalformedFrame, self.spread.received, a, FEED, 5, 1)
+        self.assertRaises(NotAskedFor, self.spread.received, a, FEED, 5, 1)
 
     def test_the_peer_has_what_it_sent(self) -> None:
         a = self.join("a")
@@ -452,7 +453,7 @@ class Serving(SpreadCase):
         super().setUp()
         self.a = self.join("a")
 
-    def note(self, sequence: int, flags: int = REPLICATE) -> bool:
+    def note(self, sequence: int, flags: int = REPLICATE) -> Turn:
         return self.spread.note(self.a, FEED, sequence, flags)
 
     def forward(self, first: int, last: int) -> Forward:
@@ -465,9 +466,8 @@ class Serving(SpreadCase):
         self.assertIs(self.forward(2, 2), Forward.TELL)
 
     def test_who_turned_it_on_and_is_in_step_is_pushed_to(self) -> None:
-        self.note(3, REPLICATE | RECEIVE)
-        self.assertEqual(list(self.a.behind), [FEED])
-        self.a.behind.clear()
+        self.assertIs(self.note(3, REPLICATE | RECEIVE), Turn.ON)
+        self.assertFalse(self.spread.here(self.a, FEED, 3))
         self.assertIs(self.forward(4, 5), Forward.PUSH)
         self.spread.sent(self.a, FEED, 5)
         self.assertIs(self.forward(4, 5), Forward.NOTHING)
@@ -475,14 +475,22 @@ class Serving(SpreadCase):
 
     def test_who_is_behind_is_served_in_order(self) -> None:
         self.note(3, REPLICATE | RECEIVE)
+        self.assertTrue(self.spread.here(self.a, FEED, 6))
         self.assertIs(self.forward(7, 7), Forward.SERVE)
-        self.a.behind.clear()
+        self.assertEqual(self.a.behind, {FEED: 7})
+        self.spread.sent(self.a, FEED, 6)
+        self.assertIs(self.forward(8, 8), Forward.SERVE)
+        self.spread.sent(self.a, FEED, 8)
+        self.assertEqual(self.a.behind, {})
+        self.assertIs(self.forward(9, 9), Forward.PUSH)
+
+    def test_what_has_a_gap_before_it_is_served(self) -> None:
+        self.note(3, REPLICATE | RECEIVE)
         self.assertIs(self.forward(7, 7), Forward.SERVE)
-        self.assertEqual(list(self.a.behind), [FEED])
+        self.assertEqual(self.a.behind, {FEED: 7})
 
     def test_it_does_not_go_back_to_whom_it_came_from(self) -> None:
         self.note(3, REPLICATE | RECEIVE)
-        self.a.behind.clear()
         self.on(self.a, 4, 3)
         self.spread.received(self.a, FEED, 4, 1)
         self.assertIs(self.forward(4, 4), Forward.NOTHING)
@@ -490,15 +498,18 @@ class Serving(SpreadCase):
 
     def test_who_has_more_is_not_sent_it(self) -> None:
         self.note(3, REPLICATE | RECEIVE)
-        self.note(8, REPLICATE | RECEIVE)
+        self.assertIs(self.note(8, REPLICATE | RECEIVE), Turn.NOTHING)
         self.assertEqual(self.a.wanted, {FEED: 9})
+        self.assertIs(self.forward(7, 7), Forward.NOTHING)
 
     def test_a_note_without_the_flag_turns_it_off_once(self) -> None:
-        self.assertFalse(self.note(3))
+        self.assertIs(self.note(3), Turn.NOTHING)
         self.note(3, REPLICATE | RECEIVE)
-        self.assertTrue(self.note(3))
-        self.assertFalse(self.note(3))
+        self.spread.here(self.a, FEED, 5)
+        self.assertIs(self.note(3), Turn.OFF)
+        self.assertIs(self.note(3), Turn.NOTHING)
         self.assertEqual((self.a.wanted, self.a.behind), ({}, {}))
+        self.assertFalse(self.spread.here(self.a, FEED, 5))
 
     def test_who_does_not_replicate_it_is_not_told(self) -> None:
         self.note(0, 0)

@@ -25,13 +25,19 @@ from meshkit.feed.canonical import prepare_content
 from meshkit.feed.message import Message, sign_message
 from meshkit.gossip.codec import (
     MAX_FRAME,
-    Done,
     FrameDecoder,
-    Have,
+    Hello,
+    Interest,
     Messages,
-    Want,
+    Note,
+    Ping,
+    Pong,
+    Proof,
+    Stopped,
     encode,
 )
+from meshkit.gossip.part import LABEL, VERSION
+from meshkit.gossip.spread import RECEIVE, REPLICATE
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.network import NetworkSecret
@@ -58,9 +64,14 @@ class Hostile(Protocol):
     gone: bool = False
     _decoder: FrameDecoder = field(factory=FrameDecoder)
 
+    def connectionMade(self) -> None:
+        self.send(Hello(bytes(16)), Interest(True, [], [], False))
+
     def dataReceived(self, data: bytes) -> None:
         for frame in self._decoder.receive(data):
             self.frames.append(frame)
+            if isinstance(frame, Ping):
+                self.send(Pong(frame.token))
             self.answer(self, frame)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -140,13 +151,15 @@ class HostileTests(TestCase):
     async def check_healthy(self) -> None:
         """It is ready, takes what is published, lets good peers in; and holds no channel."""
         await self.wait("end of channels", lambda: self.node.status["channels"] == 0)
-        message = await deferToThread(self.node.publish, {"text": "still here"})
         good = await self.dial(Identity(self.rng.randbytes(32)))
+        await self.wait("greeting", lambda: len(good.frames) > 1)
+        message = await deferToThread(self.node.publish, {"text": "still here"})
         sequence = message["sequence"]
         await self.wait(
-            "its heads",
+            "a note of it",
             lambda: any(
-                isinstance(frame, Have) and (self.target.key.raw, sequence) in frame.entries
+                isinstance(frame, Note)
+                and (self.target.key.raw, sequence, REPLICATE) in frame.entries
                 for frame in list(good.frames)
             ),
         )
@@ -160,7 +173,7 @@ class HostileTests(TestCase):
     # --- dialling
 
     def capability(self, network: NetworkSecret | None = None) -> Capability:
-        return Capability("gossip", 1, (network or self.network).key().capability("gossip"))
+        return Capability.of((network or self.network).key(), LABEL, VERSION)
 
     async def dial(
         self,
@@ -364,14 +377,17 @@ class HostileTests(TestCase):
 
     async def test_messages_that_nobody_wanted(self) -> None:
         peer = await self.dial()
-        peer.send(Messages(self.us.public.raw, [message_of(self.us, 1, "hello").raw]))
-        await self.check_broken("FRAME_MALFORMED", peer)
+        peer.send(Messages(self.us.public.raw, 1, [message_of(self.us, 1, "hello").raw]))
+        # Once may be an accident; who goes on is banned.
+        for _ in range(5):
+            peer.send(Messages(self.us.public.raw, 2, [message_of(self.us, 1, "hello").raw]))
+        await self.check_broken("NOT_ASKED_FOR", peer)
         self.assertEqual(self.node.get(f"/v1/feed/{self.us.public.text.replace('/', '%2F')}"), [])
 
     async def test_a_peer_that_stops_in_the_middle_of_a_frame(self) -> None:
         peer = await self.dial()
         start = reactor.seconds()
-        peer.transport.write(encode(Have([(self.us.public.raw, 1)]))[:-1])  # type: ignore[union-attr]
+        peer.transport.write(encode(Note([(self.us.public.raw, 1, 1)]))[:-1])  # type: ignore[union-attr]
         await self.wait("end of the link", lambda: peer.gone)
         self.assertGreater(reactor.seconds() - start, 25)
         await self.check_broken("PEER_TOO_SLOW", peer)
@@ -386,14 +402,13 @@ class HostileTests(TestCase):
         """A peer that claims a feed and serves these texts as its messages."""
 
         def answer(peer: Hostile, frame: Any) -> None:
-            if isinstance(frame, Want):
-                for wanted, after in frame.entries:
-                    if wanted == author.raw and after == 0:
-                        peer.send(Messages(wanted, list(texts)))
-                    peer.send(Done(wanted))
+            if isinstance(frame, Note):
+                for wanted, after, flags in frame.entries:
+                    if wanted == author.raw and flags & RECEIVE and after == 0:
+                        peer.send(Messages(wanted, 1, list(texts)))
 
         peer = await self.dial(answer=answer)
-        peer.send(Have([(author.raw, len(texts))]))
+        peer.send(Note([(author.raw, len(texts), REPLICATE)]))
         return peer
 
     async def check_message_refused(self, code: str, author: PublicKey, *texts: bytes) -> None:
@@ -454,14 +469,23 @@ class HostileTests(TestCase):
         await self.wait("end of the link", lambda: peer.gone)
 
         def answer(peer: Hostile, frame: Any) -> None:
-            if isinstance(frame, Want):
-                peer.send(Messages(self.us.public.raw, [after.raw]), Done(self.us.public.raw))
+            if isinstance(frame, Note):
+                for author, have, flags in frame.entries:
+                    if author == self.us.public.raw and not flags & RECEIVE:
+                        peer.send(Stopped([author]))
+                    elif author == self.us.public.raw:
+                        texts = [other.raw, after.raw][have:]
+                        peer.send(Messages(author, have + 1, texts))
 
         second = await self.dial(Identity(self.rng.randbytes(32)), answer=answer)
-        second.send(Have([(self.us.public.raw, 2)]))
+        second.send(Note([(self.us.public.raw, 2, REPLICATE)]))
+        # The node asks for what is before it, and so has both messages of one place.
         await self.wait("refusal", self.counted("FORK_REFUSED", "parts", "feed", "refused"))
-        (kept,) = self.node.get(path)
-        self.assertEqual(kept["content"], {"text": "heads"})
+        await self.wait(
+            "proof",
+            lambda: any(isinstance(frame, Proof) for frame in list(second.frames)),
+        )
+        self.assertNotIn("tails", [each["content"]["text"] for each in self.node.get(path)])
         second.transport.loseConnection()  # type: ignore[union-attr]
         await self.check_healthy()
 

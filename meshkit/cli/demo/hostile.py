@@ -11,7 +11,18 @@ from typing import Any, Final
 from twisted.internet.protocol import Protocol
 from twisted.protocols import portforward
 
-from meshkit.gossip.codec import Done, FrameDecoder, Have, Messages, Want, encode
+from meshkit.gossip.codec import (
+    FrameDecoder,
+    Hello,
+    Interest,
+    Messages,
+    Note,
+    Ping,
+    Pong,
+    encode,
+)
+from meshkit.gossip.reconcile import NONCE_BYTES
+from meshkit.gossip.spread import RECEIVE, REPLICATE
 
 #: Bytes that a listener sends in the handshake: its hello, its proof.
 LISTENER_HANDSHAKE: Final = 64 + 80
@@ -41,15 +52,21 @@ class Forger(Protocol):
         self.served = False
 
     def connectionMade(self) -> None:
-        self._send(Have([(self._author, self._claimed)]))
+        self._send(Hello(bytes(NONCE_BYTES)))
+        self._send(Interest(True, [], [], False))
+        self._send(Note([(self._author, self._claimed, REPLICATE)]))
 
     def dataReceived(self, data: bytes) -> None:
-        self._decoder.receive(data)
+        self._decoder.feed(data)
         while (frame := self._decoder.next_frame()) is not None:
-            if isinstance(frame, Want) and any(who == self._author for who, _ in frame.entries):
-                self._send(Messages(self._author, self._texts))
-                self._send(Done(self._author))
-                self.served = True
+            match frame:
+                case Note():
+                    for author, after, flags in frame.entries:
+                        if author == self._author and flags & RECEIVE and not self.served:
+                            self._send(Messages(author, after + 1, self._texts))
+                            self.served = True
+                case Ping():
+                    self._send(Pong(frame.token))
 
     def _send(self, frame: Any) -> None:
         transport: Any = self.transport

@@ -35,6 +35,7 @@ from meshkit.errors import (
     TamperedStream,
 )
 from meshkit.feed.message import parse_message, sign_message, verify_message
+from meshkit.gossip.part import LABEL, VERSION
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import Identity
 from meshkit.identity.network import NetworkSecret
@@ -563,7 +564,7 @@ class Story:
             self.cluster.reactor,
             HostnameEndpoint(self.cluster.reactor, address.host, address.port),
             identity=mallory,
-            capability=Capability("gossip", 1, network.key().capability("gossip")),
+            capability=Capability.of(network.key(), LABEL, VERSION),
             peer=address.key,
             rng=self.cluster.rng,
         )
