@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from time import monotonic
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.feed.acceptance import refusal
 from meshkit.feed.private_box import content_of, open_content, seal
 from meshkit.identity.keyfile import decode_identity
 from meshkit.identity.keys import Identity, PublicKey
+from tests.feed.test_acceptance import ALSO, BAD, GOOD, changed, text
 from tests.interop.egregore_nodes import KINDS
 from tests.process.mesh import Mesh, Node, wait_for
 
@@ -240,5 +243,23 @@ if "Real" in KINDS:
             self.assertEqual(theirs.feed(author)[1]["text"], "psst")
 
         def seal_to(self, theirs: Any, identity: Identity) -> int:
-            text = {"type": "note", "text": "for you", "encrypt_for": [identity.public.text]}
-            return int(theirs.publish(text))
+            sealed = {"type": "note", "text": "for you", "encrypt_for": [identity.public.text]}
+            return int(theirs.publish(sealed))
+
+        def test_what_they_refuse_is_what_we_say(self) -> None:
+            theirs = self.theirs()
+            cases = [changed(kind, {}) for kind in GOOD]
+            cases += [changed(kind, more) for kind, more in ALSO]
+            cases += [changed(kind, change) for kind, change, _ in BAD]
+            cases += [changed(kind, {member: ...}) for kind in GOOD for member in GOOD[kind]]
+            cases += [{"type": "note"}, {"no": "type"}, {"type": 7}, [], "text", None]
+            wrong = []
+            for content in cases:
+                try:
+                    theirs.publish(content)
+                    taken = True
+                except HTTPError:
+                    taken = False
+                if taken is not (refusal(text(content)) is None):
+                    wrong.append((content, taken))
+            self.assertEqual(wrong, [])
