@@ -28,7 +28,7 @@ def doctor(flag: str | None, repair: bool, as_json: bool) -> None:
     """
     Examine everything that is stored, while the node does not run.
 
-    Every message is read and its signature checked: about 5,000 of them in a second. What
+    Every message is read and its signature checked: some 9,000 of them in a second. What
     is made from the messages (links, tags, the index of words) is compared with them, and
     --repair makes it anew. A damaged message is set aside, so that it is fetched again.
     Exit code 1 says that something is not as it should be. Like a start of the node, this
