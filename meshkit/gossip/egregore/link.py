@@ -180,6 +180,12 @@ class EgregoreLink(Protocol):
     def drop(self, error: MeshkitError) -> None:
         """End the connection because of what the peer did, or did not do."""
         if self._open:
+            self._part.link_failed(self, error)
+            self.cut(error)
+
+    def cut(self, error: MeshkitError) -> None:
+        """Likewise, where that is put down already."""
+        if self._open:
             self._log.info(
                 "egregore: {peer} dropped: {code}: {error}",
                 peer=str(self.connected_to),
@@ -188,7 +194,6 @@ class EgregoreLink(Protocol):
             )
             self._end()
             self.failure = error
-            self._part.link_failed(error)
             self._channel.abortConnection()
 
     # --- messages --------------------------------------------------------------------
@@ -280,9 +285,10 @@ class EgregoreLink(Protocol):
             action.author, action.after, PAGE_BYTES, action.messages
         )
         if self._open:
-            before = self.session.withheld
+            withheld, given = self.session.withheld, self.session.given
             actions = self.session.page(action.author, texts)
-            self._part.withheld += self.session.withheld - before
+            self._part.withheld += self.session.withheld - withheld
+            self._part.ledger.account(self.connected_to).sent += self.session.given - given
             self._act(actions)
 
     async def _store(self, action: Store) -> None:
@@ -294,15 +300,20 @@ class EgregoreLink(Protocol):
         finally:
             self._undigested -= size
             self._steer()
+        account = self._part.ledger.account(self.connected_to)
         gap = False
         for verdict in verdicts:
             if verdict.error is None:
                 self.received += 1
+                account.received += 1
                 gap |= not verdict.chain_valid
-            elif not isinstance(verdict.error, DuplicateMessage):
+            elif isinstance(verdict.error, DuplicateMessage):
+                account.duplicates += 1
+            else:
+                account.refused += 1
                 self._part.refused[verdict.error.code] += 1
                 self._forged += isinstance(verdict.error, (SignatureInvalid, HashMismatch))
-                if self._forged > MAX_FORGED:
+                if self._forged > MAX_FORGED and self._open:
                     self._part.ban(self, verdict.error)
                     return
         if self._open:

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from meshkit.errors import ConfigError, MeshkitError, TruncatedStream
+from meshkit.errors import ConfigError, MeshkitError, PeerTooSlow, TruncatedStream
 from meshkit.gossip.egregore import operations as shown
 from meshkit.gossip.egregore.link import EgregoreLink
 from meshkit.gossip.egregore.memory import Memory, PeerMemory
@@ -36,6 +36,7 @@ from meshkit.interfaces import (
     MessagesStored,
 )
 from meshkit.parts import Part, PartContext
+from meshkit.runtime.ledger import FULL_SCORE, Ledger
 from meshkit.runtime.limits import PeerBuckets
 from meshkit.shs.egregore import EGREGORE, EgregoreClient, network_capability
 from meshkit.shs.endpoints import wrap_session
@@ -51,9 +52,11 @@ SOON: Final = 5.0
 LIVED: Final = 60.0
 #: Connections with one peer at the same time: a live one, one to catch up, one by mistake.
 MAX_LINKS_PER_PEER: Final = 3
-#: Seconds for which a peer that misbehaved is not let in, and how many are remembered.
+#: Seconds for which a peer without any score left is not let in, on any wire.
 BAN: Final = 600.0
-MAX_BANNED: Final = 1_000
+#: What it costs, of a hundred, not to follow the protocol, and to be too slow.
+OFFENCE_COST: Final = 20.0
+SLOW_COST: Final = 4.0
 #: Connections that a peer may make per second, and at once.
 PACE: Final = 0.2
 PACE_BURST: Final = 10.0
@@ -251,6 +254,7 @@ class EgregorePart(Part):
 
     @ivar store: the feeds, L{IFeedStore}.
     @ivar memory: of the peers.
+    @ivar ledger: how the peers behave, on all wires.
     @ivar refused: received messages that were refused, by code.
     @ivar broken: connections that ended in an error, by code.
     @ivar withheld: how often a message was left out because its reader would refuse it.
@@ -265,6 +269,7 @@ class EgregorePart(Part):
         self.store = store
         self.own: bytes = context.identity.public.raw
         self.memory = Memory()
+        self.ledger: Ledger = context.peers.ledger
         self.pushes = config.push
         self.interval = config.interval
         self._config = config
@@ -276,7 +281,6 @@ class EgregorePart(Part):
         self._places = [Place(self, HostPort.parse(text)) for text in config.peers]
         # In the order in which they were made; the values say nothing.
         self._links: dict[EgregoreLink, None] = {}
-        self._banned: dict[PublicKey, float] = {}
         self._comings = PeerBuckets(PACE, PACE_BURST)
         self._ends: list[Callable[[], None]] = []
         self._all_lost: Deferred[None] | None = None
@@ -330,7 +334,7 @@ class EgregorePart(Part):
         return [Foreign(self._capability, EGREGORE, _Links(self))]
 
     def authorize(self, peer: PublicKey, label: str) -> bool:
-        if self._is_banned(peer) or self.is_full():
+        if self.ledger.is_banned(peer) or self.is_full():
             return False
         return not self._comings.take(peer, 1.0, self.reactor.seconds())
 
@@ -358,10 +362,6 @@ class EgregorePart(Part):
         """No further connection is taken."""
         return len(self._links) >= self._config.max_links or not self.running
 
-    def _is_banned(self, peer: PublicKey) -> bool:
-        until = self._banned.get(peer)
-        return until is not None and until > self.reactor.seconds()
-
     # --- links ---------------------------------------------------------------------------
 
     def endpoint(self, address: HostPort) -> Any:
@@ -375,7 +375,7 @@ class EgregorePart(Part):
     def link_made(self, link: EgregoreLink) -> None:
         self._links[link] = None
         peer = link.connected_to
-        if not self.running or self._is_banned(peer):
+        if not self.running or self.ledger.is_banned(peer):
             # Its handshake was under way when we stopped, or we dialled it.
             link.close()
             return
@@ -399,9 +399,17 @@ class EgregorePart(Part):
             all_lost, self._all_lost = self._all_lost, None
             all_lost.callback(None)
 
-    def link_failed(self, error: MeshkitError) -> None:
+    def link_failed(self, link: EgregoreLink, error: MeshkitError) -> None:
         """A link ends because of its peer."""
         self.broken[error.code] += 1
+        slow = isinstance(error, PeerTooSlow)
+        self._offend(link, error, SLOW_COST if slow else OFFENCE_COST)
+
+    def _offend(self, link: EgregoreLink, error: MeshkitError, cost: float) -> None:
+        peer = link.connected_to
+        left = self.ledger.offend(peer, error.code, str(error), cost)
+        if left < 1 and not self.ledger.is_banned(peer):
+            self.ledger.ban(peer, BAN)
 
     def link_is_live(self, link: EgregoreLink) -> None:
         self._log.info("egregore: live with {peer}", peer=str(link.connected_to))
@@ -434,13 +442,11 @@ class EgregorePart(Part):
         @param error: what it did last.
         """
         peer = link.connected_to
-        self._banned.pop(peer, None)
-        self._banned[peer] = self.reactor.seconds() + BAN
-        while len(self._banned) > MAX_BANNED:
-            del self._banned[next(iter(self._banned))]
+        self.broken[error.code] += 1
+        self._offend(link, error, FULL_SCORE)
         for other in list(self._links):
             if other.connected_to == peer:
-                other.drop(error)
+                other.cut(error)
 
     # --- what is exchanged -------------------------------------------------------------------
 

@@ -545,6 +545,34 @@ class HostileTests(EgregoreCase):
         self.mesh.run(601)
         self.assertIsNone(self.dials(node).lost)
 
+    def test_the_ledger_says_why_and_too_much_of_it_shuts_out(self) -> None:
+        node = self.ours()
+        for number in range(1, 6):
+            theirs = self.replica("client")
+            connection = self.dials(node, theirs)
+            self.assertTrue(theirs.live, number)
+            theirs.peer.say_bytes(b"{nope")
+            connection.flush()
+            self.mesh.run(1)
+        (account,) = node.ask("GET", "/v1/peers/ledger").json["data"]
+        self.assertEqual(account["public_id"], id_of(SEED))
+        self.assertEqual({r["code"] for r in account["reasons"]}, {"FRAME_MALFORMED"})
+        self.assertEqual(len(account["reasons"]), 5)
+        self.assertFalse(self.dials(node).replica.live)
+
+    def test_the_ledger_counts_what_was_exchanged(self) -> None:
+        node = self.ours()
+        self.publish(node, {"type": "note"}, {"type": "note"})
+        theirs = self.replica("client")
+        held = notes(SEED, 4)
+        held[2] = {**held[2], "content": {"type": "note", "text": "altered"}}
+        theirs.hold(held)
+        self.dials(node, theirs)
+        self.mesh.run(1)
+        (account,) = node.ask("GET", "/v1/peers/ledger").json["data"]
+        counts = [account[name] for name in ("received", "sent", "refused", "duplicates")]
+        self.assertEqual(counts, [3, 2, 1, 0])
+
     def test_one_who_stops_in_the_middle(self) -> None:
         node = self.ours()
         theirs = self.replica("client")
