@@ -737,10 +737,13 @@ class GossipLink(Protocol):
         for author in chosen:
             here = ours.get(author)
             have = 0 if here is None else here.sequence
-            if here is not None and here.disputed is not None:
-                # What we stored after it names another message: the peer may have that one.
-                have = here.disputed - 1
-            after = self.spread.begin(self.partner, author, have, self.reactor.seconds())
+            after = self.spread.begin(
+                self.partner,
+                author,
+                have,
+                self.reactor.seconds(),
+                disputed=here is not None and here.disputed is not None,
+            )
             if after is not None:
                 entries.append((author, after, REPLICATE | RECEIVE))
         self.send_notes(entries)

@@ -415,11 +415,15 @@ class Spread:
             return True
         return have >= refusal.sequence
 
-    def begin(self, partner: Partner, author: bytes, have: int, now: float) -> int | None:
+    def begin(
+        self, partner: Partner, author: bytes, have: int, now: float, *, disputed: bool = False
+    ) -> int | None:
         """
         Turn a chosen feed on?
 
         @param have: sequence up to which it is complete here.
+        @param disputed: what is stored after that names another message in its place: that
+            one is asked for as well.
         @return: the sequence after which we want it; L{None} if not at all, any more.
         """
         incoming = partner.on.get(author)
@@ -429,8 +433,11 @@ class Spread:
         feed.have = max(feed.have, have)
         refusal = self._refusal(partner, author)
         after = feed.have
-        if refusal is not None and refusal.back:
-            after = max(0, after - refusal.back)
+        back = 0 if refusal is None else refusal.back
+        if disputed:
+            back = max(1, back)
+        if back:
+            after = max(0, after - back)
         elif incoming.goal <= after and not incoming.wished:
             del partner.on[author], partner.due[author]
             self._release(partner, author)
