@@ -32,6 +32,7 @@ class Theirs(Protocol):
         self.replica = replica
         self.lost: Failure | None = None
         self._due: Any = None
+        self._patient = False
 
     def connectionMade(self) -> None:
         self._send(self.replica.peer.take())
@@ -40,6 +41,8 @@ class Theirs(Protocol):
     def _heard(self) -> None:
         if self._due is not None and self._due.active():
             self._due.cancel()
+        if self._patient:
+            return
         self._due = self._clock.callLater(READ_TIMEOUT, self.hang_up)
 
     def _send(self, data: bytes) -> None:
@@ -59,6 +62,12 @@ class Theirs(Protocol):
     def flush(self) -> None:
         self._send(self.replica.peer.take())
 
+    def be_patient(self) -> None:
+        """Do not hang up on silence."""
+        self._patient = True
+        if self._due is not None and self._due.active():
+            self._due.cancel()
+
     def hang_up(self) -> None:
         """As they do it: no goodbye, the connection is just closed."""
         if self.transport is not None and self.lost is None:
@@ -75,6 +84,8 @@ class EgregoreCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.mesh = MemoryMesh()
+        # As TCP brings it: not megabytes at once.
+        self.mesh.network.chunk = lambda waiting: min(waiting, 64 * 1024)
         self._ports = 9000
         self._ephemerals = 0
 
@@ -110,12 +121,16 @@ class EgregoreCase(SynchronousTestCase):
     def dials(self, node: MemoryNode, replica: Replica | None = None) -> Theirs:
         """Have a node of theirs dial one of ours."""
         theirs = Theirs(self, replica or self.replica("client"))
+        self.connect(node, theirs)
+        self.mesh.run(0.1)
+        return theirs
+
+    def connect(self, node: MemoryNode, theirs: Theirs) -> None:
+        """Open a connection of a node of theirs, and let no time pass."""
         endpoint = self.mesh.network.client_endpoint(
             MESH_PORT, node.host.address, source="10.0.9.9"
         )
         endpoint.connect(Factory.forProtocol(lambda: theirs))
-        self.mesh.run(0.1)
-        return theirs
 
     def listens(self, make: Callable[[], Replica]) -> tuple[str, list[Theirs]]:
         """

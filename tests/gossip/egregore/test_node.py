@@ -578,9 +578,7 @@ class HostileTests(EgregoreCase):
         theirs = self.replica("client")
         theirs._tell = lambda: None  # type: ignore[method-assign]
         connection = self.dials(node, theirs)
-        if connection._due is not None:
-            connection._due.cancel()
-        connection._heard = lambda: None  # type: ignore[method-assign]
+        connection.be_patient()
         self.mesh.run(PATIENCE - 1)
         self.assertIsNone(connection.lost)
         self.mesh.run(2)
