@@ -51,6 +51,7 @@ class StandIn:
         self._lock = threading.RLock()
         self._feeds: dict[str, dict[int, dict[str, Any]]] = {}
         self._follows: set[str] = set()
+        self._topics: list[str] = []
         self._live: list[tuple[Replica, socket.socket]] = []
         self._stopping = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -87,6 +88,7 @@ class StandIn:
             replica = Replica(peer, pushes=not self._live)
         replica.feeds = self._feeds
         replica.follows = self._follows or None
+        replica.topics = self._topics
         connection.settimeout(READ_TIMEOUT)
         try:
             connection.sendall(peer.take())
@@ -128,6 +130,10 @@ class StandIn:
     def follow(self, author: str) -> None:
         with self._lock:
             self._follows.add(author)
+
+    def subscribe(self, topic: str) -> None:
+        with self._lock:
+            self._topics.append(topic)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -212,6 +218,9 @@ class RealNode:
     def follow(self, author: str) -> None:
         path = "/v1/follows/" + urllib.request.quote(author, safe="")  # type: ignore[attr-defined]
         self._call("POST", path, {})
+
+    def subscribe(self, topic: str) -> None:
+        self._call("POST", f"/v1/topics/{topic}", {})
 
     def stop(self) -> None:
         self._process.terminate()

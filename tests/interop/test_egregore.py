@@ -160,6 +160,22 @@ class _Beside:
         self.has(follower, self.who(ours), 1)
         self.assertEqual(self.feed(follower, one.id), {})
 
+    def test_their_topics(self: Any) -> None:
+        theirs = self.theirs()
+        theirs.subscribe("wanted")
+        ours = self.ours()
+        for n, tags in enumerate((["wanted"], ["other"], [], ["other", "wanted"]), 1):
+            ours.good("publish", f"message {n}", *(f"--tag={tag}" for tag in tags))
+        ours.stop()
+        ours.arguments = (*ours.arguments, "--egregore-peer", theirs.place)
+        ours.start()
+        found = self.has(theirs, self.who(ours), 4)
+        self.assertEqual(sorted(found), [1, 4])
+        self.live(ours)
+        ours.good("publish", "message 5", "--tag=other")
+        ours.good("publish", "message 6", "--tag=wanted")
+        self.assertEqual(sorted(self.has(theirs, self.who(ours), 6)), [1, 4, 6])
+
     def test_what_they_refuse_is_not_sent_and_the_publisher_knows(self: Any) -> None:
         theirs = self.theirs()
         ours = self.ours(theirs.place)
