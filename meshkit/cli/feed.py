@@ -434,11 +434,16 @@ def export_feeds(flag: str | None, author: str | None, output: str | None, as_js
     unfinished = f"{output}.part"
     if os.path.lexists(output):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), output)
-    with open(unfinished, "wb") as file:
-        count = _export(flag, author, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(unfinished, output)
+    try:
+        with open(unfinished, "wb") as file:
+            count = _export(flag, author, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(unfinished, output)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished)
+        raise
     if as_json:
         print_json({"file": os.path.abspath(output), "messages": count})
     else:

@@ -405,6 +405,10 @@ class TransferTests(_Tests):
         self.assertEqual(done.code, 1)
         self.assertIn("File exists", done.err)
         self.check_misused(self.a.cli("feed", "export", "--json"), "--output")
+        # What could not be finished is not left.
+        done = self.a.cli("feed", "export", "--author", "nobody", "-o", self.a.home / "not")
+        self.assertEqual(done.code, 1)
+        self.assertEqual(list(self.a.home.glob("not*")), [])
 
     def test_what_is_refused_is_counted_and_told_by_its_line(self) -> None:
         altered = self.ada.raws[1].replace(b"number 2", b"number 3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -68,6 +69,17 @@ class Copies(SynchronousTestCase):
         found = rows(self.target, "SELECT body FROM note WHERE body LIKE '%o%' ORDER BY id")
         self.assertIn("in the journal", found)
         self.assertNotIn("not committed", found)
+
+    def test_what_a_killed_daemon_left_is_copied_with_its_journal(self) -> None:
+        killed = os.path.join(self.folder, "killed.db")
+        with closing(DiskFile(self.path).open_writer()) as writer:
+            writer.execute("INSERT INTO note (body) VALUES ('in the journal')")
+            for suffix in ("", "-wal"):
+                shutil.copyfile(self.path + suffix, killed + suffix)
+        before = self.bytes(killed), self.bytes(killed + "-wal")
+        self.copy(killed)
+        self.assertEqual(rows(self.target, "SELECT count(*) FROM note"), [501])
+        self.assertEqual((self.bytes(killed), self.bytes(killed + "-wal")), before)
 
     def test_an_older_database_is_brought_to_this_version_in_the_copy_alone(self) -> None:
         old = os.path.join(self.folder, "old.db")
