@@ -202,9 +202,10 @@ class OwnFeed:
         return None if refusal is None else str(refusal)
 
     async def answer_own(self, request: Nothing) -> offered.OwnFeed:
-        (found,) = await self._database.read(
+        frontier = await self._database.read(
             lambda connection: store.list_frontier(connection, [self._key.raw], b"", 1)
-        ) or (None,)
+        )
+        found = frontier[0] if frontier else None
         guard = self._guard
         return offered.OwnFeed(
             author=self._key.text,
