@@ -349,6 +349,12 @@ class SignatureInvalid(FeedError):
     code = "SIGNATURE_INVALID"
 
 
+class SealedInvalid(FeedError):
+    """A sealed message is malformed, was changed, or cannot be made for these recipients."""
+
+    code = "SEALED_INVALID"
+
+
 class PrivateBoxInvalid(FeedError):
     """A private box is malformed, or cannot be made for these recipients."""
 

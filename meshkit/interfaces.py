@@ -8,7 +8,7 @@ C{meshkit.parts}, and nothing else of a node's insides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from attrs import field, frozen
 from twisted.application.service import IService
@@ -136,6 +136,8 @@ class IFeedStore(Interface):
         trace_id: str | None = None,
         span_id: str | None = None,
         expires_at: str | None = None,
+        recipients: Sequence[str] = (),
+        form: Literal["own", "egregore"] = "own",
     ) -> Any:
         """
         Sign a message with this node's identity and append it to its own feed.
@@ -143,6 +145,11 @@ class IFeedStore(Interface):
         @param content: a JSON value.
         @param relates: hash of the message it is about, 64 lower-case hex digits; whether
             there is one is not asked.
+        @param recipients: ids of those who can read the content, and with whom this node
+            can; what the other arguments say stays readable to all, but for C{schema_id}.
+            Without any, everybody can.
+        @param form: how the content is sealed for them: C{own}, or C{egregore} for
+            Egregore's private box.
         @return: Deferred of the stored L{meshkit.feed.message.Message}, fired when
             the message is on the disk; fails with L{meshkit.errors.FeedError} or
             L{meshkit.errors.StorageFailed}.  Among the former are

@@ -39,6 +39,7 @@ PURE: Final = frozenset(
         "meshkit.feed.floats",
         "meshkit.feed.message",
         "meshkit.feed.private_box",
+        "meshkit.feed.sealing",
         "meshkit.feed.timestamps",
         "meshkit.feed.words",
         "meshkit.gossip.codec",
@@ -156,6 +157,7 @@ IMPURE: Final = (
 RAW_SIGNERS: Final = (
     "meshkit.identity",
     "meshkit.shs",
+    "meshkit.crypto.sealed",
     "meshkit.feed.message",
     "meshkit.feed.private_box",
 )

@@ -52,6 +52,16 @@ def feed(ctx: click.Context) -> None:
 @click.option("--tag", "tags", multiple=True, help="A tag; may be repeated.")
 @click.option("--relates", metavar="HASH", help="The message this one is about.")
 @click.option(
+    "--to",
+    "recipients",
+    multiple=True,
+    metavar="ID",
+    help="Seal it: only this reader, and you, can open it; may be repeated.",
+)
+@click.option(
+    "--private-box", is_flag=True, help="With --to: seal it in the form of Egregore's nodes."
+)
+@click.option(
     "--content", metavar="JSON", help="The whole content as JSON, or - to read it from stdin."
 )
 @click.option(
@@ -68,6 +78,8 @@ def publish(
     title: str | None,
     tags: tuple[str, ...],
     relates: str | None,
+    recipients: tuple[str, ...],
+    private_box: bool,
     content: str | None,
     lines: BinaryIO | None,
     as_json: bool,
@@ -77,12 +89,15 @@ def publish(
 
     TEXT becomes {"type": "message", "text": TEXT}; --content publishes any JSON; --lines
     publishes many, in batches of 10,000 lines or 15 MiB, each of them whole or not at all.
+
+    With --to the content is sealed. That you wrote it, when, its tags and what it relates to
+    stay readable to everybody.
     """
     if (text, content, lines).count(None) != 2:
         raise click.UsageError("Give either TEXT or --content or --lines.")
     if lines is not None:
-        if title is not None or tags or relates is not None:
-            raise click.UsageError("--title, --tag and --relates do not go with --lines.")
+        if title is not None or tags or relates is not None or recipients:
+            raise click.UsageError("--title, --tag, --relates and --to do not go with --lines.")
         _publish_lines(flag, lines, as_json)
         return
     if content is not None:
@@ -100,6 +115,10 @@ def publish(
         request["tags"] = tags
     if relates:
         request["relates"] = relates
+    if private_box and not recipients:
+        raise click.UsageError("--private-box needs --to.")
+    if recipients:
+        request |= {"recipients": recipients, "form": "egregore" if private_box else "own"}
 
     async def job(door: Door) -> Answer:
         return await door.post("/v1/publish", request)
@@ -274,7 +293,18 @@ def _print_message(message: Any, marks: tuple[str, str] | None = None, indent: s
     if "snippet" in message:
         click.echo(f"{indent}  {_marked(message['snippet'], marks)}")
     else:
-        line(f"{indent}  {_excerpt(message['content'])}")
+        line(f"{indent}  {_told(message)}")
+
+
+def _told(message: Any) -> str:
+    """What a message says, in one line."""
+    if not message.get("sealed"):
+        return _excerpt(message["content"])
+    if "opened" in message:
+        return f"(sealed) {_excerpt(message['opened'])}"
+    if "problem" in message:
+        return f"(sealed, and cannot be opened: {message['problem']})"
+    return "(sealed for others)"
 
 
 def _excerpt(content: Any) -> str:

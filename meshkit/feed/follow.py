@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from attrs import define, frozen
 from twisted.internet.defer import Deferred
 
@@ -34,12 +35,12 @@ class Stretch:
     """
     Part of what is stored.
 
-    @ivar rows: (position, message), ascending.
+    @ivar rows: (position, message as it is shown), ascending.
     @ivar reached: position up to which there are no others.
     @ivar newest: the last position of all.
     """
 
-    rows: list[tuple[int, Row]]
+    rows: list[tuple[int, msgspec.Raw]]
     reached: int
     newest: int
 
@@ -50,7 +51,12 @@ def newest_position(connection: sqlite3.Connection) -> int:
     return int(newest)
 
 
-def read_stretch(connection: sqlite3.Connection, wanted: Filter, after: int) -> Stretch:
+def read_stretch(
+    connection: sqlite3.Connection,
+    wanted: Filter,
+    after: int,
+    show: Callable[[Row], msgspec.Raw],
+) -> Stretch:
     """The messages that follow a position, at most L{PAGE}, out of the next L{RANGE}."""
     newest = newest_position(connection)
     end = min(after + RANGE, newest)
@@ -62,7 +68,7 @@ def read_stretch(connection: sqlite3.Connection, wanted: Filter, after: int) -> 
         f"WHERE {' AND '.join(sql for sql, _ in conditions)} ORDER BY m.id LIMIT ?",
         (*(value for _, value in conditions), PAGE),
     ).fetchall()
-    found = [(position, Row.read(*row)) for position, *row in rows]
+    found = [(position, show(Row.read(*row))) for position, *row in rows]
     reached = found[-1][0] if len(found) == PAGE else end
     return Stretch(found, reached, newest)
 
@@ -102,6 +108,7 @@ async def follow(
     subscribe: Callable[[type[MessagesStored], Any], Callable[[], None]],
     wanted: Filter,
     after: int | None,
+    show: Callable[[Row], msgspec.Raw] = shown,
 ) -> AsyncGenerator[Item, None]:
     """
     Every message that a filter takes, as it is stored.
@@ -114,6 +121,7 @@ async def follow(
     @param read: L{meshkit.runtime.database.Database.read}.
     @param subscribe: L{meshkit.runtime.events.EventBus.subscribe}.
     @param after: the position after which to begin; L{None} for what comes from now on.
+    @param show: how messages are shown; called in the thread that reads them.
     @return: L{Item}s whose id is the position.  It has no end.
     """
     bell = _Bell(wanted.author)
@@ -127,15 +135,17 @@ async def follow(
         told = False
         while True:
             bell.hush()
-            stretch: Stretch = await read(partial(read_stretch, wanted=wanted, after=position))
+            stretch: Stretch = await read(
+                partial(read_stretch, wanted=wanted, after=position, show=show)
+            )
             behind = stretch.newest - position
             if behind > LAGGED and not told:
                 told = True
                 yield Item({"behind": behind}, event="lagged")
             elif behind <= PAGE:
                 told = False
-            for at, row in stretch.rows:
-                yield Item(shown(row), id=str(at))
+            for at, text in stretch.rows:
+                yield Item(text, id=str(at))
             position = stretch.reached
             if position >= stretch.newest:
                 await bell.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import Any, Final, TypeVar
@@ -38,6 +38,9 @@ T = TypeVar("T")
 MAX_WAITING: Final = 256
 #: Orders by relevance that are remembered for cursors to go on with; at most 80 kB each.
 MAX_RANKINGS: Final = 64
+
+#: Makes of a message what is shown of it: see L{search.shown}.
+Show = Callable[[Row, "Sequence[str] | None", "Mapping[str, Any] | None"], msgspec.Raw]
 
 #: What a reading job is given: the connection, and whether its time is up.
 Look = Callable[[Any, Callable[[], bool]], T]
@@ -159,6 +162,7 @@ class Lookups:
         seconds: Callable[[], float],
         rng: Random,
         limit: float,
+        show: Show = search.shown,
     ) -> None:
         """
         @param database: L{meshkit.runtime.database.Database}.
@@ -166,7 +170,9 @@ class Lookups:
         @param seconds: a clock, asked in the threads of the database.
         @param rng: for names of what is remembered.
         @param limit: how many seconds a list or a search may take.
+        @param show: how messages are shown, called in the threads of the database.
         """
+        self._show = show
         self._database = database
         self._own = own
         self._lists = Lane(database, seconds, limit)
@@ -223,19 +229,34 @@ class Lookups:
         wanted = _filter(request, **fields)
         subject = [name, *_subject(wanted)]
         after = _place(request, subject)
-        listed: search.Listed = await self._lists.run(
-            lambda connection, _: search.list_messages(
-                connection, wanted, request.limit, request.offset, after
-            )
-        )
+
+        def look(
+            connection: Any, expired: Callable[[], bool]
+        ) -> tuple[search.Listed, list[msgspec.Raw]]:
+            listed = search.list_messages(connection, wanted, request.limit, request.offset, after)
+            return listed, [self._in_time(expired, row) for row in listed.rows]
+
+        listed, items = await self._lists.run(look)
         return Page(
-            [search.shown(row) for row in listed.rows],
+            items,
             total=listed.total,
             limit=request.limit,
             offset=None if after is not None else request.offset,
             next_cursor=None if listed.last is None else write_cursor(subject, listed.last),
             counted=listed.counted,
         )
+
+    def _in_time(
+        self,
+        expired: Callable[[], bool],
+        row: Row,
+        snippet: Sequence[str] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> msgspec.Raw:
+        """A message as it is shown, unless the time is up: a sealed one takes a while."""
+        if expired():
+            raise SearchTooSlow
+        return self._show(row, snippet, more)
 
     # --- threads -----------------------------------------------------------------
 
@@ -244,21 +265,29 @@ class Lookups:
         place = None if request.cursor is None else read_cursor(subject, request.cursor)
         after = None if place is None else place[0]
 
-        def look(connection: Any, _: Callable[[], bool]) -> threads.Thread | None:
+        def look(
+            connection: Any, expired: Callable[[], bool]
+        ) -> tuple[threads.Thread, list[msgspec.Raw]]:
             start = threads.find_start(connection, request.hash, request.from_root)
             if start is None:
-                return None
-            return threads.read_thread(connection, start, request.depth, request.limit, after)
+                raise NotFound(
+                    f"no message with hash {request.hash}, nor one about it, is stored here"
+                )
+            thread = threads.read_thread(connection, start, request.depth, request.limit, after)
+            return thread, [
+                threads.shown_missing(entry)
+                if entry.row is None
+                else self._in_time(expired, entry.row, more=threads.extras(entry))
+                for entry in thread.entries
+            ]
 
-        thread = await self._lists.run(look)
-        if thread is None:
-            raise NotFound(f"no message with hash {request.hash}, nor one about it, is stored here")
+        thread, items = await self._lists.run(look)
         last = thread.entries[-1].position if thread.more else None
         notes: dict[str, Any] = {"root": thread.start.hash}
         if thread.start.earlier is not None:
             notes["earlier"] = thread.start.earlier
         return Page(
-            [_in_thread(entry) for entry in thread.entries],
+            items,
             total=thread.total,
             limit=request.limit,
             offset=None,
@@ -292,7 +321,7 @@ class Lookups:
             found = search.newest_hits(
                 connection, expression, wanted, request.limit, request.offset, before
             )
-            return found, *_with_snippets(connection, found.positions, expression, expired)
+            return found, *self._with_snippets(connection, found.positions, expression, expired)
 
         found, items, complete = await self._searches.run(look)
         cursor = write_cursor(subject, (found.positions[-1], 0)) if found.more else None
@@ -321,7 +350,7 @@ class Lookups:
         def look(connection: Any, expired: Callable[[], bool]) -> Any:
             ranked = known or search.rank(connection, expression, wanted)
             page = ranked.positions[start:end]
-            return ranked, *_with_snippets(connection, page, expression, expired)
+            return ranked, *self._with_snippets(connection, page, expression, expired)
 
         ranked, items, complete = await self._searches.run(look)
         cursor = None
@@ -342,21 +371,18 @@ class Lookups:
             notes=notes,
         )
 
-
-def _with_snippets(
-    connection: Any, positions: Sequence[int], expression: str, expired: Callable[[], bool]
-) -> tuple[list[msgspec.Raw], bool]:
-    """@return: what is shown of the hits, and whether the index of words is complete."""
-    rows: list[Row] = search.messages_at(connection, positions)
-    why = search.snippets(rows, expression, expired)
-    items = [search.shown(row, pieces) for row, pieces in zip(rows, why, strict=True)]
-    return items, search.reindex_complete(connection)
-
-
-def _in_thread(entry: threads.Entry) -> msgspec.Raw:
-    if entry.row is None:
-        return threads.shown_missing(entry)
-    return search.shown(entry.row, more=threads.extras(entry))
+    def _with_snippets(
+        self,
+        connection: Any,
+        positions: Sequence[int],
+        expression: str,
+        expired: Callable[[], bool],
+    ) -> tuple[list[msgspec.Raw], bool]:
+        """@return: what is shown of the hits, and whether the index of words is complete."""
+        rows: list[Row] = search.messages_at(connection, positions)
+        why = search.snippets(rows, expression, expired)
+        items = [self._in_time(expired, *pair) for pair in zip(rows, why, strict=True)]
+        return items, search.reindex_complete(connection)
 
 
 def _notes(complete: bool) -> dict[str, Any]:

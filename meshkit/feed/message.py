@@ -79,6 +79,9 @@ _REQUIRED: Final = (
 _OPTIONAL: Final = ("schema_id", "relates", "tags", "trace_id", "span_id", "expires_at")
 _FIELDS: Final = frozenset(_REQUIRED + _OPTIONAL)
 
+#: C{type} of a content that is a sealed box: see L{meshkit.feed.sealing}.
+SEALED_TYPE: Final = "sealed"
+
 _HASH: Final = re.compile("[0-9a-f]{64}")
 
 # Authors whose ids are remembered in parsed form: pages come from one author each.
@@ -293,10 +296,13 @@ def check_hash(text: str, name: str) -> None:
 def content_text(value: Any) -> str:
     """
     The words in a content, for searching: its strings, in order, one per line.  Keys
-    and numbers are left out.
+    and numbers are left out, and so is all of a sealed message: what is in it is not for
+    the index, which is not encrypted, and its box has no words.
 
     @param value: L{Message.content}.
     """
+    if type(value) is dict and value.get("type") == SEALED_TYPE and len(value) == 2:
+        return ""
     return "\n".join(_strings(value))
 
 

@@ -58,6 +58,13 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True):
     trace_id: str | None = None
     span_id: str | None = None
     expires_at: Annotated[str | None, Meta(description="RFC 3339 time")] = None
+    recipients: Annotated[
+        list[Annotated[str, Meta(max_length=64)]],
+        Meta(max_length=63, description="seal the content: only these, and you, can read it"),
+    ] = []
+    form: Annotated[
+        Literal["own", "egregore"], Meta(description="whose sealed form, with recipients")
+    ] = "own"
 
 
 class PublishBatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -161,7 +168,9 @@ class MessageByHash(msgspec.Struct, forbid_unknown_fields=True):
 
 
 # A message is shown as its author wrote it, with "chain_valid" added at the end; one that
-# was searched for also with "snippet": pieces of its text, every second one a hit.
+# was searched for also with "snippet": pieces of its text, every second one a hit.  A
+# sealed one has "sealed": true, and if it is for this node "recipients" and "opened": its
+# content.
 MessageText = msgspec.Raw
 
 PUBLISH = Operation(

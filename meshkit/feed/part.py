@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from meshkit.errors import (
     FeedError,
+    InvalidRequest,
     MeshkitError,
     NotFound,
     UnexpectedMessage,
@@ -30,6 +31,8 @@ from meshkit.feed.lookups import Lookups
 from meshkit.feed.message import Message, check_hash, parse_message, sign_message, verify_message
 from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.own import OwnFeed
+from meshkit.feed.presenter import Presenter
+from meshkit.feed.sealing import Form, seal_content
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.feed.transfer import Transfer
 from meshkit.identity.keys import Identity, PublicKey
@@ -126,16 +129,19 @@ class FeedPart(Part):
         self._database = context.database
         self._workers = context.workers
         self._events = context.events
+        self._rng = context.rng
         self._wall_clock: Callable[[], int] = context.wall_clock
         self._verify_batch: int = context.config.verify_batch
         self._messages = 0
         self._feeds = 0
+        self._presenter = Presenter(self._identity)
         self._lookups = Lookups(
             self._database,
             self._identity.public,
             context.reactor.seconds,
             context.rng,
             context.config.search_seconds,
+            self._presenter.show,
         )
         self._checking = Queue(self._workers.run, CALLS_PER_THREAD * self._workers.size)
         self._intake = Intake(self._store)
@@ -183,29 +189,43 @@ class FeedPart(Part):
         trace_id: str | None = None,
         span_id: str | None = None,
         expires_at: str | None = None,
+        recipients: Sequence[str] = (),
+        form: Form = "own",
     ) -> Deferred[Message]:
-        sign = partial(
-            sign_message,
-            self._identity,
-            schema_id=schema_id,
-            relates=relates,
-            tags=tuple(tags),
-            trace_id=trace_id,
-            span_id=span_id,
-            expires_at=expires_at,
+        return Deferred.fromCoroutine(
+            self._publish_one(
+                partial(prepare_content, content),
+                recipients,
+                form,
+                schema_id=schema_id,
+                relates=relates,
+                tags=tuple(tags),
+                trace_id=trace_id,
+                span_id=span_id,
+                expires_at=expires_at,
+            )
         )
 
-        def prepare() -> Prepared:
-            if relates is not None:
-                check_hash(relates, "relates")
-            return prepare_content(content)
-
-        return Deferred.fromCoroutine(self._publish_one(prepare, sign))
-
     async def _publish_one(
-        self, prepare: Callable[[], Prepared], sign: Callable[..., Message]
+        self,
+        prepare: Callable[[], Prepared],
+        recipients: Sequence[str],
+        form: Form,
+        *,
+        schema_id: str | None,
+        relates: str | None,
+        **fields: Any,
     ) -> Message:
-        (message,) = await self._append([prepare()], sign)
+        """@param fields: others of L{sign_message}."""
+        if relates is not None:
+            check_hash(relates, "relates")
+        content = prepare()
+        if recipients:
+            content, schema_id = seal_content(
+                self._identity, recipients, content, schema_id, form, self._rng
+            )
+        sign = partial(sign_message, self._identity, schema_id=schema_id, relates=relates, **fields)
+        (message,) = await self._append([content], sign)
         return message
 
     def _append(
@@ -374,9 +394,12 @@ class FeedPart(Part):
         )
 
     async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw | Advised:
-        sign = partial(
-            sign_message,
-            self._identity,
+        if request.form != "own" and not request.recipients:
+            raise InvalidRequest("a sealed form needs recipients", field="form")
+        message = await self._publish_one(
+            partial(prepare_content_text, bytes(request.content)),
+            request.recipients,
+            request.form,
             schema_id=request.schema_id,
             relates=request.relates,
             tags=tuple(request.tags),
@@ -384,12 +407,11 @@ class FeedPart(Part):
             span_id=request.span_id,
             expires_at=request.expires_at,
         )
-        prepare = partial(prepare_content_text, bytes(request.content))
-        message = await self._publish_one(prepare, sign)
         # The row as it was committed just now, without reading it back.
         row = store.Row(message.raw, chain_valid=True)
         warnings = await self._advice.about([message.raw])
-        return Advised(search.shown(row), warnings) if warnings else search.shown(row)
+        shown = self._presenter.show(row)
+        return Advised(shown, warnings) if warnings else shown
 
     async def _answer_publish_batch(
         self, request: offered.PublishBatch
@@ -413,7 +435,13 @@ class FeedPart(Part):
     def _answer_events(self, request: offered.Events) -> AsyncGenerator[Item, None]:
         author = None if request.author is None else PublicKey.parse(request.author).raw
         wanted = search.Filter(author=author, content_type=request.content_type, tag=request.tag)
-        return follow(self._database.read, self._events.subscribe, wanted, request.after)
+        return follow(
+            self._database.read,
+            self._events.subscribe,
+            wanted,
+            request.after,
+            self._presenter.show,
+        )
 
     async def _answer_message(self, request: offered.MessageByHash) -> msgspec.Raw:
         row = await self._database.read(
@@ -421,7 +449,7 @@ class FeedPart(Part):
         )
         if row is None:
             raise NotFound(f"no message with hash {request.hash} is stored here")
-        return search.shown(row)
+        return self._presenter.show(row)
 
 
 def _signed(entry: Entry, tail: tuple[int, str | None], now_ns: int) -> Outcome:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -92,6 +93,26 @@ class VerbTests(_Tests):
         )
         self.assertEqual((message["tags"], message["relates"]), (["x", "y"], done.out.split()[-1]))
         self.assertEqual(self.arrived(message["hash"])["signature"], message["signature"])
+
+    def answers(self, path: str) -> bool:
+        return bool(self.a.ask("GET", path).status == 200)
+
+    def test_seal_a_message(self) -> None:
+        (here,) = self.a.good("id").out.splitlines()[:1]
+        (there,) = self.b.good("id").out.splitlines()[:1]
+        for form in ((), ("--private-box",)):
+            sent = self.a.good("publish", "between us", "--to", there, *form, "--json").json
+            self.assertNotIn("between us", json.dumps(sent["content"]))
+            got = self.arrived(sent["hash"])
+            self.assertEqual(got["opened"], {"type": "message", "text": "between us"})
+            self.assertIn("(sealed) [message] between us", self.b.good("feed", "show").out)
+            to_stranger = ("publish", "not for us", "--to", STRANGER.text, *form, "--json")
+            path = f"/v1/message/{self.b.good(*to_stranger).json['hash']}"
+            wait_for(path, partial(self.answers, path))
+            self.assertIn("(sealed for others)", self.a.good("feed", "show").out)
+        self.assertEqual(got["author"], here)
+        self.check_misused(self.a.cli("publish", "x", "--private-box"), "--to")
+        self.check_refused(self.a.cli("publish", "x", "--to", "bob"), "INVALID_PUBLIC_KEY")
 
     def test_read_a_thread(self) -> None:
         root = self.a.good("publish", "a grey heron?", "--json").json["hash"]
