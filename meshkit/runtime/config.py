@@ -31,6 +31,16 @@ or no elements, where the type allows that.  C{Meta(extra={...})} refines a fiel
   - C{"secret": True}: never shown.  It has a flag only if C{"flag"} names one, because
     every user of a machine can read the command lines of its processes.
 
+A field that is a C{tuple[SomeStruct, ...]} is a list of tables, for what there may be any
+number of: L{Table}.  It is written in the file, and only there::
+
+    [[hooks.command]]
+    name = "notify"
+    run = ["/usr/local/bin/notify"]
+
+The fields of that Struct are declared like settings, but may lack a default, and then have
+to be given.
+
 Times are seconds.  Where the data folder and the file are is not itself a setting,
 as the file could not say so: see L{data_folder} and L{config_file}.
 """
@@ -48,7 +58,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
 from msgspec import inspect
 from twisted.python import usage
 
@@ -64,8 +74,10 @@ __all__ = [
     "Settings",
     "SettingsOptions",
     "ShownSetting",
+    "Table",
     "config_file",
     "data_folder",
+    "declare",
     "parse_size",
 ]
 
@@ -230,17 +242,20 @@ class Setting:
     secret: bool
 
     @classmethod
-    def declare(cls, section: str | None, field: msgspec.structs.FieldInfo) -> Setting:
+    def declare(
+        cls, section: str | None, field: msgspec.structs.FieldInfo, *, in_table: bool = False
+    ) -> Setting:
         """
         Read one field of a Struct.
 
+        @param in_table: it is a field of a L{Table}, and may lack a default.
         @raise TypeError: if the field cannot be a setting; a mistake of whoever wrote
             the declaration.
         """
         key = field.name if section is None else f"{section}.{field.name}"
         if field.encode_name != field.name:
             raise TypeError(f"the setting {key} may not be renamed in files")
-        if field.required:
+        if field.required and not in_table:
             raise TypeError(f"the setting {key} needs a default")
         try:
             info, schema, extra = _unwrapped(inspect.type_info(field.type))
@@ -282,9 +297,6 @@ class Setting:
         flag = f"{prefix}{extra.get('flag', field.name)}".replace("_", "-")
         if not _FLAG.fullmatch(flag):
             raise TypeError(f"the setting {key} would have the flag --{flag}")
-        default = (
-            field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-        )
         setting = cls(
             key=key,
             section=section,
@@ -292,7 +304,7 @@ class Setting:
             flag=None if secret and "flag" not in extra else flag,
             environment=f"{ENVIRONMENT_PREFIX}{prefix}{field.name}".upper(),
             type=field.type,
-            default=default,
+            default=None if field.required else _default(field),
             description=description,
             allowed=f"any number of: {allowed}" if many else allowed,
             boolean=isinstance(info, inspect.BoolType) and not many,
@@ -301,10 +313,11 @@ class Setting:
             size=size,
             secret=secret,
         )
-        try:
-            setting._check(default)
-        except _Unusable:
-            raise TypeError(f"the default of {key} is not {allowed}") from None
+        if not field.required:
+            try:
+                setting._check(setting.default)
+            except _Unusable:
+                raise TypeError(f"the default of {key} is not {allowed}") from None
         return setting
 
     @property
@@ -383,6 +396,112 @@ class Setting:
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise _Unusable
         return result
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+
+
+@frozen
+class Table:
+    """
+    A declared list of tables.
+
+    @ivar key: C{hooks.command}; in the file, C{[[hooks.command]]} above each.
+    @ivar section: name of the section.
+    @ivar field: name of the field.
+    @ivar struct: type of one table.
+    @ivar columns: its fields, as settings without flag and variable.
+    @ivar required: names of those that have no default.
+    @ivar description: what it is for.
+    @ivar most: how many there may be.
+    """
+
+    key: str
+    section: str
+    field: str
+    struct: type[msgspec.Struct]
+    columns: tuple[Setting, ...]
+    required: frozenset[str]
+    description: str
+    most: int
+
+    @classmethod
+    def declare(cls, section: str, field: msgspec.structs.FieldInfo) -> Table | None:
+        """
+        Read one field of a Struct.
+
+        @return: L{None} if it is no list of tables, but a setting.
+        @raise TypeError: if it is one and cannot be declared.
+        """
+        info, schema, _ = _unwrapped(inspect.type_info(field.type))
+        if not isinstance(info, inspect.VarTupleType):
+            return None
+        item = _unwrapped(info.item_type)[0]
+        if not isinstance(item, inspect.StructType):
+            return None
+        key = f"{section}.{field.name}"
+        if field.required or _default(field) != ():
+            raise TypeError(f"the list {key} has to be empty by default")
+        if not schema.get("description") or info.max_length is None:
+            raise TypeError(f"the list {key} needs a description and a max_length")
+        fields = msgspec.structs.fields(item.cls)
+        return cls(
+            key=key,
+            section=section,
+            field=field.name,
+            struct=item.cls,
+            columns=tuple(
+                evolve(
+                    Setting.declare(None, each, in_table=True),
+                    key=f"{key}.{each.name}",
+                    section=key,
+                    flag=None,
+                    environment="",
+                )
+                for each in fields
+            ),
+            required=frozenset(each.name for each in fields if each.required),
+            description=schema["description"],
+            most=info.max_length,
+        )
+
+    def show(self, rows: Sequence[Any]) -> str:
+        """The tables on one line, for people; a secret is masked."""
+        return "; ".join(
+            " ".join(
+                f"{name}={text}"
+                for name, text in (
+                    (column.field, column.show(getattr(row, column.field)))
+                    for column in self.columns
+                )
+                if text
+            )
+            for row in rows
+        )
+
+    def masked(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """The tables, as L{msgspec.json.encode} takes them."""
+        return [
+            {
+                column.field: _MASK
+                if column.secret and getattr(row, column.field)
+                else getattr(row, column.field)
+                for column in self.columns
+            }
+            for row in rows
+        ]
+
+
+def declare(section: str | None, field: msgspec.structs.FieldInfo) -> Setting | Table:
+    """
+    Read one field of a Struct that holds settings.
+
+    @param section: name of the section, or L{None} at the top level, which has no tables.
+    @raise TypeError: see L{Setting.declare}.
+    """
+    table = None if section is None else Table.declare(section, field)
+    return Setting.declare(section, field) if table is None else table
 
 
 def _size(text: str) -> int:
@@ -473,6 +592,7 @@ class Declaration(Generic[_Root]):
     All settings of one daemon.
 
     @ivar settings: them, top level first, sections by name.
+    @ivar tables: the lists of tables, sections by name.
     """
 
     def __init__(
@@ -493,10 +613,13 @@ class Declaration(Generic[_Root]):
         self._root = root
         self._sections = {name: sections[name] for name in sorted(sections)}
         self._ignored = frozenset(ignored_environment)
-        declared = [Setting.declare(None, field) for field in msgspec.structs.fields(root)]
+        found = [declare(None, field) for field in msgspec.structs.fields(root)]
         for name, struct in self._sections.items():
-            declared += [Setting.declare(name, field) for field in msgspec.structs.fields(struct)]
+            found += [declare(name, field) for field in msgspec.structs.fields(struct)]
+        declared = [each for each in found if isinstance(each, Setting)]
         self.settings: tuple[Setting, ...] = tuple(declared)
+        self.tables: tuple[Table, ...] = tuple(each for each in found if isinstance(each, Table))
+        self._by_table = {table.key: table for table in self.tables}
         self._by_key = {setting.key: setting for setting in declared}
         self._by_flag = self._index_flags()
         self._by_environment: dict[str, Setting] = {}
@@ -547,6 +670,7 @@ class Declaration(Generic[_Root]):
             names the place, the setting and what is allowed.
         """
         values: dict[str, Any] = {setting.key: setting.default for setting in self.settings}
+        values |= {table.key: () for table in self.tables}
         origins: dict[str, str] = dict.fromkeys(values, "default")
         if file is not None:
             for key, value in self._from_file(*file).items():
@@ -561,7 +685,7 @@ class Declaration(Generic[_Root]):
             name: self._build(struct, name, values, origins)
             for name, struct in self._sections.items()
         }
-        return Settings(self.settings, root, built, origins)
+        return Settings(self.settings, self.tables, root, built, origins)
 
     def _build(
         self,
@@ -570,16 +694,17 @@ class Declaration(Generic[_Root]):
         values: Mapping[str, Any],
         origins: Mapping[str, str],
     ) -> Any:
-        mine = [setting for setting in self.settings if setting.section == section]
+        declared: tuple[Setting | Table, ...] = (*self.settings, *self.tables)
+        mine = [each for each in declared if each.section == section]
         try:
-            return struct(**{setting.field: values[setting.key] for setting in mine})
+            return struct(**{each.field: values[each.key] for each in mine})
         except ValueError as error:
             # Raised by the Struct's own __post_init__, about values that do not go
             # together.
             given = [
-                f"{setting.key} from {origins[setting.key]}"
-                for setting in mine
-                if origins[setting.key] != "default"
+                f"{each.key} from {origins[each.key]}"
+                for each in mine
+                if origins[each.key] != "default"
             ]
             where = f" ({', '.join(given)})" if given else ""
             raise ConfigError(f"{error}{where}") from None
@@ -646,8 +771,11 @@ class Declaration(Generic[_Root]):
     ) -> None:
         key = ".".join(names)
         # A quoted TOML key may hold dots itself: "a.b" is not b in [a].
-        setting = self._by_key.get(key) if not any("." in name for name in names) else None
-        if setting is not None:
+        plain = not any("." in name for name in names)
+        setting = self._by_key.get(key) if plain else None
+        if plain and key in self._by_table:
+            values[key] = self._rows(self._by_table[key], path, text, names, value)
+        elif setting is not None:
             try:
                 values[key] = setting._check(value)
             except _Unusable:
@@ -657,9 +785,45 @@ class Declaration(Generic[_Root]):
             where = _place(path, text, names)
             raise ConfigError(f"{where}: there is no section [{_clean(key)}]: {hint}")
         else:
-            hint = _hint(key, self._by_key)
+            hint = _hint(key, [*self._by_key, *self._by_table])
             where = _place(path, text, names)
             raise ConfigError(f"{where}: there is no setting {_clean(key)}: {hint}")
+
+    def _rows(
+        self, table: Table, path: str, text: str, names: tuple[str, ...], given: Any
+    ) -> tuple[Any, ...]:
+        """The tables of a list, as the file gives them."""
+        where = _place(path, text, names)
+        if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+            raise ConfigError(
+                f"{where}: {table.key} is a list of tables: write [[{table.key}]] above each"
+            )
+        if len(given) > table.most:
+            raise ConfigError(f"{where}: there are more than {table.most} of [[{table.key}]]")
+        columns = {column.field: column for column in table.columns}
+        rows = []
+        for number, fields in enumerate(given):
+            values = {}
+            for name, value in fields.items():
+                at = _place(path, text, (*names, number, name))
+                if name not in columns:
+                    hint = _hint(name, columns)
+                    raise ConfigError(
+                        f"{at}: there is no setting {_clean(name)} in [[{table.key}]]: {hint}"
+                    )
+                try:
+                    values[name] = columns[name]._check(value)
+                except _Unusable:
+                    raise _refusal(at, columns[name], value) from None
+            at = _place(path, text, (*names, number))
+            missing = sorted(table.required - values.keys())
+            if missing:
+                raise ConfigError(f"{at}: [[{table.key}]] lacks {', '.join(missing)}")
+            try:
+                rows.append(table.struct(**values))
+            except ValueError as error:
+                raise ConfigError(f"{at}: [[{table.key}]]: {error}") from None
+        return tuple(rows)
 
 
 @frozen(repr=False)
@@ -671,6 +835,7 @@ class Settings(Generic[_Root]):
     """
 
     _settings: tuple[Setting, ...]
+    _tables: tuple[Table, ...]
     root: _Root
     _sections: Mapping[str, Any]
     _origins: Mapping[str, str]
@@ -711,6 +876,17 @@ class Settings(Generic[_Root]):
                     description=setting.description,
                 )
             )
+        for table in self._tables:
+            given = getattr(self._sections[table.section], table.field)
+            rows.append(
+                ShownSetting(
+                    key=table.key,
+                    value=table.masked(given),
+                    text=table.show(given),
+                    origin=self._origins[table.key],
+                    description=table.description,
+                )
+            )
         return rows
 
     def __repr__(self) -> str:
@@ -742,22 +918,25 @@ def _hint(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"there are {', '.join(prefix + each for each in names)}" if names else "there are none"
 
 
-def _place(path: str, text: str, names: Sequence[str]) -> str:
+def _place(path: str, text: str, names: Sequence[str | int]) -> str:
     line = _line_of(text, names)
     return path if line is None else f"{path}, line {line}"
 
 
-def _line_of(text: str, names: Sequence[str]) -> int | None:
+def _line_of(text: str, names: Sequence[str | int]) -> int | None:
     """
     The line on which a name of a TOML document is first given a value.
+
+    @param names: keys, from the outermost, and places in lists.
 
     tomllib keeps no positions.  But a document cut after a whole statement is a
     document: the line looked for is one after which, and not before which, the name
     is there.
     """
     lines = text.split("\n")
+    (*_, last) = (name for name in names if isinstance(name, str))
     for start, line in enumerate(lines):
-        if names[-1] not in line:
+        if last not in line:
             continue
         for end in range(start + 1, len(lines) + 1):
             try:
@@ -765,7 +944,11 @@ def _line_of(text: str, names: Sequence[str]) -> int | None:
             except tomllib.TOMLDecodeError:
                 continue
             for name in names:
-                found = found.get(name) if isinstance(found, dict) else None
+                if isinstance(name, int):
+                    within = isinstance(found, list) and name < len(found)
+                    found = found[name] if within else None
+                else:
+                    found = found.get(name) if isinstance(found, dict) else None
             if found is not None:
                 return start + 1
             break

@@ -54,7 +54,7 @@ from meshkit.identity.network import NetworkKey, NetworkSecret
 from meshkit.interfaces import IConnections, IFiles, IForeignProtocols, IMeshPart
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import PartContext
-from meshkit.runtime.config import Setting, Settings
+from meshkit.runtime.config import Settings, declare
 from meshkit.runtime.database import Database
 from meshkit.runtime.endpoints import parse_endpoint
 from meshkit.runtime.events import EventBus
@@ -788,7 +788,7 @@ def usable_sections(
             with naming_the_part(maker.name):
                 section = maker.config_type()
                 for field in msgspec.structs.fields(section):
-                    Setting.declare(maker.name, field)
+                    declare(maker.name, field)
                 sections[maker.name] = section
         except BrokenPart as e:
             broken[maker.name] = e

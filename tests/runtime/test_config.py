@@ -640,3 +640,145 @@ class Places(SynchronousTestCase):
             assume(False)
         error = self.assertRaises(ConfigError, resolve, file=file)
         self.assertIn("line 2", str(error))
+
+
+class Dish(msgspec.Struct, frozen=True):
+    """One of a list of tables."""
+
+    name: Annotated[str, Meta(description="What it is called.")]
+    price: Annotated[float, Meta(description="What it costs.", ge=0)] = 1.0
+    size: Annotated[int, Meta(description="Bytes.", extra={"size": True})] = 1024
+    recipe: Annotated[str, Meta(description="How it is made.", extra={"secret": True})] = ""
+    sides: Annotated[tuple[str, ...], Meta(description="What else.")] = ()
+
+    def __post_init__(self) -> None:
+        if self.name == "nothing":
+            raise ValueError("nothing is no dish")
+
+
+class Kitchen(msgspec.Struct, frozen=True):
+    """A section with a list of tables."""
+
+    dish: Annotated[tuple[Dish, ...], Meta(description="What there is.", max_length=3)] = ()
+    open: Annotated[bool, Meta(description="Is it open?")] = True
+
+    def __post_init__(self) -> None:
+        if len({dish.name for dish in self.dish}) < len(self.dish):
+            raise ValueError("two dishes have one name")
+
+
+DESCRIBED = Meta(description="What there is.", max_length=3)
+
+
+class NoLimit(msgspec.Struct):
+    """There could be any number of them."""
+
+    dish: Annotated[tuple[Dish, ...], Meta(description="What there is.")] = ()
+
+
+class NoDescription(msgspec.Struct):
+    """Nobody knows what for."""
+
+    dish: Annotated[tuple[Dish, ...], Meta(max_length=3)] = ()
+
+
+class NotEmpty(msgspec.Struct):
+    """Something is there that no file gave."""
+
+    dish: Annotated[tuple[Dish, ...], DESCRIBED] = (Dish(name="soup"),)
+
+
+class Odd(msgspec.Struct):
+    """A table with what no setting can be."""
+
+    inner: dict[str, int] = {}
+
+
+class OddField(msgspec.Struct):
+    """A list of such."""
+
+    dish: Annotated[tuple[Odd, ...], DESCRIBED] = ()
+
+
+MENU = """
+[kitchen]
+open = false
+
+[[kitchen.dish]]
+name = "soup"
+size = "2 KiB"
+recipe = "grandmother's"
+
+[[kitchen.dish]]
+name = "salad"
+sides = ["bread", "oil"]
+price = 2.5
+"""
+
+
+class Tables(SynchronousTestCase):
+    """Lists of tables, which only the file can hold."""
+
+    declaration = Declaration(Root, {"kitchen": Kitchen})
+
+    def resolve(self, file: str) -> Settings[Root]:
+        return self.declaration.resolve({}, {}, (PATH, file.encode()))
+
+    def refused(self, file: str, *said: str) -> str:
+        with self.assertRaises(ConfigError) as caught:
+            self.resolve(file)
+        for each in said:
+            self.assertIn(each, str(caught.exception))
+        return str(caught.exception)
+
+    def test_each_is_one_of_a_list(self) -> None:
+        kitchen = self.resolve(MENU).section("kitchen")
+        soup = Dish(name="soup", size=2048, recipe="grandmother's")
+        salad = Dish(name="salad", price=2.5, sides=("bread", "oil"))
+        self.assertEqual(kitchen, Kitchen(dish=(soup, salad), open=False))
+        self.assertEqual(self.resolve("").section("kitchen"), Kitchen())
+
+    def test_it_has_neither_flag_nor_variable(self) -> None:
+        with self.assertRaises(ConfigError):
+            self.declaration.resolve({"kitchen-dish": "x"}, {})
+        with self.assertRaises(ConfigError):
+            self.declaration.resolve({}, {"MESHKIT_KITCHEN_DISH": "x"})
+        self.assertNotIn("dish", str(self.declaration.options_class()()))
+        self.assertEqual([table.key for table in self.declaration.tables], ["kitchen.dish"])
+
+    def test_what_is_wrong_is_shown_with_its_line(self) -> None:
+        self.refused(MENU + "prize = 3", f"{PATH}, line 14", "prize", "did you mean price?")
+        self.refused(MENU.replace("2.5", "-1"), f"{PATH}, line 13", "at least 0", "dish.price")
+        self.refused(MENU.replace('"2 KiB"', '"2 K"'), f"{PATH}, line 7", "64 KiB")
+        self.refused(MENU + "[[kitchen.dish]]\nprice = 2.5", f"{PATH}, line 14", "lacks name")
+        self.refused(MENU.replace('"salad"', '"nothing"'), f"{PATH}, line 10", "no dish")
+        self.refused(MENU.replace('"salad"', '"soup"'), "one name", f"file {PATH}")
+
+    def test_what_is_no_list_of_tables_is_told_how_to_be_one(self) -> None:
+        for wrong in ("[kitchen.dish]\nname = 'x'", "[kitchen]\ndish = 3", "[kitchen]\ndish = [3]"):
+            self.refused(wrong, f"{PATH}, line", "write [[kitchen.dish]] above each")
+
+    def test_there_is_a_limit(self) -> None:
+        rows = [f"[[kitchen.dish]]\nname = 'd{number}'" for number in range(4)]
+        self.assertEqual(len(self.resolve("\n".join(rows[:3])).section("kitchen").dish), 3)
+        self.refused("\n".join(rows), "more than 3")
+
+    def test_a_secret_is_masked(self) -> None:
+        settings = self.resolve(MENU)
+        (row,) = [each for each in settings.show() if each.key == "kitchen.dish"]
+        self.assertEqual(
+            row.text,
+            "name=soup price=1 size=2 KiB recipe=********; "
+            "name=salad price=2.5 size=1 KiB sides=bread,oil",
+        )
+        self.assertEqual([dish["recipe"] for dish in row.value], ["********", ""])
+        self.assertEqual((row.origin, row.description), (f"file {PATH}", "What there is."))
+        self.assertNotIn("grand", msgspec.json.encode(row.value).decode())
+        self.assertNotIn("grand", repr(settings))
+        self.assertNotIn("grand", self.refused(MENU.replace('"grandmother\'s"', "['grand']")))
+        self.assertEqual(settings.origin("kitchen.dish"), f"file {PATH}")
+
+    def test_what_cannot_be_one_is_a_mistake_of_the_declaration(self) -> None:
+        for wrong in (NoLimit, NoDescription, NotEmpty, OddField):
+            with self.subTest(wrong.__name__), self.assertRaises(TypeError):
+                Declaration(Root, {"kitchen": wrong})
