@@ -15,6 +15,8 @@ from twisted.application.service import IService
 from zope.interface import Attribute, Interface
 
 __all__ = [
+    "Arrival",
+    "Arrivals",
     "ForkProof",
     "ForkProven",
     "Frontier",
@@ -246,6 +248,19 @@ class IFeedStore(Interface):
         @return: Deferred of a list of raw texts, ascending from C{after + 1}.
         """
 
+    def arrivals(after: int, max_messages: int, max_bytes: int) -> Any:
+        """
+        The messages of all authors that follow a position, in the order in which they were
+        stored here.  What is no part of a feed, because its author has forked it, is left
+        out.
+
+        @param after: a L{StoredMessage.position}; 0 for the beginning.
+        @param max_messages: stop after so many.
+        @param max_bytes: stop before their texts are larger than this in all.  The first
+            is given in any case.
+        @return: Deferred of L{Arrivals}.
+        """
+
     def refused_by_egregore(raw: bytes) -> Any:
         """
         Would a node of Egregore refuse a message?  It may be called from any thread.
@@ -421,6 +436,37 @@ class StoredMessage:
     content_type: str | None
     tags: tuple[str, ...]
     raw: bytes = field(repr=False)
+
+
+@frozen
+class Arrival:
+    """
+    A stored message, as the doors show it.
+
+    @ivar message: it.
+    @ivar chain_valid: the link to the message before it was seen and holds.
+    @ivar text: its JSON as the doors give it: the text that its author signed, untouched,
+        with C{chain_valid} as one more member at its end.  A sealed message stays sealed.
+    """
+
+    message: StoredMessage
+    chain_valid: bool
+    text: bytes = field(repr=False)
+
+
+@frozen
+class Arrivals:
+    """
+    A stretch of what is stored.
+
+    @ivar messages: in the order of their positions.
+    @ivar reached: position up to which there are no others.
+    @ivar newest: position of what was stored last of all; 0 if nothing is.
+    """
+
+    messages: tuple[Arrival, ...]
+    reached: int
+    newest: int
 
 
 @frozen

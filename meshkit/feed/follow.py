@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
+from contextlib import closing
 from functools import partial
 from typing import Any, Final
 
 import msgspec
-from attrs import define, frozen
+from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from meshkit.feed.search import Filter, shown
 from meshkit.feed.store import Row
-from meshkit.interfaces import MessagesStored
+from meshkit.interfaces import Arrival, Arrivals, MessagesStored, StoredMessage
 from meshkit.operations import Item
+from meshkit.runtime.events import Bell
 
 #: Most messages that are read at once.
 PAGE: Final = 100
@@ -73,34 +75,40 @@ def read_stretch(
     return Stretch(found, reached, newest)
 
 
-@define(eq=False)
-class _Bell:
-    """Rings when something may have come; who waits is woken once."""
+class _Kept(msgspec.Struct):
+    """What is read of a stored text."""
 
-    author: bytes | None
-    _rung: bool = False
-    _waiting: Deferred[None] | None = None
+    tags: tuple[str, ...] = ()
 
-    def ring(self, event: MessagesStored) -> None:
-        if self.author is not None and event.author != self.author:
-            return
-        self._rung = True
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.called:
-            waiting.callback(None)
 
-    def hush(self) -> None:
-        """What rang so far is being looked at."""
-        self._rung = False
-
-    def wait(self) -> Deferred[None]:
-        """@return: Deferred that fires when it rings, or has since it was hushed."""
-        waiting: Deferred[None] = Deferred()
-        if self._rung:
-            waiting.callback(None)
-        else:
-            self._waiting = waiting
-        return waiting
+def read_arrivals(
+    connection: sqlite3.Connection, after: int, max_messages: int, max_bytes: int
+) -> Arrivals:
+    """See L{meshkit.interfaces.IFeedStore.arrivals}."""
+    newest = newest_position(connection)
+    reached = min(after + RANGE, newest)
+    found: list[Arrival] = []
+    size = 0
+    cursor = connection.execute(
+        "SELECT m.id, a.key, m.sequence, m.hash, m.content_type, "
+        f"{Row.COLUMNS} FROM feed_messages m NOT INDEXED "
+        "LEFT JOIN feed_authors a ON a.id = m.author "
+        "WHERE m.id > ? AND m.id <= ? ORDER BY m.id",
+        (after, reached),
+    )
+    with closing(cursor):
+        for position, author, sequence, digest, content_type, *rest in cursor:
+            row = Row.read(*rest)
+            if row.forked:
+                continue
+            size += len(row.raw)
+            if found and (len(found) >= max_messages or size > max_bytes):
+                reached = found[-1].message.position
+                break
+            tags = msgspec.json.decode(row.raw, type=_Kept).tags
+            message = StoredMessage(position, author, sequence, digest, content_type, tags, row.raw)
+            found.append(Arrival(message, row.chain_valid, bytes(shown(row))))
+    return Arrivals(tuple(found), reached, newest)
 
 
 async def follow(
@@ -124,8 +132,13 @@ async def follow(
     @param show: how messages are shown; called in the thread that reads them.
     @return: L{Item}s whose id is the position.  It has no end.
     """
-    bell = _Bell(wanted.author)
-    unsubscribe = subscribe(MessagesStored, bell.ring)
+    bell = Bell()
+
+    def heard(event: MessagesStored) -> None:
+        if wanted.author is None or event.author == wanted.author:
+            bell.ring()
+
+    unsubscribe = subscribe(MessagesStored, heard)
     try:
         newest = await read(newest_position)
         position = newest if after is None else after

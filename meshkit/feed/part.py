@@ -25,7 +25,7 @@ from meshkit.feed import operations as offered
 from meshkit.feed.advice import Advice, Judge
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
-from meshkit.feed.follow import follow
+from meshkit.feed.follow import follow, read_arrivals
 from meshkit.feed.intake import Checked, Intake, Queue
 from meshkit.feed.lookups import Lookups
 from meshkit.feed.message import Message, check_hash, parse_message, sign_message, verify_message
@@ -36,7 +36,7 @@ from meshkit.feed.sealing import Form, seal_content
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.feed.transfer import Transfer
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.interfaces import ForkProof, ForkProven, Frontier, IFeedStore, MessagesStored
+from meshkit.interfaces import Arrivals, ForkProof, ForkProven, Frontier, IFeedStore, MessagesStored
 from meshkit.operations import Advised, BoundOperation, Item
 from meshkit.parts import Part, PartContext, shield
 
@@ -365,6 +365,12 @@ class FeedPart(Part):
     ) -> Deferred[list[bytes]]:
         result: Deferred[list[bytes]] = self._database.read(
             lambda connection: store.read_chain(connection, author, after, max_bytes, max_messages)
+        )
+        return result
+
+    def arrivals(self, after: int, max_messages: int, max_bytes: int) -> Deferred[Arrivals]:
+        result: Deferred[Arrivals] = self._database.read(
+            lambda connection: read_arrivals(connection, after, max_messages, max_bytes)
         )
         return result
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from attrs import define
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-__all__ = ["EventBus"]
+__all__ = ["Bell", "EventBus"]
 
 E = TypeVar("E")
 
@@ -79,3 +80,39 @@ class EventBus:
                 self._log.failure(
                     "a subscriber to {event_type} failed", event_type=type(event).__name__
                 )
+
+
+@define(eq=False)
+class Bell:
+    """
+    Wakes one who waits.  Rung before that, it wakes at once, so that nothing is missed
+    between a look and the wait that follows it::
+
+        while True:
+            bell.hush()
+            await look()
+            await bell.wait()
+    """
+
+    _rung: bool = False
+    _waiting: Deferred[None] | None = None
+
+    def ring(self) -> None:
+        """Something may have come."""
+        self._rung = True
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(None)
+
+    def hush(self) -> None:
+        """What rang so far is being looked at."""
+        self._rung = False
+
+    def wait(self) -> Deferred[None]:
+        """@return: Deferred that fires when it rings, or has since it was hushed."""
+        waiting: Deferred[None] = Deferred()
+        if self._rung:
+            waiting.callback(None)
+        else:
+            self._waiting = waiting
+        return waiting

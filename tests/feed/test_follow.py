@@ -12,14 +12,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.feed import follow as module
 from meshkit.feed import part as feed_part
+from meshkit.feed.message import Message
 from meshkit.feed.part import Config, FeedPart, make_part
-from meshkit.interfaces import MessagesStored
+from meshkit.interfaces import Arrivals, MessagesStored, StoredMessage
 from meshkit.operations import Item
 from meshkit.testing.identities import Author
 from meshkit.testing.nodes import make_context, run_clock
 
 
-class FollowTests(SynchronousTestCase):
+class FollowCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.context = make_context(
@@ -70,6 +71,8 @@ class FollowTests(SynchronousTestCase):
     def texts(self, items: list[Item]) -> list[Any]:
         return [msgspec.json.decode(item.data)["content"] for item in items]
 
+
+class FollowTests(FollowCase):
     def test_from_now_on_means_neither_what_was_before_nor_a_gap(self) -> None:
         self.store(*[self.ada.write(n).raw for n in range(3)])
         stream = self.open()
@@ -196,3 +199,74 @@ async def _next(stream: AsyncGenerator[Item, None]) -> Item:
 
 async def _close(stream: AsyncGenerator[Item, None]) -> None:
     await stream.aclose()
+
+
+class ArrivalTests(FollowCase):
+    """The same for other parts: L{meshkit.interfaces.IFeedStore.arrivals}."""
+
+    def arrivals(self, after: int = 0, messages: int = 1000, size: int = 10**6) -> Arrivals:
+        page: Arrivals = self.done(self.part.arrivals(after, messages, size))
+        return page
+
+    def test_they_are_whole_messages_of_everybody_in_the_order_of_their_arrival(self) -> None:
+        first = self.ada.write({"type": "note"}, tags=("b", "a"))
+        second = self.bob.write("no type")
+        third = self.bob.write(3)
+        self.store(first.raw, third.raw, second.raw)
+        page = self.arrivals()
+        self.assertEqual((page.reached, page.newest), (3, 3))
+        self.assertEqual(
+            [
+                StoredMessage(
+                    1, self.ada.key, 1, bytes.fromhex(first.hash), "note", ("b", "a"), first.raw
+                ),
+                StoredMessage(2, self.bob.key, 2, bytes.fromhex(third.hash), None, (), third.raw),
+                StoredMessage(3, self.bob.key, 1, bytes.fromhex(second.hash), None, (), second.raw),
+            ],
+            [each.message for each in page.messages],
+        )
+        self.assertEqual(
+            [each.text for each in page.messages],
+            [raw[:-1] + b',"chain_valid":true}' for raw in (first.raw, third.raw, second.raw)],
+        )
+
+    def test_one_whose_predecessor_is_missing_says_so(self) -> None:
+        self.ada.write()
+        self.store(self.ada.write().raw)
+        (arrival,) = self.arrivals().messages
+        self.assertFalse(arrival.chain_valid)
+        self.assertTrue(arrival.text.endswith(b',"chain_valid":false}'))
+
+    def test_a_page_has_its_limits_and_the_next_goes_on_after_it(self) -> None:
+        raws = self.ada.write_many(25)
+        self.store(*raws)
+        size = max(map(len, raws))
+        for messages, most in ((1, 10**6), (7, 10**6), (1000, 3 * size), (1000, 0), (0, 0)):
+            after, seen = 0, []
+            while after < 25:
+                page = self.arrivals(after, messages, most)
+                self.assertGreater(page.reached, after)
+                self.assertLessEqual(len(page.messages), max(1, messages))
+                seen += [each.message.raw for each in page.messages]
+                after = page.reached
+            self.assertEqual(seen, raws)
+        self.assertEqual(self.arrivals(25), Arrivals((), 25, 25))
+        self.assertEqual(self.arrivals(99).messages, ())
+
+    def test_a_long_stretch_is_looked_at_in_pieces(self) -> None:
+        self.store(*self.ada.write_many(30))
+        self.patch(module, "RANGE", 10)
+        page = self.arrivals()
+        self.assertEqual((len(page.messages), page.reached, page.newest), (10, 10, 30))
+
+    def test_what_is_no_part_of_a_feed_is_left_out(self) -> None:
+        self.store(*self.ada.write_many(3))
+        fork = self.ada.write("other", sequence=2, previous=self.ada.messages[0].hash)
+        self.store(fork.raw)
+        page = self.arrivals()
+        self.assertEqual([each.message.sequence for each in page.messages], [1])
+        self.assertEqual(page.reached, page.newest)
+
+
+def _hash(message: Message) -> bytes:
+    return bytes.fromhex(message.hash)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from attrs import frozen
+from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.runtime.events import EventBus
+from meshkit.runtime.events import Bell, EventBus
 
 
 @frozen
@@ -94,3 +95,27 @@ class EventBusTests(SynchronousTestCase):
             self.seen,
             [(name, drops) for drops in (1, 2, 3) for name in ("first", "last")],
         )
+
+
+class BellTests(SynchronousTestCase):
+    def test_who_waits_is_woken(self) -> None:
+        bell = Bell()
+        waiting = bell.wait()
+        self.assertNoResult(waiting)
+        bell.ring()
+        self.successResultOf(waiting)
+
+    def test_what_rang_before_the_wait_is_not_missed_and_what_was_seen_does_not_count(self) -> None:
+        bell = Bell()
+        bell.ring()
+        self.successResultOf(bell.wait())
+        bell.hush()
+        self.assertNoResult(bell.wait())
+
+    def test_who_gave_up_waiting_does_no_harm(self) -> None:
+        bell = Bell()
+        waiting = bell.wait()
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        bell.ring()
+        self.successResultOf(bell.wait())
