@@ -579,6 +579,36 @@ class RemoteError(MeshkitError):
         self.details = details
 
 
+# --- hooks -------------------------------------------------------------------------
+
+
+class HookError(MeshkitError):
+    """A command or a webhook could not be run for a message."""
+
+    code = "HOOK_FAILED"
+    status = 502
+
+
+class WebhookSecretInvalid(HookError, ConfigError):
+    """The secret of a webhook is misspelt or cut off: it is whsec_ and base64."""
+
+    code = "WEBHOOK_SECRET_INVALID"
+
+
+class WebhookSignatureInvalid(HookError):
+    """A webhook was not sent by who has the secret, or not just now: do not believe it."""
+
+    code = "WEBHOOK_SIGNATURE_INVALID"
+    status = 401
+
+
+class AddressRefused(HookError):
+    """A webhook would dial an address that is not public: name it in allow_addresses."""
+
+    code = "ADDRESS_REFUSED"
+    status = 403
+
+
 # --- calls between peers -----------------------------------------------------------
 
 
