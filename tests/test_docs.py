@@ -80,6 +80,28 @@ class ConfigurationTests(SynchronousTestCase):
         }
         self.assertEqual(documented, declared)
 
+    def test_the_lists_of_tables_are_those_of_the_declaration(self) -> None:
+        text = (DOCS / "configuration.md").read_text("utf-8")
+        documented = set()
+        for line in text.splitlines():
+            cells = [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
+            if len(cells) == 4 and cells[1] in ("both", "command", "webhook"):
+                of = ("command", "webhook") if cells[1] == "both" else (cells[1],)
+                documented |= {(f"hooks.{each}", cells[0], cells[2]) for each in of}
+        declaration = Declaration(NodeConfig, all_sections(discover_parts(meshkit_plugins)))
+        declared = {
+            (
+                table.key,
+                column.field,
+                "(has to be given)"
+                if column.field in table.required
+                else column.show(column.default),
+            )
+            for table in declaration.tables
+            for column in table.columns
+        }
+        self.assertEqual(sorted(documented), sorted(declared))
+
 
 class CommandTests(SynchronousTestCase):
     """The verbs that C{meshkit --help} lists."""

@@ -20,6 +20,7 @@ _VERBS: Final = {
     "demo": ("meshkit.cli.demo", "demo", "Three strangers build a mesh, before your eyes."),
     "feed": ("meshkit.cli.feed", "feed", "Publish, read, search, export, import and follow."),
     "follow": ("meshkit.cli.feed", "follow", "Follow an author, or list whom you follow."),
+    "hook": ("meshkit.cli.hook", "hook", "See what the hooks do, and try again what failed."),
     "id": ("meshkit.cli.node", "show_id", "Print this node's id and addresses."),
     "init": ("meshkit.cli.node", "init", "Make the identity and the network of a data folder."),
     "network": ("meshkit.cli.network", "network", "Show the network's secret, and replace it."),

@@ -8,6 +8,7 @@ import ast
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -298,6 +299,31 @@ class AskTests(ExampleCase):
         published, found = asked.lines
         self.assertEqual(published.split()[1], found.split()[1])
         self.assertEqual(found.split()[-1], eve.good("id").lines[0])
+
+
+class WebhookTests(ExampleCase):
+    def test_messages_of_a_node_are_received_and_those_of_others_are_not_believed(self) -> None:
+        node = self.member("mallory")
+        secret = node.data / "hooks" / "desk.secret"
+        secret.parent.mkdir(mode=0o700)
+        secret.write_text("whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+        secret.chmod(0o600)
+        receiver = self.spawn("mallory", "receive_webhooks.py", "data/hooks/desk.secret", "0")
+        port = receiver.wait_line(r"listening on port \d+").split()[-1]
+        config = node.data / "meshkit.toml"
+        self.addCleanup(config.unlink)
+        # As its docstring shows it.
+        text = (EXAMPLES / "receive_webhooks.py").read_text("utf-8")
+        shown = text.partition("    [[hooks")[2].partition('\n"""')[0]
+        config.write_text("[[hooks" + shown.replace(":8080/", f":{port}/"))
+        node.start()
+        self.addCleanup(node.stop)
+        published = node.publish("for the desk")
+        receiver.wait_line(rf"{re.escape(published['author'])} \d+ for the desk")
+        with socket.create_connection(("127.0.0.1", int(port)), PATIENCE) as forger:
+            forger.sendall(b"POST / HTTP/1.0\r\nContent-Length: 2\r\nWebhook-Id: x\r\n\r\n{}")
+            self.assertIn(b" 401 ", forger.recv(100))
+        self.assertEqual(len(receiver.lines), 2, receiver.lines)
 
 
 class DocstringTests(SynchronousTestCase):
