@@ -101,7 +101,7 @@ class Comparing:
         if partner.overflowed:
             # Not all that differs could be noted.
             partner.overflowed = False
-            self._link.compare_again()
+            self._link.telling.compare_again()
 
     # --- the side that began --------------------------------------------------------------
 
@@ -217,10 +217,10 @@ class Comparing:
 
     def _receive(self, window: Window, step: Step) -> None:
         answer = window.receive(step)
-        self._link.differ(window.take_differences())
+        self._link.telling.differ(window.take_differences())
         self._send(answer)
         if window.finished:
-            self._link.compared(self._lower, window.upper)
+            self._link.telling.compared(self._lower, window.upper)
             self._finish()
         elif answer:
             self._start_clock()
@@ -269,7 +269,7 @@ class Comparing:
             entries.add(
                 Entry(each.author, each.sequence, each.head, each.forked)
                 for each in page
-                if each.author < upper and self._link.shared(each.author)
+                if each.author < upper and self._link.telling.shared(each.author)
             )
             after = page[-1].author
             if after >= upper:

@@ -15,6 +15,10 @@ from attrs import define, field
 
 #: Bytes of received frames of one link at which it is paused until they are digested.
 MAX_UNDIGESTED: Final = 1024 * 1024
+#: What every frame counts for beyond its bytes: a job for the database, a call into a thread.
+FRAME_COST: Final = 4 * 1024
+#: What one feed in a frame counts for: key, sequence and the look-up they cause.
+ENTRY_COST: Final = 64
 #: Bytes of received frames of all links at which no further frame of any is handled.
 MAX_IN_ALL: Final = 16 * 1024 * 1024
 

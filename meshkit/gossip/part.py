@@ -29,7 +29,8 @@ from meshkit.errors import MeshkitError, PeerKeyRefused
 from meshkit.gossip import operations as offered
 from meshkit.gossip.comparing import Rooms
 from meshkit.gossip.digestion import Digestion
-from meshkit.gossip.link import PROMISE_COST, GossipLink
+from meshkit.gossip.fetching import PROMISE_COST
+from meshkit.gossip.link import GossipLink
 from meshkit.gossip.selection import MIGRATIONS as MIGRATIONS
 from meshkit.gossip.selection import Follows
 from meshkit.gossip.spread import Partner, Spread
@@ -387,20 +388,20 @@ class GossipPart(Part):
     def ask_all(self) -> None:
         """Some feed has no source any more: whoever has more of it may be asked."""
         for link in list(self._links):
-            link.ask_more()
+            link.fetching.ask_more()
         self._watch_grafts()
 
     def prefer_author(self, author: bytes, failed: GossipLink) -> None:
         """A feed did not come from a peer: its author, if we have a link, is the best source."""
         for link in list(self._links):
             if link is not failed and link.connected_to.raw == author:
-                link.prefer_own_feed()
+                link.fetching.prefer_own_feed()
 
     def turn_off(self, partner: Partner, authors: Sequence[bytes]) -> None:
         """Tell a peer that feeds were turned off."""
         link = self._by_partner.get(partner)
         if link is not None:
-            link.tell_off(authors)
+            link.fetching.tell_off(authors)
 
     async def frontier(self, authors: Sequence[bytes]) -> dict[bytes, Frontier]:
         """How far we have some feeds."""
@@ -427,7 +428,7 @@ class GossipPart(Part):
             self._log.info("{peer} is lazy for an hour", peer=str(link.connected_to))
             for other in list(self._links):
                 if other.connected_to == link.connected_to:
-                    other.turn_off(list(other.partner.on))
+                    other.fetching.turn_off(list(other.partner.on))
 
     def count_refused(self, link: GossipLink, error: MeshkitError) -> None:
         """A message that a peer sent was refused."""
@@ -466,18 +467,18 @@ class GossipPart(Part):
         texts = [raw for _, raw in new] if len(new) == last - first + 1 else None
         told = False
         for link in list(self._links):
-            told |= link.forward(author, first, last, texts)
+            told |= link.telling.forward(author, first, last, texts)
         if told and (self._telling is None or not self._telling.active()):
             self._telling = self.reactor.callLater(GATHER, self._tell)
         self._watch_grafts()
 
     def _tell(self) -> None:
         for link in list(self._links):
-            link.tell_news()
+            link.telling.tell_news()
 
     def _fork_proven(self, event: ForkProven) -> None:
         for link in list(self._links):
-            link.fork_proven(event.author, event.sequence)
+            link.telling.fork_proven(event.author, event.sequence)
         self.ask_all()
 
     def _watch_grafts(self) -> None:
@@ -497,7 +498,7 @@ class GossipPart(Part):
     def _compare_all(self) -> None:
         for link in list(self._links):
             if link.dialled:
-                link.compare_again()
+                link.telling.compare_again()
 
     def _look_around(self) -> None:
         """What nobody reports: peers are not lazy any more, messages are gone everywhere."""
@@ -538,7 +539,7 @@ class GossipPart(Part):
             for author in unwanted:
                 for partner in self.spread.drop_feed(author):
                     self.turn_off(partner, [author])
-            link.compare_again()
+            link.telling.compare_again()
 
     def operations(self) -> Sequence[BoundOperation]:
         return (

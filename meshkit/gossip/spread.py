@@ -570,9 +570,7 @@ class Spread:
 
     def next_judgement(self, partner: Partner) -> float | None:
         """@return: when L{late} has to be called, if we listen from now on."""
-        since = min(
-            (i.since for i in partner.due.values() if i.owed and not i.unstored), default=None
-        )
+        since = min((i.since for i in partner.due.values() if i.owed), default=None)
         return None if since is None else since + MADE_GOOD + partner.unheard
 
     def late(self, partner: Partner, now: float) -> list[bytes]:

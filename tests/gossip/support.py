@@ -34,8 +34,9 @@ from meshkit.gossip.reconcile import Entries, Entry, Step, Window, asked_window,
 from meshkit.gossip.spread import RECEIVE, REPLICATE
 from meshkit.identity.addresses import MeshAddress, PeerAddress
 from meshkit.identity.keys import PublicKey
-from meshkit.interfaces import IFeedStore
+from meshkit.interfaces import Frontier, IFeedStore, MessagesStored
 from meshkit.parts import PartContext
+from meshkit.runtime.container import MemoryFile
 from meshkit.testing.identities import Author
 from meshkit.testing.nodes import make_context, run_clock
 from meshkit.testing.transports import Chunker, MemoryWire
@@ -46,7 +47,14 @@ MIGRATIONS = {"feed": feed_part.MIGRATIONS, "gossip": gossip_part.MIGRATIONS}
 class Place:
     """A feed part and a gossip part, as in a node, without a channel or a door."""
 
-    def __init__(self, clock: Clock, name: str, connections: Any = None, **config: Any) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        name: str,
+        connections: Any = None,
+        backing: MemoryFile | None = None,
+        **config: Any,
+    ) -> None:
         self.name = name
         self.clock = clock
         context = make_context(
@@ -55,7 +63,11 @@ class Place:
             config=feed_part.Config(),
             migrations=MIGRATIONS,
             connections=connections,
+            backing=backing,
         )
+        #: Every message that was announced: author, sequence, hash.
+        self.announced: list[tuple[bytes, int, bytes]] = []
+        context.events.subscribe(MessagesStored, self._stored)
         self.feed: FeedPart = feed_part.make_part(context)
         self.context: PartContext = make_gossip_context(context, self.feed, config)
         gossip = gossip_part.make_part(self.context)
@@ -66,9 +78,17 @@ class Place:
         self.gossip.startService()
         run_clock(clock)
 
+    def _stored(self, event: MessagesStored) -> None:
+        self.announced += [(m.author, m.sequence, m.hash) for m in event.messages]
+
     @property
     def links(self) -> list[GossipLink]:
         return list(self.gossip._links)
+
+    def frontier(self) -> list[Frontier]:
+        """All that the place has, with what is forked."""
+        frontier: list[Frontier] = self.result(self.feed.frontier(limit=10_000))
+        return frontier
 
     def publish(self, count: int = 1) -> None:
         for n in range(count):

@@ -37,7 +37,8 @@ from meshkit.gossip.codec import (
 )
 from meshkit.gossip.credit import FIRST, WINDOW_BYTES, WINDOW_MESSAGES
 from meshkit.gossip.digestion import MAX_UNDIGESTED
-from meshkit.gossip.link import DEAD, IDLE, MAX_REFUSED, PATIENCE, RENEW_BYTES, RENEW_SECONDS
+from meshkit.gossip.fetching import MAX_REFUSED
+from meshkit.gossip.link import DEAD, IDLE, PATIENCE, RENEW_BYTES, RENEW_SECONDS
 from meshkit.gossip.part import (
     BAN,
     CLOSE_GRACE,

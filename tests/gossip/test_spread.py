@@ -334,7 +334,6 @@ class Promises(SpreadCase):
         a = self.join("a")
         self.on(a, 9)
         self.spread.received(a, FEED, 1, 1)
-        self.assertIsNone(self.spread.next_judgement(a))
         self.assertEqual(self.spread.late(a, 999.0), [])
 
     def test_three_strikes_make_lazy_for_an_hour_also_over_another_link(self) -> None:

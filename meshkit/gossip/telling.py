@@ -1,0 +1,256 @@
+"""
+What two peers say to each other about feeds: how far they are, what differs, what is new,
+which have forked.  Also what a peer wants, which is then served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from meshkit.errors import FeedError, MalformedFrame
+from meshkit.gossip.codec import MAX_ENTRIES, Note, Proof, Stopped
+from meshkit.gossip.digestion import ENTRY_COST, FRAME_COST
+from meshkit.gossip.reconcile import Difference
+from meshkit.gossip.spread import MAX_SEQUENCE, RECEIVE, REPLICATE, Forward, State, Turn
+
+if TYPE_CHECKING:
+    from meshkit.gossip.link import GossipLink
+
+#: Feeds that changed and of which the peer was not told yet.
+MAX_NEWS: Final = 20_000
+#: Feeds of which the peer is known to have the fork proof.
+MAX_PROVEN: Final = 1_000
+
+
+class Telling:
+    """Both directions of a link."""
+
+    def __init__(self, link: GossipLink) -> None:
+        self._link = link
+        # Feeds of which the peer is to be told how far they are here.
+        self._news: dict[bytes, int] = {}
+        # Feeds that the peer turned off and was not told that they are stopped.
+        self._stopped: dict[bytes, None] = {}
+        # Our own feed was found to differ since it was compared last.
+        self._own_differs = False
+        # Feed -> the place for which the peer has a fork proof; and whose it gave us just now.
+        self._proven: dict[bytes, int] = {}
+        self._taking: dict[bytes, None] = {}
+
+    # --- what differs ----------------------------------------------------------------------
+
+    def shared(self, author: bytes) -> bool:
+        """Do both sides replicate a feed?"""
+        return self._link.part.selection.wants(author) and author in self._link.interest
+
+    def compare_again(self) -> None:
+        """Find out anew what differs."""
+        if not self._link.ready:
+            return
+        if self._link.dialled:
+            self._link.comparing.run()
+        else:
+            self._link.send_interest()
+
+    def differ(self, differences: Sequence[Difference]) -> None:
+        """Some feeds were found to differ."""
+        for each in differences:
+            author, ours, theirs = each.author, each.ours, each.theirs
+            if not self.shared(author):
+                continue
+            have = 0 if ours is None else ours.sequence
+            has = 0 if theirs is None else theirs.sequence
+            self._has(author, has, have, None if ours is None else ours.forked)
+            if ours is None:
+                continue
+            if ours.forked is not None and (
+                theirs is None or theirs.forked is None or ours.forked < theirs.forked
+            ):
+                self.tell_proof(author, ours.forked)
+            elif theirs is not None and has == have and ours.head != theirs.head:
+                self._link.spread.parted(self._link.partner, author, have)
+        self._link.part.ask_all()
+
+    def compared(self, lower: bytes, upper: bytes) -> None:
+        """A window was compared to its end: what was not said to differ is the same."""
+        own = self._link.part.selection.own
+        if lower <= own < upper and self.shared(own):
+            if not self._own_differs:
+                self._link.run(self._own_feed_is_the_same())
+            self._own_differs = False
+
+    async def _own_feed_is_the_same(self) -> None:
+        own = self._link.part.selection.own
+        here = (await self._link.part.frontier([own])).get(own)
+        self._link.part.own_feed_seen(self._link.connected_to, 0 if here is None else here.sequence)
+
+    def _has(self, author: bytes, has: int, have: int, forked: int | None) -> None:
+        """The peer has a feed up to a sequence."""
+        if has:
+            self._link.partner.note_told(author, has)
+        if author == self._link.part.selection.own:
+            self._own_differs = True
+            self._link.part.own_feed_seen(self._link.connected_to, has)
+        last = MAX_SEQUENCE if forked is None else forked - 1
+        self._link.spread.heard(
+            self._link.partner, author, has, have, self._link.reactor.seconds(), last=last
+        )
+
+    # --- notes ----------------------------------------------------------------------------
+
+    def note(self, frame: Note) -> None:
+        unknown: dict[bytes, int] = {}
+        on: list[bytes] = []
+        selection = self._link.part.selection
+        useless = 0
+        for author, sequence, flags in frame.entries:
+            known = self._link.partner.has(author, sequence)
+            turn = self._link.spread.note(self._link.partner, author, sequence, flags)
+            if turn is Turn.OFF:
+                self._stopped[author] = None
+            elif turn is Turn.ON:
+                if author in self._stopped:
+                    raise MalformedFrame("the peer turned a feed on before it was stopped")
+                on.append(author)
+            elif known:
+                useless += 1
+            if not selection.wants(author) or not flags & REPLICATE:
+                continue
+            have = self._link.spread.have(author)
+            if author == selection.own and not known:
+                self._link.part.own_feed_seen(self._link.connected_to, sequence)
+            if have is None or sequence > have:
+                unknown[author] = sequence
+        self.tell_stopped()
+        if useless:
+            self._link.cost(float(useless))
+        if unknown or on:
+            self._link.run(self._compare_heads(unknown, on))
+
+    def tell_stopped(self) -> None:
+        """Say what is stopped, when the channel takes it; until then nothing goes on again."""
+        while self._stopped and self._link.clear:
+            authors = list(self._stopped)[:MAX_ENTRIES]
+            for author in authors:
+                del self._stopped[author]
+            self._link.send(Stopped(authors))
+
+    async def _compare_heads(self, told: dict[bytes, int], on: list[bytes]) -> None:
+        """Look up how far we have feeds that the peer told of, or turned on."""
+        authors = sorted({*told, *on})
+        with self._link.digesting(FRAME_COST + len(authors) * ENTRY_COST):
+            ours = await self._link.part.frontier(authors)
+        if not self._link.open:
+            return
+        for author, has in told.items():
+            here = ours.get(author)
+            have, forked = (0, None) if here is None else (here.sequence, here.forked)
+            last = MAX_SEQUENCE if forked is None else forked - 1
+            self._link.spread.heard(
+                self._link.partner, author, has, have, self._link.reactor.seconds(), last=last
+            )
+        for author in on:
+            here = ours.get(author)
+            if here is not None:
+                self._link.spread.here(self._link.partner, author, here.sequence)
+        self._link.serving.wake()
+        self._link.fetching.watch_promises()
+        self._link.part.ask_all()
+
+    def tell(self, author: bytes, sequence: int) -> None:
+        """The peer is to be told how far we have a feed, with what else there is to tell."""
+        if self._link.ready and author in self._link.interest:
+            self._news[author] = sequence
+            if len(self._news) > MAX_NEWS:
+                self._news.clear()
+                self._link.partner.overflowed = True
+
+    def tell_news(self) -> None:
+        """Tell what there is to tell, unless the channel is full: then later."""
+        if not self._news or not self._link.clear:
+            return
+        news, self._news = self._news, {}
+        has = self._link.partner.has
+        self.send_notes([(a, n, self._flags(a)) for a, n in news.items() if not has(a, n)])
+
+    def _flags(self, author: bytes) -> int:
+        """How a note has to end that changes nothing."""
+        incoming = self._link.partner.on.get(author)
+        on = incoming is not None and incoming.state is State.ON
+        return REPLICATE | RECEIVE if on else REPLICATE
+
+    def send_notes(self, entries: Sequence[tuple[bytes, int, int]]) -> None:
+        """Send notes of any number of feeds."""
+        for start in range(0, len(entries), MAX_ENTRIES):
+            self._link.send(Note(list(entries[start : start + MAX_ENTRIES])))
+
+    # --- what is new ---------------------------------------------------------------------------
+
+    def forward(self, author: bytes, first: int, last: int, texts: Sequence[bytes] | None) -> bool:
+        """
+        Messages were stored just now.
+
+        @param texts: those from C{first} to C{last}, if all are at hand.
+        @return: is the peer to be told of it with what else there is to tell?
+        """
+        if not self._link.ready or author not in self._link.interest:
+            return False
+        match self._link.spread.forward(self._link.partner, author, first, last):
+            case Forward.PUSH:
+                if texts is None:
+                    self._link.spread.here(self._link.partner, author, last)
+                    self._link.serving.wake()
+                else:
+                    self._link.serving.push(author, first, texts)
+            case Forward.SERVE:
+                self._link.serving.wake()
+            case Forward.TELL:
+                self.tell(author, last)
+                return True
+            case Forward.NOTHING:
+                pass
+        return False
+
+    # --- forks and gaps ------------------------------------------------------------------------
+
+    def tell_proof(self, author: bytes, sequence: int) -> None:
+        """The peer is to have the proof that a feed forked there, unless it has it."""
+        known = self._proven.get(author, MAX_SEQUENCE) <= sequence
+        if self._link.ready and author in self._link.interest and not known:
+            self._note_proven(author, sequence)
+            self._link.run(self._send_proof(author))
+
+    async def _send_proof(self, author: bytes) -> None:
+        if self._link.drained is not None:
+            await self._link.drained
+        proof = await self._link.part.store.fork_proof(author)
+        if proof is not None:
+            self._link.send(Proof(author, proof.one, proof.other))
+
+    def _note_proven(self, author: bytes, sequence: int) -> None:
+        self._proven.pop(author, None)
+        self._proven[author] = sequence
+        if len(self._proven) > MAX_PROVEN:
+            del self._proven[next(iter(self._proven))]
+
+    async def take_proof(self, frame: Proof) -> None:
+        if not self._link.part.selection.wants(frame.author):
+            return
+        self._taking[frame.author] = None
+        try:
+            with self._link.digesting(FRAME_COST + len(frame.one) + len(frame.two)):
+                await self._link.part.store.ingest_proof(frame.one, frame.two)
+        except FeedError as e:
+            raise MalformedFrame(f"the peer sent a proof that proves nothing: {e}") from e
+        finally:
+            self._taking.pop(frame.author, None)
+
+    def fork_proven(self, author: bytes, sequence: int) -> None:
+        """A feed was found to have forked, or to have forked earlier than was known."""
+        self._link.fetching.turn_off([author])
+        if author in self._taking:
+            # Not back to whom it came from.
+            self._note_proven(author, sequence)
+        else:
+            self.tell_proof(author, sequence)
