@@ -477,6 +477,7 @@ class GossipPart(Part):
             link.telling.tell_news()
 
     def _fork_proven(self, event: ForkProven) -> None:
+        self.spread.forked(event.author, event.sequence)
         for link in list(self._links):
             link.telling.fork_proven(event.author, event.sequence)
         self.ask_all()

@@ -353,6 +353,18 @@ class Spread:
             # It moves: who is ahead for a moment is not better for it.
             self._grafts[author] = now + GRAFT_AFTER
 
+    def forked(self, author: bytes, sequence: int) -> None:
+        """A feed was found to have forked: nothing from that place on counts any more."""
+        feed = self._feeds.get(author)
+        if feed is None:
+            return
+        feed.have = min(feed.have, sequence - 1)
+        for partner in list(feed.claimants):
+            if partner.claims[author] >= sequence:
+                partner.claims[author] = sequence - 1
+            if partner.claims[author] <= feed.have:
+                self._forget_claim(partner, author)
+
     # --- choosing sources ---------------------------------------------------------------
 
     def choose(self, partner: Partner, now: float) -> list[bytes]:

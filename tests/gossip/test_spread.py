@@ -424,6 +424,19 @@ class Refusing(SpreadCase):
         self.assertEqual(self.turn_on(a, 3), [(FEED, 3)])
 
 
+    def test_what_lies_beyond_a_fork_that_was_found_is_forgotten(self) -> None:
+        a, b = self.join("a"), self.join("b")
+        self.on(a, 9, 6)
+        self.hear(b, 8, 6)
+        self.spread.forked(FEED, 4)
+        self.assertEqual((b.claims, self.spread.have(FEED)), ({}, 3))
+        self.spread.turn_off(a, FEED)
+        self.assertEqual(len(self.spread), 0)
+        self.hear(b, 8, 2)
+        self.spread.forked(FEED, 5)
+        self.assertEqual(b.claims, {FEED: 4})
+
+
 class Gone(SpreadCase):
     def test_when_everybody_says_it_for_a_while_it_is_a_gap(self) -> None:
         a, b = self.join("a"), self.join("b")
