@@ -423,7 +423,6 @@ class Refusing(SpreadCase):
         self.spread.heard(a, FEED, 9, 3, self.now, last=4)
         self.assertEqual(self.turn_on(a, 3), [(FEED, 3)])
 
-
     def test_what_lies_beyond_a_fork_that_was_found_is_forgotten(self) -> None:
         a, b = self.join("a"), self.join("b")
         self.on(a, 9, 6)
