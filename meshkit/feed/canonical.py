@@ -67,8 +67,8 @@ class Prepared:
     value: Any
 
 
-class _Unusual(Exception):
-    """The C encoder would not write this as it is to be signed."""
+class Unusual(Exception):
+    """A library in C would not write this as it is to be signed."""
 
 
 class _Number:
@@ -84,7 +84,7 @@ class _Number:
 
 
 def _refuse_number(_number: object) -> NoReturn:
-    raise _Unusual
+    raise Unusual
 
 
 _encoder: Final = JSONEncoder(
@@ -110,7 +110,7 @@ def canonicalise(tree: Any) -> Prepared:
     """
     try:
         return Prepared(_encoder.encode(tree), tree)
-    except _Unusual:
+    except Unusual:
         pieces: list[str] = []
         _write(tree, pieces)
         text = "".join(pieces)
@@ -152,15 +152,20 @@ def _spelled(x: float) -> float | _Number:
 def _object_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Unusual
+        raise Unusual
     return members
 
 
-def _usual_float(token: str) -> float:
+def usual_float(token: str) -> float:
+    """
+    Read a number with a fraction or an exponent that Python spells as it is signed.
+
+    @raise Unusual: if it does not.
+    """
     x = float(token)
     # Python pads small exponents (1e-07) and nobody else does.
     if repr(x) != token or "e-0" in token:
-        raise _Unusual
+        raise Unusual
     return x
 
 
@@ -170,7 +175,7 @@ def _usual_integer(token: str) -> int:
         return int(token)
     number = _integer_in_range(token)
     if number is None:
-        raise _Unusual
+        raise Unusual
     return number
 
 
@@ -193,7 +198,7 @@ def _no_constant(token: str) -> NoReturn:
 
 _usual_decoder: Final = json.JSONDecoder(
     object_pairs_hook=_object_once,
-    parse_float=_usual_float,
+    parse_float=usual_float,
     parse_int=_usual_integer,
     parse_constant=_no_constant,
 )
@@ -213,7 +218,7 @@ def read_json(raw: bytes, max_nesting: int = MAX_NESTING) -> tuple[Any, list[str
     text = _checked_text(raw, max_nesting)
     try:
         return _decode(_usual_decoder, text), []
-    except _Unusual:
+    except Unusual:
         pass
     outermost: list[tuple[str, Any]] = []
 

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
+import msgspec
 from attrs import field, frozen
 
 from meshkit.errors import (
@@ -42,12 +43,15 @@ from meshkit.errors import (
     SignatureInvalid,
 )
 from meshkit.feed.canonical import (
+    MAX_CONTENT_BYTES,
     MAX_MESSAGE_NESTING,
     Prepared,
+    Unusual,
     canonicalise,
     check_content_size,
     prepare_content,
     read_json,
+    usual_float,
     write_string,
 )
 from meshkit.feed.timestamps import format_timestamp, parse_timestamp
@@ -147,57 +151,58 @@ def parse_message(raw: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
     @raise MalformedMessage: if anything else in it is out of form, saying what.
     """
     _check_size(len(raw), max_bytes)
-    tree, repeated = read_json(raw, MAX_MESSAGE_NESTING)
-    if type(tree) is not dict:
-        raise MalformedMessage("a message is a JSON object")
-    for name in repeated:
-        # Repeating what is ignored anyway is as harmless as saying it once.
-        if name in _FIELDS:
-            raise MalformedMessage(f"the message has the field {name!r} twice")
-    for name in _REQUIRED:
-        if name not in tree:
-            raise MalformedMessage(f"the message has no field {name!r}")
-    author = _author(_text(tree, "author"))
-    sequence = _sequence(tree["sequence"])
-    previous = None if tree["previous"] is None else _digest(tree, "previous")
-    timestamp, timestamp_ns = _time(_text(tree, "timestamp"), "timestamp")
-    content = canonicalise(tree["content"])
-    check_content_size(len(content.text.encode("utf-8")))
-    schema_id = _optional_text(tree, "schema_id")
-    relates = _optional_text(tree, "relates")
-    tags = _tags(tree.get("tags", []))
-    trace_id = _optional_text(tree, "trace_id")
-    span_id = _optional_text(tree, "span_id")
-    expires_at = _optional_text(tree, "expires_at")
+    fields = _read_normal(raw)
+    is_normal = fields is not None
+    if fields is None:
+        fields = _read_fields(raw)
+    author = _author(fields.author)
+    sequence = _sequence(fields.sequence)
+    previous = None if fields.previous is None else _digest(fields.previous, "previous")
+    timestamp, timestamp_ns = _time(fields.timestamp, "timestamp")
+    schema_id = _short(fields.schema_id, "schema_id")
+    relates = _short(fields.relates, "relates")
+    tags = _tags(fields.tags)
+    trace_id = _short(fields.trace_id, "trace_id")
+    span_id = _short(fields.span_id, "span_id")
+    expires_at = _short(fields.expires_at, "expires_at")
     if expires_at is not None:
         expires_at, _ = _time(expires_at, "expires_at")
-    digest = _digest(tree, "hash")
-    signature = _text(tree, "signature")
-    signature_bytes = _signature(signature)
-    text = _signed_text(
-        author.text,
-        sequence,
-        previous,
-        timestamp,
-        content.text,
-        schema_id=schema_id,
-        relates=relates,
-        tags=tags,
-        trace_id=trace_id,
-        span_id=span_id,
-        expires_at=expires_at,
-    )
-    normal = _complete(text, digest, signature).encode("utf-8")
-    # A number can grow: 1e15 is signed as 1000000000000000.0.
-    _check_size(len(normal), max_bytes)
+    digest = _digest(fields.hash, "hash")
+    signature = _signature(fields.signature)
+    content = fields.content
+    if (
+        not is_normal
+        or timestamp != fields.timestamp
+        or expires_at != fields.expires_at
+        or len(raw) > MAX_CONTENT_BYTES
+    ):
+        prepared = canonicalise(content)
+        check_content_size(len(prepared.text.encode("utf-8")))
+        content = prepared.value
+        text = _signed_text(
+            author.text,
+            sequence,
+            previous,
+            timestamp,
+            prepared.text,
+            schema_id=schema_id,
+            relates=relates,
+            tags=tags,
+            trace_id=trace_id,
+            span_id=span_id,
+            expires_at=expires_at,
+        )
+        raw = _complete(text, digest, fields.signature).encode("utf-8")
+        # A number can grow: 1e15 is signed as 1000000000000000.0.
+        _check_size(len(raw), max_bytes)
     return Message(
         author=author,
         sequence=sequence,
         previous=previous,
         timestamp=timestamp,
         timestamp_ns=timestamp_ns,
-        content=content.value,
-        content_type=_content_type(content.value),
+        content=content,
+        content_type=_content_type(content),
         schema_id=schema_id,
         relates=relates,
         tags=tags,
@@ -205,8 +210,8 @@ def parse_message(raw: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
         span_id=span_id,
         expires_at=expires_at,
         hash=digest,
-        signature=signature_bytes,
-        raw=normal,
+        signature=signature,
+        raw=raw,
     )
 
 
@@ -366,14 +371,87 @@ def _complete(signed_text: str, digest: str, signature: str) -> str:
     return signed_text[:-1] + _END.format(digest, signature)
 
 
-# --- fields ------------------------------------------------------------------------
+# --- reading -----------------------------------------------------------------------
 
 
-def _check_size(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        raise ContentTooLarge(
-            f"a message of {size} bytes is over the limit of {max_bytes}: nodes cannot pass it on"
-        )
+class _Fields(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A message of which the types are known, in the order in which it is signed."""
+
+    author: str
+    sequence: int
+    previous: str | None
+    timestamp: str
+    content: Any
+    schema_id: str | None = None
+    relates: str | None = None
+    tags: list[str] = []
+    trace_id: str | None = None
+    span_id: str | None = None
+    expires_at: str | None = None
+    hash: str
+    signature: str
+
+
+_decoder: Final = msgspec.json.Decoder(_Fields, float_hook=usual_float)
+_encoder: Final = msgspec.json.Encoder(order="deterministic")
+_integers: Final = msgspec.msgpack.Encoder()
+
+
+def _read_normal(raw: bytes) -> _Fields | None:
+    """
+    Read a text that is in normal form but perhaps for its times, as nearly all are: it is,
+    if writing what it says gives it back.
+
+    That holds for any JSON library that writes strings and integers as L{canonicalise}
+    does, sorts keys, and reads no two texts of such values as one.  Floats are looked at
+    as they are read.  Of the integers there are those of 64 bits, as in MessagePack.
+
+    @return: L{None} if it has to be read in the slow way: it may be a message all the same.
+    """
+    if raw.count(b"{") + raw.count(b"[") > MAX_MESSAGE_NESTING:
+        return None
+    try:
+        fields = _decoder.decode(raw)
+        if _encoder.encode(fields) != raw:
+            return None
+        _integers.encode(fields.content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, Unusual):
+        return None
+    return fields
+
+
+def _read_fields(raw: bytes) -> _Fields:
+    """Read a text as Egregore's nodes do, and say what is wrong with it."""
+    tree, repeated = read_json(raw, MAX_MESSAGE_NESTING)
+    if type(tree) is not dict:
+        raise MalformedMessage("a message is a JSON object")
+    for name in repeated:
+        # Repeating what is ignored anyway is as harmless as saying it once.
+        if name in _FIELDS:
+            raise MalformedMessage(f"the message has the field {name!r} twice")
+    for name in _REQUIRED:
+        if name not in tree:
+            raise MalformedMessage(f"the message has no field {name!r}")
+    tags = tree.get("tags", [])
+    if type(tags) is not list or not all(type(tag) is str for tag in tags):
+        raise MalformedMessage("the message's 'tags' is not an array of strings")
+    if type(tree["sequence"]) is not int:
+        raise MalformedMessage("the message's 'sequence' is not an integer")
+    return _Fields(
+        author=_text(tree, "author"),
+        sequence=tree["sequence"],
+        previous=_optional_text(tree, "previous"),
+        timestamp=_text(tree, "timestamp"),
+        content=tree["content"],
+        schema_id=_optional_text(tree, "schema_id"),
+        relates=_optional_text(tree, "relates"),
+        tags=tags,
+        trace_id=_optional_text(tree, "trace_id"),
+        span_id=_optional_text(tree, "span_id"),
+        expires_at=_optional_text(tree, "expires_at"),
+        hash=_text(tree, "hash"),
+        signature=_text(tree, "signature"),
+    )
 
 
 def _text(tree: dict[str, Any], name: str) -> str:
@@ -384,10 +462,21 @@ def _text(tree: dict[str, Any], name: str) -> str:
 
 
 def _optional_text(tree: dict[str, Any], name: str) -> str | None:
-    if tree.get(name) is None:
-        return None
-    text = _text(tree, name)
-    if len(text) > MAX_FIELD_CHARS:
+    return None if tree.get(name) is None else _text(tree, name)
+
+
+# --- fields ------------------------------------------------------------------------
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise ContentTooLarge(
+            f"a message of {size} bytes is over the limit of {max_bytes}: nodes cannot pass it on"
+        )
+
+
+def _short(text: str | None, name: str) -> str | None:
+    if text is not None and len(text) > MAX_FIELD_CHARS:
         raise MalformedMessage(
             f"the message's {name!r} has {len(text)} characters, {MAX_FIELD_CHARS} are the limit"
         )
@@ -401,9 +490,7 @@ def _time(text: str, name: str) -> tuple[str, int]:
         raise MalformedMessage(f"the message's {name!r} cannot be read: {e}") from None
 
 
-def _tags(value: Any) -> tuple[str, ...]:
-    if type(value) is not list or not all(type(tag) is str for tag in value):
-        raise MalformedMessage("the message's 'tags' is not an array of strings")
+def _tags(value: list[str]) -> tuple[str, ...]:
     if len(value) > MAX_TAGS:
         raise MalformedMessage(f"the message has {len(value)} tags, {MAX_TAGS} are the limit")
     if any(len(tag) > MAX_TAG_CHARS for tag in value):
@@ -423,16 +510,13 @@ def _author(text: str) -> PublicKey:
     return key
 
 
-def _sequence(value: Any) -> int:
-    if type(value) is not int:
-        raise MalformedMessage("the message's 'sequence' is not an integer")
+def _sequence(value: int) -> int:
     if not 1 <= value <= MAX_SEQUENCE:
         raise InvalidSequence(f"sequence numbers start at 1 and end at {MAX_SEQUENCE}: not {value}")
     return value
 
 
-def _digest(tree: dict[str, Any], name: str) -> str:
-    text = _text(tree, name)
+def _digest(text: str, name: str) -> str:
     if not _HASH.fullmatch(text):
         raise MalformedMessage(f"the message's {name!r} is not 64 lower-case hex digits")
     return text

@@ -48,6 +48,12 @@ _RELAXED: Final = re.compile(
     rf"(?::|{_SPACE[:-1]})*([0-5][0-9])){_SPACE}"
 )
 
+# The normal form, of the years that have four digits: nearly all texts have it.
+_NORMAL: Final = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]|60)"
+    r"(?:\.((?:[0-9]{3}){0,2}(?!000)[0-9]{3}))?Z"
+)
+
 
 def parse_timestamp(text: str) -> tuple[str, int]:
     """
@@ -60,6 +66,15 @@ def parse_timestamp(text: str) -> tuple[str, int]:
         it is cut off to 64 bits.
     @raise MalformedMessage: if it is no time.
     """
+    match = _NORMAL.fullmatch(text)
+    if match is not None:
+        days = _day_number(int(match[1]), int(match[2]), int(match[3]), text)
+        ns = (days * _DAY_SECONDS + int(match[4]) * 3600 + int(match[5]) * 60 + int(match[6])) * (
+            _SECOND_NS
+        )
+        if match[7] is not None:
+            ns += int(match[7].ljust(9, "0"))
+        return text, max(_MIN_NS, min(ns, _MAX_NS))
     match = _RELAXED.fullmatch(text) if len(text) <= MAX_TIMESTAMP_CHARS else None
     if match is None:
         raise _no_time(text)

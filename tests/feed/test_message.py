@@ -6,7 +6,9 @@ import base64
 import hashlib
 import json
 from typing import Any
+from unittest.mock import patch
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -25,6 +27,7 @@ from meshkit.feed.canonical import (
     MAX_CONTENT_NESTING,
     MAX_NESTING,
     prepare_content_text,
+    write_string,
 )
 from meshkit.feed.message import (
     MAX_FIELD_CHARS,
@@ -243,6 +246,114 @@ class RoundTripTests(SynchronousTestCase):
         message = signed(prepare_content_text('{"b": 1.0, "a": 1e-7}'))
         self.assertIn(b'"content":{"a":1e-7,"b":1.0}', message.raw)
         self.assertEqual(message, signed({"b": 1.0, "a": 1e-7}))
+
+
+#: Members of a content as somebody else may have written them.
+TOKENS = st.sampled_from(
+    [
+        *("0", "-0", "1", "1.0", "1.50", "1e5", "1E5", "1e16", "1e+16", "1e-7", "1e-07", "0.1"),
+        *("18446744073709551615", "18446744073709551616", "-9223372036854775809", "1e400"),
+        *(
+            "null",
+            "true",
+            '"x"',
+            '"\\u00e9"',
+            '"\u00e9"',
+            '"\\/"',
+            '"\\u001f"',
+            '"\\u001F"',
+            '"\x7f"',
+        ),
+        *(
+            "[]",
+            "{}",
+            "[ ]",
+            "[1,2]",
+            "[1, 2]",
+            '{"b":1,"a":2}',
+            '{"a":1,"a":2}',
+            '"\\ud800"',
+            "NaN",
+        ),
+    ]
+)
+#: Parts of a message that are replaced by these.
+FIELDS = {
+    "timestamp": ['"2026-02-12T18:30:00.100Z"', '"2026-02-12T18:30:00.100000Z"', '"today"', "1"],
+    "expires_at": ['"2030-01-01T00:00:00z"', '"2030-01-01T00:00:00Z"', "null"],
+    "sequence": ["1", "1.0", "0", "9223372036854775808", "true"],
+    "previous": ["null", '""', f'"{"AB" * 32}"'],
+    "tags": ["[]", "null", '["x"]', "[1]", '"x"'],
+    "relates": ["null", '""', '"\u00e9"'],
+    "hash": ["null", f'"{"0" * 64}"'],
+    "extra": ["1"],
+}
+
+
+class NormalFormTests(SynchronousTestCase):
+    """Texts in normal form are read in a quick way, with the results of the slow one."""
+
+    def read_slowly(self, raw: bytes) -> Message | type[FeedError]:
+        with patch("meshkit.feed.message._read_normal", lambda raw: None):
+            return self.read(raw)
+
+    def read(self, raw: bytes) -> Message | type[FeedError]:
+        try:
+            return parse_message(raw)
+        except FeedError as e:
+            return type(e)
+
+    def check_both(self, raw: bytes) -> None:
+        quickly, slowly = self.read(raw), self.read_slowly(raw)
+        self.assertEqual(quickly, slowly)
+        if isinstance(quickly, Message) and isinstance(slowly, Message):
+            # 1 == 1.0 == True, and 0.0 == -0.0.
+            self.assertEqual(repr(quickly.content), repr(slowly.content))
+
+    @given(st.dictionaries(st.text(max_size=3), TOKENS, max_size=4))
+    def test_a_content_is_read_as_in_the_slow_way(self, members: dict[str, str]) -> None:
+        inner = ",".join(f"{json.dumps(k, ensure_ascii=False)}:{v}" for k, v in members.items())
+        self.check_both(text_of(signed(), content=f"{{{inner}}}"))
+
+    @given(contents())
+    def test_so_is_what_was_signed(self, content: Any) -> None:
+        self.check_both(full(content=content).raw)
+
+    @given(st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in FIELDS.items()}))
+    def test_so_are_the_fields(self, changes: dict[str, str]) -> None:
+        self.check_both(text_of(full(content="x", tags=("a",)), **changes))
+
+    @given(st.binary(min_size=1, max_size=2), st.data())
+    def test_so_is_every_damage(self, junk: bytes, data: st.DataObject) -> None:
+        raw = full().raw
+        at = data.draw(st.integers(0, len(raw)))
+        self.check_both(raw[:at] + junk + raw[at + data.draw(st.integers(0, 2)) :])
+
+    def test_another_spelling_of_a_time_alone_becomes_the_normal_one(self) -> None:
+        message = full(content="x", tags=("a",))
+        for field, spelling in (
+            ("timestamp", '"2026-02-12T18:30:00.123456789z"'),
+            ("expires_at", '"2030-01-01T00:00:00z"'),
+        ):
+            self.assertEqual(check(text_of(message, **{field: spelling})).raw, message.raw)
+
+    def test_both_ways_write_every_character_the_same(self) -> None:
+        encode = msgspec.json.Encoder(order="deterministic").encode
+        every = [chr(n) for n in range(0x11_0000) if not 0xD800 <= n < 0xE000]
+        for at in range(0, len(every), 4096):
+            text = "".join(every[at : at + 4096])
+            self.assertEqual(encode(text).decode(), write_string(text))
+
+    def test_numbers_of_more_than_64_bits_are_not_taken_for_integers(self) -> None:
+        for token in (str(2**64), str(-(2**63) - 1)):
+            raw = text_of(signed(), content=token)
+            self.assertNotIn(token.encode(), parse_message(raw).raw)
+            self.assertIsInstance(parse_message(raw).content, float)
+
+    def test_the_quick_way_is_taken(self) -> None:
+        for message in (signed(), full(), signed({"\U0001f600": ["\n", 2**64 - 1, -1.5]})):
+            with patch("meshkit.feed.message._read_fields", self.fail):
+                self.assertEqual(parse_message(message.raw), message)
 
 
 class AlteredMessagesTests(SynchronousTestCase):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +62,23 @@ class ParseTests(SynchronousTestCase):
     def test_the_error_shows_the_text_and_an_example(self) -> None:
         with self.assertRaisesRegex(MalformedMessage, "'tomorrow' is not a time such as 2026-"):
             parse_timestamp("tomorrow")
+
+    @given(
+        st.from_regex(
+            r"[0-9]{3,4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\.[0-9]*0{0,6})?[Zz]",
+            fullmatch=True,
+        )
+    )
+    def test_the_quick_way_of_the_normal_form_gives_what_the_other_gives(self, text: str) -> None:
+        def read() -> object:
+            try:
+                return parse_timestamp(text)
+            except MalformedMessage as e:
+                return str(e)
+
+        quickly = read()
+        with patch("meshkit.feed.timestamps._NORMAL", re.compile("(?!)")):
+            self.assertEqual(quickly, read())
 
     @given(
         st.datetimes(min_value=datetime(1700, 1, 1), max_value=datetime(2200, 1, 1)),
