@@ -30,6 +30,16 @@ class Cursors(SynchronousTestCase):
         if altered != text:
             self.assertRaises(InvalidRequest, read_cursor, SUBJECT, altered)
 
+    def test_another_spelling_of_the_same_bytes_is_refused(self) -> None:
+        texts = [write_cursor(SUBJECT, (n, -1)) for n in range(50)]
+        for text in texts:
+            for ours, other in (("-", "+"), ("_", "/")):
+                if ours in text:
+                    self.assertRaises(
+                        InvalidRequest, read_cursor, SUBJECT, text.replace(ours, other)
+                    )
+        self.assertIn("_", "".join(texts))
+
     @given(st.text(max_size=80))
     def test_any_other_text_is_refused(self, text: str) -> None:
         self.assertRaises(InvalidRequest, read_cursor, SUBJECT, text)
