@@ -126,20 +126,20 @@ def judge(message: Message, neighbours: Neighbours) -> Link:
     @raise ForkRefused: if another message has its place, or the feed is known to be
         forked there or before.
     """
-    place = f"message {message.sequence} of {message.author.text}"
     if neighbours.same == message.hash:
-        raise DuplicateMessage(f"{place} is already stored")
+        raise DuplicateMessage(f"{_place(message)} is already stored")
     if (message.sequence == 1) is not (message.previous is None):
         rule = "has no predecessor" if message.sequence == 1 else "has to name its predecessor"
-        raise InvalidSequence(f"{place} {rule}")
+        raise InvalidSequence(f"{_place(message)} {rule}")
     if neighbours.forked is not None and neighbours.forked <= message.sequence:
         raise ForkRefused(
-            f"{place} is not taken: its author has signed two messages {neighbours.forked}, and "
-            f"the feed ends before them"
+            f"{_place(message)} is not taken: its author has signed two messages "
+            f"{neighbours.forked}, and the feed ends before them"
         )
     if neighbours.same is not None:
         raise ForkRefused(
-            f"{place} is stored with the hash {neighbours.same}: {message.hash} is a fork"
+            f"{_place(message)} is stored with the hash {neighbours.same}: {message.hash} is a "
+            f"fork"
         )
     joins = neighbours.predecessor == message.previous
     promotes = neighbours.successor_previous == message.hash
@@ -153,3 +153,7 @@ def judge(message: Message, neighbours: Neighbours) -> Link:
         promotes_successor=promotes,
         disputed=disputed,
     )
+
+
+def _place(message: Message) -> str:
+    return f"message {message.sequence} of {message.author.text}"
