@@ -6,9 +6,9 @@ back) and goes on writing signs a second message for a place, and the feed is fo
 ever.  Two things keep it from that.
 
 A I{guard} is a row in the database.  A backup carries it, and it is set when somebody
-brings messages of this node that are not here: both show that others may have more.  It
-is lifted when so many peers have shown how far they have the feed, each at least as far
-as it was here when the guard was set, and all of that is here.
+brings messages that come after the end of the feed here: both show that others may have
+more.  It is lifted when so many peers have shown how far they have the feed, each at least
+as far as it was here when the guard was set, and all of that is here.
 
 A I{claim} is what a peer says: that it has more of the feed than is here.  It may be a
 lie, so it holds for L{PATIENCE} seconds only, counted from the last message of ours that

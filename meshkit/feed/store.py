@@ -444,7 +444,7 @@ def store_batch(
                 verdicts.append(Verdict.refused(e, item))
         else:
             verdicts.append(Verdict.refused(item))
-    if own is not None and own in batch.authors and batch.authors[own].added:
+    if own is not None and own in batch.authors and batch.authors[own].latest > had:
         guard.set_behind(connection, had, now_ns)
     return batch.finish(verdicts)
 

@@ -327,6 +327,13 @@ class Behind(GuardCase):
             self.see(peer, peer % 2)
         self.assertEqual(self.context.database.status().writes, writes)
 
+    def test_what_fills_a_gap_in_its_feed_is_no_sign_of_more(self) -> None:
+        """Only what lies beyond its end shows that the end was forgotten."""
+        self.done(self.part.ingest([self.mine.raws[0], self.mine.raws[2]]))
+        self.ok("feed_unlock")
+        self.done(self.part.ingest([self.mine.raws[1]]))
+        self.assertEqual(self.done(self.part.publish("on")).sequence, 4)
+
     def test_its_own_messages_that_come_back_to_it_are_nothing_new(self) -> None:
         self.done(self.part.publish("one"))
         self.done(self.part.ingest(self.own()))
