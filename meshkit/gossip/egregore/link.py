@@ -284,6 +284,12 @@ class EgregoreLink(Protocol):
         texts = await self._part.store.read(
             action.author, action.after, PAGE_BYTES, action.messages
         )
+        if not texts and self._open and hasattr(self._part.store, "gone_until"):
+            gap = await self._part.store.gone_until(action.author, action.after)
+            if gap is not None and gap.until > action.after:
+                if self._open:
+                    self._act(self.session.gone(action.author, gap.until))
+                return
         if self._open:
             withheld, given = self.session.withheld, self.session.given
             actions = self.session.page(action.author, texts)

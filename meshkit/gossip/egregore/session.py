@@ -393,6 +393,23 @@ class Session:
             self._served.append((author, serving))
         return [*map(Send, wire.pack(sent)), *self._serve_next()]
 
+    def gone(self, author: bytes, until: int) -> list[Action]:
+        """
+        What was to be read is not kept here any more: go on behind it.  Their nodes keep a
+        message whose predecessor is missing.
+
+        @param until: the last one that is not kept.
+        """
+        if self.phase is Phase.LIVE:
+            self._reading = None
+            self.memory.note(author, until)
+            return self._push_next()
+        if self.phase is not Phase.SERVE:
+            return []
+        serving = self._serving[author]
+        serving.at = max(serving.at, until)
+        return self._serve_next()
+
     def _suits(self, text: bytes) -> bool:
         """Is this a message that the peer wants and would take?"""
         if self._their_topics:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from attrs import frozen
+from twisted.internet.defer import Deferred, fail, succeed
 
 from meshkit.errors import StorageFailed
 from meshkit.gossip.egregore.link import MAX_UNDIGESTED, PATIENCE
@@ -65,6 +66,28 @@ class StoreTests(EgregoreCase):
         self.dials(node, theirs)
         self.mesh.run(2)
         self.assertEqual(self.feed(node, id_of(SEED)), [1, 2, 3])
+
+    def test_what_is_not_kept_any_more_is_passed_over(self) -> None:
+        node = self.ours()
+        self.publish(node, *({"type": "note", "n": n} for n in range(1, 6)))
+        feed = node.service._parts["feed"]
+        read = feed.read
+        feed.read = lambda author, after, *rest: (
+            succeed([]) if after < 3 else read(author, after, *rest)
+        )
+        feed.gone_until = lambda author, after: succeed(Gap(3) if after < 3 else None)
+        theirs = self.replica("client")
+        self.dials(node, theirs)
+        self.mesh.run(2)
+        self.assertEqual(sorted(theirs.feeds[node.identity.public.text]), [4, 5])
+        self.assertTrue(theirs.live)
+
+
+@frozen
+class Gap:
+    """What a store that forgets says of it."""
+
+    until: int
 
 
 class ReaderTests(EgregoreCase):

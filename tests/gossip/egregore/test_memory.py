@@ -105,6 +105,16 @@ class WindowTests(SynchronousTestCase):
                 peer.note(author, sequence)
         self.assertEqual(named | {author for author, _ in heads[:held]}, {a for a, _ in heads})
 
+    def test_to_a_peer_that_takes_none_of_them_all_are_named_in_turn(self) -> None:
+        heads = [(key(n), 2) for n in range(3 * MAX_HAVE)]
+        peer = PeerMemory()
+        named: set[bytes] = set()
+        for _ in range(3):
+            after = [head for head in heads if head[0] > peer.cursor]
+            before = [head for head in heads if head[0] <= peer.cursor]
+            named |= {author for author, _ in peer.window(after + before)[0]}
+        self.assertEqual(len(named), len(heads))
+
     def test_what_the_peer_lacks_comes_first(self) -> None:
         heads = [(key(n), 2) for n in range(2 * MAX_HAVE)]
         peer = PeerMemory()

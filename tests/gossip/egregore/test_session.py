@@ -16,6 +16,7 @@ from meshkit.gossip.egregore.memory import PeerMemory
 from meshkit.gossip.egregore.session import (
     FIRST_CREDITS,
     LOT,
+    LOW,
     MAX_BEHIND,
     MAX_ODD,
     Action,
@@ -48,6 +49,8 @@ class Side:
 
     def __init__(self, client: bool, held: dict[bytes, int] | None = None, **options: Any) -> None:
         self.held = dict(held or {})
+        # Author and sequence -> up to where what follows is not kept.
+        self.gaps: dict[tuple[bytes, int], int] = {}
         self.tags: dict[tuple[bytes, int], list[str]] = {}
         self.said: list[Any] = []
         self.out: list[bytes] = []
@@ -94,7 +97,11 @@ class Side:
                 ours = {a: self.held[a] for a in action.authors if a in self.held}
                 self.act(self.session.compared(ours, self.now))
             case Read():
-                self.act(self.session.page(action.author, self.read(action)))
+                until = self.gaps.get((action.author, action.after))
+                if until is None:
+                    self.act(self.session.page(action.author, self.read(action)))
+                else:
+                    self.act(self.session.gone(action.author, until))
             case Store():
                 self.store(action.texts)
             case GoLive():
@@ -397,6 +404,14 @@ class SelectionTests(SynchronousTestCase):
         pushing.gain(A, 3)
         self.assertEqual(pushing.pushed(), [(A, 3)])
 
+    def test_behind_what_is_not_kept_any_more_they_are_served_and_pushed(self) -> None:
+        side = Side(True, {A: 9})
+        side.gaps = {(A, 0): 6, (A, 9): 11}
+        side.start().hear(have()).hear(DONE).hear(want(a=0)).hear(ACCEPTED)
+        self.assertEqual([n for _, n in side.given()], [7, 8, 9])
+        side.gain(A, 12)
+        self.assertEqual(side.pushed(), [(A, 12)])
+
     def test_their_topics(self) -> None:
         side = Side(True, {A: 4})
         side.tags = {(A, 2): ["x"], (A, 3): ["y", "z"], (A, 6): ["x"]}
@@ -417,6 +432,9 @@ class PushTests(SynchronousTestCase):
         for n in range(2, 302):
             side.gain(A, n)
         self.assertEqual(side.pushed(), [(A, n) for n in range(2, 2 + FIRST_CREDITS)])
+        # More are asked for early, and once.
+        self.assertEqual(side.kinds().count("credit_request"), 1)
+        self.assertEqual(side.kinds().index("credit_request"), FIRST_CREDITS - LOW + 1)
         side.hear({"type": "credit_grant", "amount": 50})
         self.assertEqual(len(side.pushed()), FIRST_CREDITS + 50)
         side.hear({"type": "flow_control_ack", "supported": True, "initial_credits": 30})
