@@ -207,11 +207,15 @@ class Fetching:
         self._judge_due = None
         # The clock of the connection is a sum of floats: a time may be over by a hair less.
         failed = self._link.spread.late(self._link.partner, self._link.reactor.seconds() + 0.001)
+        self.turn_off(failed)
         for author in failed:
-            self.turn_off([author])
             self._link.part.prefer_author(author, self._link)
+        if failed:
+            # However many: what failed together is one thing that went wrong.
+            others = "" if len(failed) == 1 else f" and of {len(failed) - 1} others"
             error = PromiseBroken(
-                f"the peer said that it has more of {PublicKey(author).text} and did not bring it"
+                f"the peer said that it has more of {PublicKey(failed[0]).text}{others}, and did "
+                f"not bring it"
             )
             self._link.part.promise_broken(self._link, error)
         self.watch_promises()

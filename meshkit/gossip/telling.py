@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Feeds that changed and of which the peer was not told yet.
 MAX_NEWS: Final = 20_000
+#: What a feed that is turned off costs, of what a peer may say that is of no use: who turns
+#: feeds on and off for ever makes us look them up for ever.
+OFF_COST: Final = 0.2
 #: Feeds of which the peer is known to have the fork proof.
 MAX_PROVEN: Final = 1_000
 
@@ -103,12 +106,13 @@ class Telling:
         unknown: dict[bytes, int] = {}
         on: list[bytes] = []
         selection = self._link.part.selection
-        useless = 0
+        useless = 0.0
         for author, sequence, flags in frame.entries:
             known = self._link.partner.has(author, sequence)
             turn = self._link.spread.note(self._link.partner, author, sequence, flags)
             if turn is Turn.OFF:
                 self._stopped[author] = None
+                useless += OFF_COST
             elif turn is Turn.ON:
                 if author in self._stopped:
                     raise MalformedFrame("the peer turned a feed on before it was stopped")
@@ -124,7 +128,7 @@ class Telling:
                 unknown[author] = sequence
         self.tell_stopped()
         if useless:
-            self._link.cost(float(useless))
+            self._link.cost(useless)
         if unknown or on:
             self._link.run(self._compare_heads(unknown, on))
 

@@ -403,6 +403,13 @@ class Patience(GossipCase):
         self.run_for(LOOK_AROUND + 10)
         self.assertIn((feeds[3].key, 0), liar.wanted())
 
+    def test_what_fails_together_is_one_strike(self) -> None:
+        liar = self.lie_to(self.me)
+        liar.say(Note([(n.to_bytes(32, "big"), 1, REPLICATE) for n in range(1, 100)]))
+        self.run_for(MADE_GOOD + 1)
+        self.assertEqual(self.reasons(), ["PROMISE_BROKEN"])
+        self.assertIsNone(liar.lost)
+
     def test_who_drips_a_feed_has_to_leave_it_to_another(self) -> None:
         liar = self.lie_to(self.me)
         liar.tell(self.author, 10**6)
