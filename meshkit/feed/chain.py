@@ -138,8 +138,7 @@ def judge(message: Message, neighbours: Neighbours) -> Link:
         )
     if neighbours.same is not None:
         raise ForkRefused(
-            f"{_place(message)} is stored with the hash {neighbours.same}: {message.hash} is a "
-            f"fork"
+            f"{_place(message)} is stored with the hash {neighbours.same}: {message.hash} is a fork"
         )
     joins = neighbours.predecessor == message.previous
     promotes = neighbours.successor_previous == message.hash

@@ -273,6 +273,9 @@ class EgregoreLink(Protocol):
             self._act(self.session.surveyed(heads))
 
     async def _compare(self, action: Compare) -> None:
+        # First, so that nothing is published while what this node forgot is on its way.
+        seen = self.session.says_of(self._part.own)
+        await self._part.store.note_own_seen(self.connected_to.raw, seen)
         ours = dict(await self._part.store.heads(action.authors))
         if self._open:
             self._act(self.session.compared(ours, self._reactor.seconds()))

@@ -216,6 +216,10 @@ class Session:
         """How many feeds the peer was asked for."""
         return len(self._asked)
 
+    def says_of(self, author: bytes) -> int:
+        """@return: up to where the peer said that it has a feed; 0 if it did not name it."""
+        return self._theirs.get(author, 0)
+
     def received(self, data: bytes, now: float) -> list[Action]:
         """
         A message of the peer.

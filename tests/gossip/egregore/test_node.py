@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from twisted.internet.protocol import Factory
 from meshkit.errors import ConfigError
 from meshkit.gossip.egregore.link import KEEP_ALIVE, PATIENCE, SILENCE
 from meshkit.gossip.egregore.part import FIRST_PAUSE, LAST_PAUSE, MAX_LINKS_PER_PEER, NOTICE
+from meshkit.testing.identities import Author
 from meshkit.testing.nodes import MESH_PORT, MemoryNode
 from tests.gossip.egregore.stage import NETWORK, EgregoreCase, Theirs, id_of, notes
 from tests.interop.egregore_peer import Peer, Replica, chain, write
@@ -97,6 +99,23 @@ class ReplicationTests(EgregoreCase):
         self.dials(ada, again)
         self.mesh.run(5)
         self.assertEqual(sorted(again.feeds[bob.identity.public.text]), [1])
+
+    def test_what_they_have_of_our_own_feed_counts(self) -> None:
+        """A node that has forgotten its feed writes on when two of them have shown it."""
+        node = self.ours()
+        before = Author("ada")
+        self.assertEqual(before.identity.public, node.identity.public)
+        before.write_many(3)
+        for number, answer in ((1, "FEED_READ_ONLY"), (2, None)):
+            theirs = self.replica("client", bytes([number]) * 32, pushes=False)
+            theirs.hold([json.loads(raw) for raw in before.raws])
+            self.dials(node, theirs)
+            self.mesh.run(5)
+            own = node.ask("GET", "/v1/own-feed").json["data"]
+            self.assertEqual((own["sequence"], own["read_only"] is None), (3, answer is None))
+            published = node.ask("POST", "/v1/publish", {"content": {"type": "note"}})
+            self.assertEqual(published.code, answer)
+        self.assertEqual(published.json["data"]["sequence"], 4)
 
     def test_more_feeds_than_one_exchange_names(self) -> None:
         # Theirs cannot be sent from some hundreds of feeds on (C4).
