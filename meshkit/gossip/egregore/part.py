@@ -174,44 +174,40 @@ class Place:
 
     def went_live(self, link: EgregoreLink) -> None:
         """Both sides push on this connection from now on."""
+        # That it lasts remains to be seen: the failures before it count until then.
         self.live = link
-        self._done(link)
+        self._link = None
+        self.last_error = None
+        self._next(link)
 
     def lost(self, link: EgregoreLink, error: str | None) -> None:
         """A connection that was dialled here is gone."""
         if link is self.live:
             self.live = None
-            lived = self._part.reactor.seconds() - (link.live or 0.0)
-            if lived < LIVED:
-                self._reset()
+            # The next complete exchange may be minutes away.
+            if self._due is not None and self._due.active():
+                self._due.cancel()
+            if self._part.reactor.seconds() - (link.live or 0.0) < LIVED:
                 self._failed(error or "the live connection ended at once")
             else:
-                # The next complete exchange may be minutes away.
-                self._reset()
+                self.failures = 0
                 self._again(SOON * self._part.rng.random())
         elif self._dialling is None:
             self._link_over(link, error)
-
-    def _reset(self) -> None:
-        if self._due is not None and self._due.active():
-            self._due.cancel()
-        self._due = None
 
     def _link_over(self, link: EgregoreLink, error: str | None = None) -> None:
         if link is not self._link:
             return
         self._link = None
         if link.finished:
-            self._done(link)
+            self.failures = 0
+            self.last_error = None
+            self._next(link)
         else:
             self._failed(error or "the connection ended in the middle of the exchange")
 
-    def _done(self, link: EgregoreLink) -> None:
-        """An exchange came to its end."""
-        self._link = None
-        if self.live is None or link is self.live:
-            self.failures = 0
-            self.last_error = None
+    def _next(self, link: EgregoreLink) -> None:
+        """An exchange came to its end: another one follows."""
         interval: float = self._part.interval * (0.9 + self._part.rng.random() / 5)
         self._again(SOON if link.session.more else interval)
 
@@ -220,7 +216,7 @@ class Place:
             place=self.address.text,
             peer=None if self.peer is None else self.peer.text,
             live=self.live is not None,
-            failures=self.failures,
+            failures=0 if self.live is not None else self.failures,
             last_error=self.last_error,
         )
 

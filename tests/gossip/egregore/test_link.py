@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 
 from meshkit.errors import StorageFailed
 from meshkit.gossip.egregore.link import MAX_UNDIGESTED, PATIENCE
@@ -49,12 +49,16 @@ class StoreTests(EgregoreCase):
         node = self.ours()
         feed = node.service._parts["feed"]
         ingest = feed.ingest
-        feed.ingest = lambda texts: fail(StorageFailed())
+        # It fails when all of it has come already, and they have nothing more to say.
+        late: list[Deferred[Any]] = []
+        feed.ingest = lambda texts: late.append(Deferred()) or late[-1]
         theirs = self.replica("client", pushes=False)
         theirs.hold(long_notes(3))
         connection = self.dials(node, theirs)
         self.mesh.run(2)
         self.assertIsNotNone(connection.lost)
+        for told in late:
+            told.errback(StorageFailed())
         status = self.status(node)
         self.assertEqual((status["broken"], status["refused"]), ({}, {}))
         accounts = node.ask("GET", "/v1/peers/ledger").json["data"]

@@ -672,6 +672,22 @@ class DiallingTests(EgregoreCase):
         self.assertGreater(min(place["failures"] for place in shown), 8)
         self.assertTrue(all(place["last_error"] for place in shown))
 
+    def test_a_live_connection_that_never_lasts_is_made_less_and_less(self) -> None:
+        connections: list[Theirs] = []
+
+        def make() -> Replica:
+            self.mesh.clock.callLater(1.0, lambda: connections[-1].hang_up())
+            return self.replica("server")
+
+        place, connections = self.listens(make)
+        node = self.ours("ada", place)
+        self.mesh.run(1_800)
+        # Every two seconds it would be 600 times.
+        self.assertLess(len(connections), 16)
+        self.assertGreater(len(connections), 5)
+        (shown,) = self.status(node)["places"]
+        self.assertGreater(shown["failures"], 4)
+
     def test_several_at_once(self) -> None:
         seeds = [bytes([n]) * 32 for n in range(1, 5)]
         places = [self.listens(partial(self.replica, "server", seed))[0] for seed in seeds]
