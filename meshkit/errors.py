@@ -349,6 +349,24 @@ class SignatureInvalid(FeedError):
     code = "SIGNATURE_INVALID"
 
 
+class SchemaInvalid(FeedError):
+    """A JSON Schema cannot be used here."""
+
+    code = "SCHEMA_INVALID"
+
+
+class SchemaMismatch(FeedError):
+    """The content does not fit the schema of its type, and this node is strict."""
+
+    code = "SCHEMA_MISMATCH"
+
+    def __init__(self, *args: object, **details: object) -> None:
+        """@param details: C{schema}, and C{pointer} and C{rule} of what does not fit."""
+        super().__init__(*args)
+        if details:
+            self.details = details
+
+
 class SealedInvalid(FeedError):
     """A sealed message is malformed, was changed, or cannot be made for these recipients."""
 

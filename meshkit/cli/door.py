@@ -127,9 +127,9 @@ class Door:
         """See L{get}."""
         return _decoded(await self._ask("POST", path, body=body))
 
-    async def delete(self, path: str) -> Answer:
+    async def delete(self, path: str, **query: Any) -> Answer:
         """See L{get}."""
-        return _decoded(await self._ask("DELETE", path))
+        return _decoded(await self._ask("DELETE", path, query=query))
 
     async def events(
         self, path: str, on_event: Callable[[Event], None], after: str = "", **query: Any

@@ -5,7 +5,7 @@ they go as well, will refuse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from attrs import define, field, frozen
@@ -31,6 +31,13 @@ class _Adviser:
 
 def _judged(judge: Judge, raws: Sequence[bytes]) -> list[str | None]:
     return [judge(raw) for raw in raws]
+
+
+def shortened(sentences: Iterable[str]) -> list[str]:
+    """The first L{MAX_WARNINGS} sentences, and how many there are beside them."""
+    warnings = list(sentences)
+    more = len(warnings) - MAX_WARNINGS
+    return warnings if more <= 0 else [*warnings[:MAX_WARNINGS], f"and {more} more of this kind"]
 
 
 @define(eq=False)

@@ -253,6 +253,74 @@ THREAD = Operation(
 )
 
 
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z][a-z0-9_.-]{0,63}/v[1-9][0-9]{0,3}$",
+        description="type and version of contents, such as note/v1",
+    ),
+]
+
+
+class SchemaName(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name
+
+
+class AddSchema(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name
+    schema: Annotated[msgspec.Raw, Meta(description="JSON Schema 2020-12, at most 32 KiB")]
+
+
+class SchemaSummary(msgspec.Struct):
+    """
+    @ivar name: type and version of the contents that are checked by it.
+    @ivar bytes: length of its text.
+    @ivar added: RFC 3339 time.
+    """
+
+    name: str
+    bytes: int
+    added: str
+
+
+SCHEMAS = Operation(
+    name="feed_schemas",
+    method="GET",
+    path="/v1/schemas",
+    request=Nothing,
+    answer=list[SchemaSummary],
+    doc="The JSON Schemas by which this node checks contents.",
+)
+SCHEMA = Operation(
+    name="feed_schema",
+    method="GET",
+    path="/v1/schema",
+    request=SchemaName,
+    answer=msgspec.Raw,
+    doc="One of these schemas, as it was added.",
+)
+SCHEMA_ADD = Operation(
+    name="feed_schema_add",
+    method="POST",
+    path="/v1/schema",
+    request=AddSchema,
+    answer=SchemaSummary,
+    doc="Check contents of a type by a JSON Schema from now on; one of the same name is replaced.",
+    permission="admin",
+    success=201,
+)
+SCHEMA_REMOVE = Operation(
+    name="feed_schema_remove",
+    method="DELETE",
+    path="/v1/schema",
+    request=SchemaName,
+    answer=None,
+    doc="Check contents of a type by this schema no longer.",
+    permission="admin",
+    success=204,
+)
+
+
 class OwnFeed(msgspec.Struct):
     """
     @ivar author: this node's id.

@@ -20,9 +20,9 @@ from meshkit.errors import (
     NotFound,
     UnexpectedMessage,
 )
-from meshkit.feed import acceptance, search, store
+from meshkit.feed import acceptance, schema_registry, search, store
 from meshkit.feed import operations as offered
-from meshkit.feed.advice import Advice, Judge
+from meshkit.feed.advice import Advice, Judge, shortened
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
 from meshkit.feed.follow import follow, read_arrivals
@@ -61,6 +61,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "again after a restore",
         ),
     ] = 2
+    schemas: Annotated[
+        schema_registry.Mode,
+        msgspec.Meta(
+            description="refuse to publish what does not fit its JSON Schema (strict), or warn "
+            "(lenient)"
+        ),
+    ] = "lenient"
     search_seconds: Annotated[
         float,
         msgspec.Meta(ge=0.05, le=60, description="how long a list or a search may take"),
@@ -98,19 +105,27 @@ def check_texts(
     return checked
 
 
-def prepare_texts(texts: Sequence[bytes], before: int) -> list[Prepared]:
+def prepare_texts(
+    texts: Sequence[bytes],
+    before: int,
+    problem: Callable[[Any, str | None], str | None] = lambda content, schema_id: None,
+) -> list[tuple[Prepared, str | None]]:
     """
     Make contents ready to be signed; runs in a worker thread.
 
     @param before: how many of the batch come before these.
+    @param problem: see L{Schemas.problem}.
+    @return: each with what its publisher should know of it.
     @raise FeedError: saying which of the many cannot be published.
     """
     contents = []
     for number, text in enumerate(texts, before + 1):
         try:
-            contents.append(prepare_content_text(text))
+            content = prepare_content_text(text)
+            warning = problem(content.value, None)
         except FeedError as e:
-            raise type(e)(f"message {number} of the batch: {e}") from e
+            raise type(e)(f"message {number} of the batch: {e}", **(e.details or {})) from e
+        contents.append((content, warning and f"message {number}: {warning}"))
     return contents
 
 
@@ -134,7 +149,10 @@ class FeedPart(Part):
         self._verify_batch: int = context.config.verify_batch
         self._messages = 0
         self._feeds = 0
-        self._presenter = Presenter(self._identity)
+        self._schemas = schema_registry.Schemas(
+            self._database, self._wall_clock, context.config.schemas
+        )
+        self._presenter = Presenter(self._identity, self._schemas)
         self._lookups = Lookups(
             self._database,
             self._identity.public,
@@ -162,6 +180,7 @@ class FeedPart(Part):
     async def _load(self) -> None:
         self._messages, self._feeds = await self._database.read(store.count_all)
         await self._own.load()
+        await self._schemas.load()
         self._lookups.start()
 
     def stopService(self) -> Deferred[None]:
@@ -195,6 +214,7 @@ class FeedPart(Part):
         return Deferred.fromCoroutine(
             self._publish_one(
                 partial(prepare_content, content),
+                [],
                 recipients,
                 form,
                 schema_id=schema_id,
@@ -209,6 +229,7 @@ class FeedPart(Part):
     async def _publish_one(
         self,
         prepare: Callable[[], Prepared],
+        warnings: list[str],
         recipients: Sequence[str],
         form: Form,
         *,
@@ -216,10 +237,17 @@ class FeedPart(Part):
         relates: str | None,
         **fields: Any,
     ) -> Message:
-        """@param fields: others of L{sign_message}."""
+        """
+        @param warnings: to which is added what the publisher should know.
+        @param fields: others of L{sign_message}.
+        """
         if relates is not None:
             check_hash(relates, "relates")
         content = prepare()
+        if self._schemas.concerns(content.value, schema_id):
+            problem = await self._checking.run(self._schemas.problem, content.value, schema_id)
+            if problem is not None:
+                warnings.append(problem)
         if recipients:
             content, schema_id = seal_content(
                 self._identity, recipients, content, schema_id, form, self._rng
@@ -392,6 +420,10 @@ class FeedPart(Part):
             BoundOperation(offered.SEARCH, self._lookups.answer_search),
             BoundOperation(offered.THREAD, self._lookups.answer_thread),
             BoundOperation(offered.MESSAGE, self._answer_message),
+            BoundOperation(offered.SCHEMAS, self._schemas.answer_list),
+            BoundOperation(offered.SCHEMA, self._schemas.answer_show),
+            BoundOperation(offered.SCHEMA_ADD, self._schemas.answer_add),
+            BoundOperation(offered.SCHEMA_REMOVE, self._schemas.answer_remove),
             BoundOperation(offered.OWN, self._own.answer_own),
             BoundOperation(offered.UNLOCK, self._own.answer_unlock),
             BoundOperation(offered.EVENTS, self._answer_events),
@@ -402,8 +434,10 @@ class FeedPart(Part):
     async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw | Advised:
         if request.form != "own" and not request.recipients:
             raise InvalidRequest("a sealed form needs recipients", field="form")
+        warnings: list[str] = []
         message = await self._publish_one(
             partial(prepare_content_text, bytes(request.content)),
+            warnings,
             request.recipients,
             request.form,
             schema_id=request.schema_id,
@@ -415,7 +449,7 @@ class FeedPart(Part):
         )
         # The row as it was committed just now, without reading it back.
         row = store.Row(message.raw, chain_valid=True)
-        warnings = await self._advice.about([message.raw])
+        warnings += await self._advice.about([message.raw])
         shown = self._presenter.show(row)
         return Advised(shown, warnings) if warnings else shown
 
@@ -424,10 +458,11 @@ class FeedPart(Part):
     ) -> offered.Published | Advised:
         texts = [bytes(text) for text in request.contents]
         step = self._verify_batch
-        contents: list[Prepared] = await _joined(
-            self._workers.run(prepare_texts, texts[at : at + step], at)
+        pieces: list[tuple[Prepared, str | None]] = await _joined(
+            self._workers.run(prepare_texts, texts[at : at + step], at, self._schemas.problem)
             for at in range(0, len(texts), step)
         )
+        contents = [content for content, _ in pieces]
         messages = await self._append(contents, partial(sign_message, self._identity))
         published = offered.Published(
             count=len(messages),
@@ -435,7 +470,8 @@ class FeedPart(Part):
             last=messages[-1].sequence,
             last_hash=messages[-1].hash,
         )
-        warnings = await self._advice.about([message.raw for message in messages])
+        warnings = shortened(problem for _, problem in pieces if problem is not None)
+        warnings += await self._advice.about([message.raw for message in messages])
         return Advised(published, warnings) if warnings else published
 
     def _answer_events(self, request: offered.Events) -> AsyncGenerator[Item, None]:

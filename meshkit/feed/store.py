@@ -113,6 +113,14 @@ MIGRATIONS: Final = (
         since_ns INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    -- What contents are checked by: see meshkit.feed.schema_registry.  name: type and version.
+    CREATE TABLE feed_schemas (
+        name TEXT PRIMARY KEY NOT NULL,
+        text BLOB NOT NULL,
+        added_ns INTEGER NOT NULL
+    ) STRICT;
+    """,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.

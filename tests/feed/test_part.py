@@ -71,12 +71,12 @@ class PartCase(SynchronousTestCase):
         run_clock(self.clock)
         return self.failureResultOf(result, error).value
 
-    def answer(self, name: str, **fields: Any) -> Any:
+    def answer(self, name: str, /, **fields: Any) -> Any:
         """Call an operation as a door does."""
         (bound,) = [b for b in self.part.operations() if b.operation.name == name]
         return bound.handler(bound.operation.request(**fields))
 
-    def ok(self, name: str, **fields: Any) -> Any:
+    def ok(self, name: str, /, **fields: Any) -> Any:
         return self.done(self.answer(name, **fields))
 
     def own(self) -> list[bytes]:

@@ -94,6 +94,27 @@ class VerbTests(_Tests):
         self.assertEqual((message["tags"], message["relates"]), (["x", "y"], done.out.split()[-1]))
         self.assertEqual(self.arrived(message["hash"])["signature"], message["signature"])
 
+    def test_schemas(self) -> None:
+        self.assertIn("not checked", self.b.good("feed", "schema").out)
+        text = b'{"required": ["text"]}'
+        added = self.b.good("feed", "schema", "add", "memo/v1", "-", stdin=text)
+        self.assertIn("memo/v1", added.out)
+        (listed,) = self.b.good("feed", "schema", "list", "--json").json
+        self.assertEqual((listed["name"], listed["bytes"]), ("memo/v1", len(text)))
+        self.assertEqual(
+            json.loads(self.b.good("feed", "schema", "show", "memo/v1").out), {"required": ["text"]}
+        )
+        done = self.b.cli("publish", "--content", '{"type":"memo"}', "--json")
+        self.assertEqual(done.code, 0)
+        self.assertIn("memo/v1", done.err)
+        self.assertIs(json.loads(done.out)["schema_valid"], False)
+        self.b.good("feed", "schema", "rm", "memo/v1")
+        self.check_refused(self.b.cli("feed", "schema", "rm", "memo/v1"), "NOT_FOUND")
+        self.check_refused(
+            self.b.cli("feed", "schema", "add", "memo/v1", "-", stdin=b'{"$id":"x"}'),
+            "SCHEMA_INVALID",
+        )
+
     def answers(self, path: str) -> bool:
         return bool(self.a.ask("GET", path).status == 200)
 
