@@ -378,10 +378,10 @@ class _Doctor:
         self.connection.execute("DELETE FROM feed_tags WHERE message = ?", (row.id,))
         self.connection.execute("DELETE FROM feed_messages WHERE id = ?", (row.id,))
         if self.own is None:
-            guard.mark_restored(self.connection, self.now_ns)
+            guard.set_repaired(self.connection, None, self.now_ns)
         elif self.own == key:
             # Its number must not be given to another message.
-            guard.set_behind(self.connection, latest, self.now_ns)
+            guard.set_repaired(self.connection, latest, self.now_ns)
 
     # --- what is made of them ---------------------------------------------------------
 

@@ -24,7 +24,7 @@ from typing import Final, Literal, cast
 
 from attrs import define, field, frozen
 
-Reason = Literal["restored", "behind"]
+Reason = Literal["restored", "behind", "repaired"]
 
 #: Seconds for which a claim is believed without anything to show for it.
 PATIENCE: Final = 60.0
@@ -58,8 +58,9 @@ class Guard:
     Why this node does not publish.
 
     @ivar reason: C{restored}: the database comes from a backup.  C{behind}: a peer
-        brought messages of this node that were not here.
-    @ivar since_ns: when the backup was made, or when they came.
+        brought messages of this node that were not here.  C{repaired}: one that was here
+        was damaged, and was set aside.
+    @ivar since_ns: when the backup was made, when they came, when it was set aside.
     @ivar had: the last sequence of the own feed that was stored then.
     @ivar witnesses: how many peers have shown since that they have no more of the feed.
     """
@@ -94,6 +95,19 @@ def set_behind(connection: sqlite3.Connection, had: int, now_ns: int) -> None:
     """
     connection.execute(
         "INSERT OR IGNORE INTO feed_guard (id, reason, since_ns, had) VALUES (1, 'behind', ?, ?)",
+        (now_ns, had),
+    )
+
+
+def set_repaired(connection: sqlite3.Connection, had: int | None, now_ns: int) -> None:
+    """
+    Set the guard because a message of this node was set aside, or one of somebody whose node
+    this may be.  Nothing happens if it is set.
+
+    @param had: the last sequence of the own feed that was stored, if it is known.
+    """
+    connection.execute(
+        "INSERT OR IGNORE INTO feed_guard (id, reason, since_ns, had) VALUES (1, 'repaired', ?, ?)",
         (now_ns, had),
     )
 

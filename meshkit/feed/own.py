@@ -225,11 +225,11 @@ class OwnFeed:
 
 def _read_only(guard: Guard, needed: int) -> FeedReadOnly:
     """@return: what a publisher is told."""
-    why = (
-        f"its data was restored from a backup of {format_timestamp(guard.since_ns)}"
-        if guard.reason == "restored"
-        else "a peer had messages of it that were missing here"
-    )
+    why = {
+        "restored": f"its data was restored from a backup of {format_timestamp(guard.since_ns)}",
+        "behind": "a peer had messages of it that were missing here",
+        "repaired": "a message was damaged and set aside, and may have been the last of it",
+    }[guard.reason]
     return FeedReadOnly(
         f"this node's feed may have gone on elsewhere: {why}.  It publishes again when "
         f"{needed} peers have shown that they have it up to {guard.had} or more, and that is "

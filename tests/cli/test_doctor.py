@@ -77,7 +77,7 @@ class DoctorTests(FolderCase):
         with closing(DiskFile(self.db(self.home)).open_writer()) as connection:
             found = guard.read_guard(connection)
         assert found is not None
-        self.assertEqual((found.reason, found.had), ("behind", 5))
+        self.assertEqual((found.reason, found.had), ("repaired", 5))
 
     def test_damage_in_the_file_is_told_and_cannot_be_mended(self) -> None:
         with closing(DiskFile(self.db(self.home)).open_writer()) as connection:

@@ -248,14 +248,14 @@ class Damage(DoctorCase):
         self.flip(last)
         self.examine(repair=True, own=ADA.key)
         found = guard.read_guard(self.connection)
-        self.assertEqual(found, guard.Guard("behind", DAY_NS, 7, 0))
+        self.assertEqual(found, guard.Guard("repaired", DAY_NS, 7, 0))
 
     def test_if_it_is_not_known_whose_the_node_is_its_feed_is_guarded(self) -> None:
         self.flip(3)
         self.examine(repair=True, own=None)
         found = guard.read_guard(self.connection)
         assert found is not None
-        self.assertEqual(found.reason, "restored")
+        self.assertEqual((found.reason, found.had), ("repaired", 0))
 
     def test_a_message_of_somebody_else_guards_nothing(self) -> None:
         self.flip(3)

@@ -284,6 +284,20 @@ class Restored(GuardCase):
         self.assertEqual(self.own(), self.mine.raws[:3])
 
 
+class Repaired(GuardCase):
+    def test_it_says_why_it_does_not_publish(self) -> None:
+        self.done(self.part.ingest(self.mine.raws[:4]))
+        with closing(self.context.database._backing.open_writer()) as connection:
+            guard.lift(connection)
+            guard.set_repaired(connection, 4, DAY_NS)
+            guard.set_repaired(connection, 9, DAY_NS)
+        self.restart()
+        self.assertIn("was damaged and set aside", self.refused())
+        self.see(0, 4)
+        self.see(1, 4)
+        self.done(self.part.publish("at last"))
+
+
 class Behind(GuardCase):
     """A node whose disk was set back, and that knows nothing of it."""
 
