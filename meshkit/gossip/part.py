@@ -536,8 +536,8 @@ class GossipPart(Part):
         """The selection changed: tell it, let go of the rest, compare again."""
         for link in list(self._links):
             link.send_interest()
-            unwanted = [a for a in link.partner.on if not self.selection.wants(a)]
-            for author in unwanted:
+            known = (*link.partner.on, *link.partner.claims)
+            for author in [a for a in known if not self.selection.wants(a)]:
                 for partner in self.spread.drop_feed(author):
                     self.turn_off(partner, [author])
             link.telling.compare_again()

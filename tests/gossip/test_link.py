@@ -15,9 +15,10 @@ from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from meshkit.errors import NotReady, Overloaded, PeerTooSlow, StorageFailed
-from meshkit.gossip import digestion
+from meshkit.gossip import digestion, telling
 from meshkit.gossip import link as link_module
 from meshkit.gossip import part as part_module
+from meshkit.gossip import spread as spread_module
 from meshkit.gossip.codec import (
     MAX_ENTRIES,
     MAX_FRAME,
@@ -35,6 +36,7 @@ from meshkit.gossip.codec import (
     Stopped,
     encode,
 )
+from meshkit.gossip.comparing import MAX_OPEN_WINDOWS
 from meshkit.gossip.credit import FIRST, WINDOW_BYTES, WINDOW_MESSAGES
 from meshkit.gossip.digestion import MAX_UNDIGESTED
 from meshkit.gossip.fetching import MAX_REFUSED
@@ -265,6 +267,34 @@ class Following(GossipCase):
         self.a.ingest([*self.ada.write_many(1), *self.bob.write_many(1)])
         self.run_for()
         self.assertEqual(self.b.heads(), {self.ada.key: 3, self.bob.key: 2})
+
+    def test_what_waits_to_be_turned_on_is_not_when_nobody_wants_it_any_more(self) -> None:
+        gates: list[Deferred[Any]] = []
+        me = self.place("me")
+        liar = self.lie_to(me)
+        frontier = me.feed.frontier
+
+        def slow(*args: Any, **kw: Any) -> Any:
+            gates.append(Deferred())
+            return gates[-1].addCallback(lambda _: frontier(*args, **kw))
+
+        first, *others = (Author(f"author {n}") for n in range(5))
+        me.follow(first.identity.public)
+        for author in others:
+            me.follow(author.identity.public)
+        self.patch(spread_module, "MAX_CATCHING", 2)
+        self.patch(me.feed, "frontier", slow)
+        liar.say(Note([(author.key, 1, REPLICATE) for author in others]))
+        self.run_for()
+        gates.pop().callback(None)
+        self.run_for()
+        # Two are being looked up, two wait for these.
+        for author in others:
+            me.unfollow(author.identity.public)
+        while gates:
+            gates.pop().callback(None)
+            self.run_for()
+        self.assertEqual(liar.wanted(), [])
 
     def test_following_nobody_is_replicating_everybody(self) -> None:
         self.b.follow(self.ada.identity.public)
@@ -990,6 +1020,76 @@ class Lies(GossipCase):
         stuck.callback([])
         self.run_for()
         self.assertEqual(self.me.links, [])
+
+
+class Tables(GossipCase):
+    """What a peer can make us remember has an end."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.me = self.place("me")
+
+    def test_news_that_cannot_be_told_are_found_by_a_comparison(self) -> None:
+        self.patch(telling, "MAX_NEWS", 3)
+        big = Author("big")
+        self.me.ingest([big.write("x" * 60_000).raw for _ in range(8)])
+        liar = self.lie_to(self.me)
+        liar.transport.pauseProducing()
+        liar.turn_on(big)
+        self.run_for()
+        for n in range(5):
+            self.me.ingest(Author(n).write_many(1))
+        (link,) = self.me.links
+        self.assertLessEqual(len(link.telling._news), 3)
+        self.assertTrue(link.partner.overflowed)
+        interests = len(liar.of_kind(Interest))
+        liar.transport.resumeProducing()
+        liar.tell(Author("somebody"), 1)
+        self.run_for(1)
+        # Who was dialled asks for one by saying its interest again.
+        self.assertEqual(len(liar.of_kind(Interest)), interests + 1)
+        self.assertFalse(link.partner.overflowed)
+
+    def test_proofs_that_the_peer_has(self) -> None:
+        self.patch(telling, "MAX_PROVEN", 2)
+        liar = self.lie_to(self.me)
+        for n in range(4):
+            raws = []
+            for word in ("heads", "tails"):
+                author = Author(f"forker {n}")
+                raws.append(author.write(word).raw)
+            self.me.ingest(raws)
+        self.run_for()
+        (link,) = self.me.links
+        self.assertEqual(len(liar.of_kind(Proof)), 4)
+        self.assertEqual(len(link.telling._proven), 2)
+
+    def test_authors_that_all_peers_name(self) -> None:
+        self.patch(part_module, "MAX_INTEREST", 5)
+        keys = [n.to_bytes(32, "big") for n in range(4)]
+        first, second = self.lie_to(self.me, "first"), self.lie_to(self.me, "second")
+        first.say(Interest(False, keys, [], False))
+        self.run_for()
+        second.say(Interest(False, keys[:1], [], True))
+        self.run_for()
+        self.assertIsNone(second.lost)
+        second.say(Interest(False, keys[1:2], [], False))
+        self.run_for()
+        self.assertIsInstance(second.lost and second.lost.value, ConnectionDone)
+        self.assertEqual(self.me.gossip.status().hindered, {"OVERLOADED": 1})
+        self.assertIsNone(first.lost)
+
+    def test_windows_that_are_open_at_a_time(self) -> None:
+        self.me.publish()
+        liars = [self.lie_to(self.me, f"liar {n}") for n in range(MAX_OPEN_WINDOWS + 2)]
+        for liar in liars:
+            liar.say(Ranges(1, 0, False, b"\0\xfd" + bytes(16)))
+        self.run_for()
+        answered = [len(liar.of_kind(Ranges)) for liar in liars]
+        self.assertEqual(answered, [1] * MAX_OPEN_WINDOWS + [0, 0])
+        liars[0].transport.loseConnection()
+        self.run_for()
+        self.assertEqual(len(liars[MAX_OPEN_WINDOWS].of_kind(Ranges)), 1)
 
 
 class Crowded(GossipCase):
