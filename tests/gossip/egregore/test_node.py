@@ -351,6 +351,30 @@ class SelectionTests(EgregoreCase):
             (self.feed(node, id_of(SEED)), self.feed(node, id_of(OTHER))), ([1, 2, 3], [])
         )
 
+    def test_whom_we_follow_from_now_on_is_fetched_soon(self) -> None:
+        held: list[Any] = []
+
+        def make() -> Replica:
+            theirs = self.replica("server", THIRD)
+            theirs.hold(held)
+            return theirs
+
+        place, _ = self.listens(make)
+        node = self.ours("ada", place)
+        self.follow(node, SEED)
+        node.stop()
+        held += notes(SEED, 2) + notes(OTHER, 2)
+        node.start()
+        self.mesh.run(20)
+        had = self.feed(node, id_of(OTHER))
+        self.follow(node, OTHER)
+        self.mesh.run(8)
+        self.assertEqual((had, self.feed(node, id_of(OTHER))), ([], [1, 2]))
+
+    def follow(self, node: MemoryNode, seed: bytes) -> None:
+        author = id_of(seed).replace("/", "%2F").replace("+", "%2B")
+        self.assertEqual(node.ask("POST", f"/v1/follows/{author}", {}).status, 201)
+
     def test_they_get_those_whom_they_follow(self) -> None:
         ada = self.ours()
         bob = self.mesh.node("bob", f'peers = ["{ada.address}"]')
@@ -617,16 +641,19 @@ class HostileTests(EgregoreCase):
 
     def test_one_peer_has_a_few_connections(self) -> None:
         node = self.ours()
-        connections = [self.dials(node) for _ in range(MAX_LINKS_PER_PEER)]
-        for connection in connections[1:]:
-            # They sit there and say nothing more.
-            connection.replica.peer.goodbye = lambda: None  # type: ignore[method-assign]
-        self.mesh.run(1)
-        self.dials(node)
-        self.mesh.run(1)
-        self.assertLessEqual(len(self.status(node)["links"]), MAX_LINKS_PER_PEER)
-        # The live one is not what is cut.
-        self.assertIsNone(connections[0].lost)
+        first = self.dials(node)
+        self.assertTrue(first.replica.live)
+        silent = []
+        for _ in range(MAX_LINKS_PER_PEER + 1):
+            theirs = self.replica("client")
+            # It sits there and says nothing.
+            theirs._tell = lambda: None  # type: ignore[method-assign]
+            silent.append(self.dials(node, theirs))
+            silent[-1].be_patient()
+        self.assertEqual(len(self.status(node)["links"]), MAX_LINKS_PER_PEER)
+        # The oldest are cut, but for the live one.
+        self.assertIsNone(first.lost)
+        self.assertEqual([each.lost is None for each in silent], [False, False, True, True])
 
     def test_no_more_connections_than_the_setting_says(self) -> None:
         node = self.ours("ada", max_links=2)
