@@ -422,6 +422,36 @@ class FeedForked(FeedError):
     status = 409
 
 
+class NotTaken(FeedError):
+    """
+    Nothing is wrong with the message, and this node does not want it.  Who sent it is not to
+    blame.
+    """
+
+    code = "NOT_TAKEN"
+    status = 403
+
+
+class AuthorBlocked(NotTaken):
+    """This node has blocked the author: nothing of that feed is taken or served."""
+
+    code = "AUTHOR_BLOCKED"
+
+
+class LimitReached(NotTaken):
+    """The feeds have as much as the settings of this node allow."""
+
+    code = "FEED_LIMIT"
+    status = 507
+
+
+class SelectionConfigured(FeedError):
+    """The configuration selects it: no operation can take that back."""
+
+    code = "SELECTION_CONFIGURED"
+    status = 409
+
+
 # --- parts and operations ----------------------------------------------------------
 
 

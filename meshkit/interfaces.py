@@ -17,9 +17,11 @@ from zope.interface import Attribute, Interface
 __all__ = [
     "Arrival",
     "Arrivals",
+    "BlocksChanged",
     "ForkProof",
     "ForkProven",
     "Frontier",
+    "Gap",
     "IConnections",
     "IFeedStore",
     "IFiles",
@@ -252,13 +254,54 @@ class IFeedStore(Interface):
         """
         The messages of all authors that follow a position, in the order in which they were
         stored here.  What is no part of a feed, because its author has forked it, is left
-        out.
+        out, and so is what is not kept any more, or is of an author who is blocked.
 
         @param after: a L{StoredMessage.position}; 0 for the beginning.
         @param max_messages: stop after so many.
         @param max_bytes: stop before their texts are larger than this in all.  The first
             is given in any case.
         @return: Deferred of L{Arrivals}.
+        """
+
+    def gone_until(author: bytes, after: int) -> Any:
+        """
+        Why L{read} gives nothing, where the feed goes on: the texts are not kept any more.
+
+        @return: Deferred of the L{Gap} in which message C{after + 1} is, or of L{None} if
+            it is in none.
+        """
+
+    def skip(author: bytes, until: int, head: bytes) -> Any:
+        """
+        Do without the messages of a feed up to one, as nobody keeps them any more.
+
+        What others say is not believed: the next message, C{until + 1}, has to be stored
+        here, and to name C{head} as its predecessor.
+
+        @param until: sequence of the last message that is done without.
+        @param head: its hash, 32 bytes.
+        @return: Deferred of whether that changed anything, fired when it is on the disk.
+            L{MessagesStored}, without messages, then tells how far the feed is complete.
+        """
+
+    def authors_with_tags(tags: Sequence[str], after: bytes = b"", limit: int = 1000) -> Any:
+        """
+        Who has used one of some tags, in messages that are kept here.
+
+        @param after: only authors above this one, in byte order.
+        @return: Deferred of a sorted list of at most C{limit} 32-byte keys.
+        """
+
+    def tagged_message(author: bytes, tags: Sequence[str]) -> Any:
+        """
+        @return: Deferred of the text of a message with which an author has used one of
+            some tags, or of L{None}.
+        """
+
+    def is_blocked(author: bytes) -> bool:
+        """
+        Has the operator blocked a 32-byte key?  Then nothing of its feed is taken, told or
+        served here, whoever asks, and a peer with it is not to be let in.
         """
 
     def refused_by_egregore(raw: bytes) -> Any:
@@ -507,6 +550,34 @@ class Frontier:
     head: bytes | None
     forked: int | None = None
     disputed: int | None = None
+
+
+@frozen
+class Gap:
+    """
+    Consecutive messages of a feed whose texts are not kept.
+
+    @ivar until: the last of them.
+    @ivar head: its 32-byte hash; L{None} if no message is kept that names it.
+    @ivar next: the text of the message after it, which names it; L{None} likewise.
+    """
+
+    until: int
+    head: bytes | None
+    next: bytes | None = field(repr=False)
+
+
+@frozen
+class BlocksChanged:
+    """
+    Event: an author was blocked, or is blocked no more.
+
+    @ivar author: the author's 32-byte key.
+    @ivar blocked: is it blocked now?
+    """
+
+    author: bytes
+    blocked: bool
 
 
 @frozen

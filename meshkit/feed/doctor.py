@@ -14,6 +14,7 @@ few messages and the findings that are told, whatever is stored.
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ from attrs import define, field, frozen
 
 from meshkit.errors import FeedError
 from meshkit.feed import guard
-from meshkit.feed.message import Message, parse_message, verify_message
-from meshkit.feed.store import check_proof
+from meshkit.feed.limits import Amount
+from meshkit.feed.message import MAX_SEQUENCE, Message, parse_message, verify_message
+from meshkit.feed.store import GONE, check_proof, expiry, total, write_off
 from meshkit.feed.words import indexed_text
 from meshkit.identity.keys import PublicKey
 
@@ -44,7 +46,7 @@ class Finding:
 
     @ivar kind: a stable name: C{page_damage}, C{dangling_reference}, C{message_damaged},
         C{message_columns}, C{link}, C{feed_position}, C{fork_proof}, C{search_index},
-        C{tags}.
+        C{tags}, C{amounts}.
     @ivar subject: what was found, a sentence.
     @ivar repair: what mends it; L{None} if nothing here does.
     """
@@ -88,6 +90,7 @@ def examine(
         if doctor.pages():
             doctor.references()
             doctor.feeds()
+            doctor.totals()
             doctor.tags()
             doctor.index()
     except sqlite3.DatabaseError as error:
@@ -97,7 +100,8 @@ def examine(
 
 #: What is read of a message, in the order of L{_Row}.
 _COLUMNS: Final = (
-    "id, sequence, hash, previous, shown_ns, received_ns, content_type, relates, chain_valid, raw"
+    "id, sequence, hash, previous, shown_ns, received_ns, content_type, relates, chain_valid, "
+    "expires_ns, raw"
 )
 
 
@@ -112,32 +116,64 @@ class _Row:
     content_type: str | None
     relates: str | None
     chain_valid: int
+    expires_ns: int | None
     raw: bytes
+
+    @property
+    def hidden(self) -> bool:
+        """It has expired, and is the newest of its feed: see L{meshkit.feed.retention}."""
+        return self.shown_ns == GONE
 
 
 @define
 class _Position:
-    """How far a feed is, as its messages say, as far as they were looked at."""
+    """
+    How far a feed is, as its messages say, as far as they were looked at.
+
+    @ivar gaps: places of which no text is kept, with others between them, ascending.
+    @ivar amount: what is stored of it, as it was found.
+    @ivar aside: how much of that was set aside.
+    """
 
     forked: int | None
+    gaps: list[tuple[int, int]]
     contiguous: int = 0
     head: bytes | None = None
     latest: int = 0
+    amount: Amount = field(factory=Amount)
+    aside: Amount = field(factory=Amount)
     # The message looked at last.
     _last: tuple[int, bytes] | None = None
 
     def joins(self, sequence: int, previous: bytes | None) -> bool:
         return sequence == 1 or (previous is not None and self._last == (sequence - 1, previous))
 
-    def step(self, sequence: int, digest: bytes, previous: bytes | None) -> None:
+    def step(self, sequence: int, digest: bytes, previous: bytes | None, size: int) -> None:
+        """@param size: bytes of its text; 0 if that is gone."""
+        gap = self._gap(sequence)
+        if size and previous is not None and sequence > self.contiguous + 1:
+            before = self._gap(sequence - 1)
+            if before is not None and before[0] <= self.contiguous + 1 and self._free(sequence):
+                # Nobody had what is before it: see IFeedStore.skip.
+                self.contiguous, self.head = sequence - 1, previous
+        joins = self.joins(sequence, previous) or previous == self.head
+        # One without a text that is in no gap is fetched again.
         if (
             sequence == self.contiguous + 1
-            and self.joins(sequence, previous)
-            and sequence != self.forked
+            and joins
+            and (size or gap is not None)
+            and self._free(sequence)
         ):
             self.contiguous, self.head = sequence, digest
         self.latest = sequence
         self._last = (sequence, digest)
+
+    def _free(self, sequence: int) -> bool:
+        return self.forked is None or sequence < self.forked
+
+    def _gap(self, sequence: int) -> tuple[int, int] | None:
+        at = bisect_right(self.gaps, (sequence, MAX_SEQUENCE)) - 1
+        return self.gaps[at] if at >= 0 and self.gaps[at][1] >= sequence else None
 
 
 @define
@@ -151,6 +187,7 @@ class _Doctor:
     _tag_count: int = 0
     _tags_missing: int = 0
     _reindexing: tuple[int, int] = (1, 0)
+    _whole: Amount = field(factory=Amount)
 
     def find(self, kind: str, subject: str, repair: str | None) -> bool:
         """@return: is it to be mended now?"""
@@ -207,8 +244,8 @@ class _Doctor:
         last = 0
         while True:
             row = self.connection.execute(
-                "SELECT id, key, contiguous, head, latest, forked FROM feed_authors "
-                "WHERE id > ? ORDER BY id LIMIT 1",
+                "SELECT id, key, contiguous, head, latest, forked, stored, texts, size "
+                "FROM feed_authors WHERE id > ? ORDER BY id LIMIT 1",
                 (last,),
             ).fetchone()
             if row is None:
@@ -216,10 +253,11 @@ class _Doctor:
             last = row[0]
             self.report.feeds += 1
             with self.writing():
-                self._feed(*row)
+                self._feed(Amount(*row[6:]), *row[:6])
 
     def _feed(
         self,
+        noted: Amount,
         number: int,
         key: bytes,
         contiguous: int,
@@ -228,7 +266,10 @@ class _Doctor:
         forked: int | None,
     ) -> None:
         name = PublicKey(key).text
-        position = _Position(self._fork(number, key, forked))
+        gaps = self.connection.execute(
+            "SELECT first, last FROM feed_gaps WHERE author = ? ORDER BY first", (number,)
+        ).fetchall()
+        position = _Position(self._fork(number, key, forked), gaps)
         for row in self._messages(number):
             self.report.messages += 1
             self._message(number, key, row, position, latest)
@@ -245,6 +286,31 @@ class _Doctor:
                 "WHERE id = ?",
                 (*right, number),
             )
+        left = position.amount + -position.aside
+        self._whole += left
+        if position.amount != noted and self.find(
+            "amounts",
+            f"{noted.texts} messages with {noted.size} bytes are noted of {name}, and there are "
+            f"{position.amount.texts} with {position.amount.size}",
+            "note what there is",
+        ):
+            self.connection.execute(
+                "UPDATE feed_authors SET stored = ?, texts = ?, size = ? WHERE id = ?",
+                (*left.values, number),
+            )
+
+    def totals(self) -> None:
+        noted = total(self.connection)
+        if noted != self._whole and self.find(
+            "amounts",
+            f"{noted.texts} messages with {noted.size} bytes are noted in all, and there are "
+            f"{self._whole.texts} with {self._whole.size}",
+            "note what there is",
+        ):
+            with self.writing():
+                self.connection.execute(
+                    "UPDATE feed_totals SET stored = ?, texts = ?, size = ?", self._whole.values
+                )
 
     def _messages(self, author: int) -> Iterator[_Row]:
         # By pages, so that what is mended does not disturb the reading.
@@ -292,6 +358,8 @@ class _Doctor:
     ) -> None:
         name = f"message {row.sequence} of {PublicKey(key).text}"
         digest, previous = row.hash, row.previous
+        amount = Amount(1, int(bool(row.raw)), len(row.raw))
+        position.amount += amount
         # Of a message that was emptied, the place and the hash are left.
         if row.raw:
             try:
@@ -304,10 +372,15 @@ class _Doctor:
                     "set it aside, so that it is fetched again",
                 ):
                     self._set_aside(key, row, str(e), latest)
+                    write_off(self.connection, author, amount)
+                    position.aside += amount
                 return
             digest = bytes.fromhex(message.hash)
             previous = None if message.previous is None else bytes.fromhex(message.previous)
-            self._columns(author, name, row, message, digest, previous)
+            if row.hidden:
+                self._hidden(name, row, message)
+            else:
+                self._columns(author, name, row, message, digest, previous)
         valid = int(position.joins(row.sequence, previous))
         if valid != row.chain_valid and self.find(
             "link",
@@ -318,7 +391,7 @@ class _Doctor:
             self.connection.execute(
                 "UPDATE feed_messages SET chain_valid = ? WHERE id = ?", (valid, row.id)
             )
-        position.step(row.sequence, digest, previous)
+        position.step(row.sequence, digest, previous, len(row.raw))
 
     def _columns(
         self,
@@ -333,12 +406,19 @@ class _Doctor:
         right: dict[str, Any] = {
             "hash": digest,
             "previous": previous,
-            "shown_ns": min(message.timestamp_ns, row.received_ns),
+            "shown_ns": max(GONE + 1, min(message.timestamp_ns, row.received_ns)),
             "content_type": message.content_type,
             "relates": message.relates,
             "raw": message.raw,
         }
         wrong = [column for column, value in right.items() if getattr(row, column) != value]
+        right["expires_ns"] = expires_ns = expiry(message)
+        # In a store of an older version it is up to a second later.
+        noted = row.expires_ns
+        if noted != expires_ns and (
+            noted is None or expires_ns is None or not 0 <= noted - expires_ns <= 10**9
+        ):
+            wrong.append("expires_ns")
         tags = dict.fromkeys(message.tags)
         self._tag_count += len(tags)
         missing = sum(not self._has_tag(tag, row, author) for tag in tags)
@@ -357,6 +437,18 @@ class _Doctor:
             )
             # Tags carry the time as well.
             self._tags_missing += "shown_ns" in wrong and bool(tags)
+
+    def _hidden(self, name: str, row: _Row, message: Message) -> None:
+        """One that has expired is not found by anything."""
+        if (row.content_type, row.relates) != (None, None) and self.find(
+            "message_columns",
+            f"{name} has expired, and is still found by its type or by what it is about",
+            "note that it has expired",
+        ):
+            self.connection.execute(
+                "UPDATE feed_messages SET content_type = NULL, relates = NULL WHERE id = ?",
+                (row.id,),
+            )
 
     def _is_older(self, row: _Row, message: Message) -> bool:
         """Is it one of those that a running node still brings to this version?"""
@@ -412,11 +504,13 @@ class _Doctor:
     def index(self) -> None:
         (missing,) = self.connection.execute(
             "SELECT count(*) FROM feed_messages m LEFT JOIN feed_text_docsize d ON d.id = m.id "
-            "WHERE d.id IS NULL AND m.raw <> x''"
+            "WHERE d.id IS NULL AND m.shown_ns > ?",
+            (GONE,),
         ).fetchone()
         (surplus,) = self.connection.execute(
             "SELECT count(*) FROM feed_text_docsize d LEFT JOIN feed_messages m ON m.id = d.id "
-            "WHERE m.id IS NULL OR m.raw = x''"
+            "WHERE m.id IS NULL OR m.shown_ns = ?",
+            (GONE,),
         ).fetchone()
         wrong = []
         if missing:
@@ -451,13 +545,13 @@ class _Doctor:
                 )
 
     def _texts(self, columns: str) -> Iterator[list[tuple[Any, ...]]]:
-        """All messages with a text, some at a time."""
+        """All messages that are shown, some at a time."""
         last = 0
         while True:
             rows = self.connection.execute(
-                f"SELECT {columns} FROM feed_messages WHERE id > ? AND raw <> x'' "
+                f"SELECT {columns} FROM feed_messages WHERE id > ? AND shown_ns > ? "
                 "ORDER BY id LIMIT ?",
-                (last, _ROWS),
+                (last, GONE, _ROWS),
             ).fetchall()
             if not rows:
                 return

@@ -19,7 +19,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from meshkit.feed.search import Filter, shown
-from meshkit.feed.store import Row
+from meshkit.feed.store import GONE, NOT_BLOCKED, Row
 from meshkit.interfaces import Arrival, Arrivals, MessagesStored, StoredMessage
 from meshkit.operations import Item
 from meshkit.runtime.events import Bell
@@ -62,7 +62,7 @@ def read_stretch(
     """The messages that follow a position, at most L{PAGE}, out of the next L{RANGE}."""
     newest = newest_position(connection)
     end = min(after + RANGE, newest)
-    conditions = [("m.id > ?", after), ("m.id <= ?", end), *wanted.conditions()]
+    conditions = [("m.id > ?", after), ("m.id <= ?", end), *wanted.listed()]
     rows = connection.execute(
         # By position, whatever index SQLite might think of for a filter.
         f"SELECT m.id, {Row.COLUMNS} FROM feed_messages m NOT INDEXED "
@@ -93,8 +93,8 @@ def read_arrivals(
         "SELECT m.id, a.key, m.sequence, m.hash, m.content_type, "
         f"{Row.COLUMNS} FROM feed_messages m NOT INDEXED "
         "LEFT JOIN feed_authors a ON a.id = m.author "
-        "WHERE m.id > ? AND m.id <= ? ORDER BY m.id",
-        (after, reached),
+        f"WHERE m.id > ? AND m.id <= ? AND m.shown_ns > ? AND {NOT_BLOCKED} ORDER BY m.id",
+        (after, reached, GONE),
     )
     with closing(cursor):
         for position, author, sequence, digest, content_type, *rest in cursor:

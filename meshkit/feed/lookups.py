@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 import msgspec
+from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -163,6 +164,7 @@ class Lookups:
         rng: Random,
         limit: float,
         show: Show = search.shown,
+        any_blocked: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         @param database: L{meshkit.runtime.database.Database}.
@@ -171,10 +173,12 @@ class Lookups:
         @param rng: for names of what is remembered.
         @param limit: how many seconds a list or a search may take.
         @param show: how messages are shown, called in the threads of the database.
+        @param any_blocked: is any author blocked?
         """
         self._show = show
         self._database = database
         self._own = own
+        self._any_blocked = any_blocked
         self._lists = Lane(database, seconds, limit)
         self._searches = Lane(database, seconds, limit)
         self._rankings = Rankings(rng)
@@ -212,6 +216,12 @@ class Lookups:
         self._stopping = True
         return self._reindexing
 
+    def _filter(self, request: Any, **fields: Any) -> Filter:
+        wanted = _filter(request, **fields)
+        # Who asks for an author by name is shown what there is.
+        hide = wanted.author is None and self._any_blocked()
+        return evolve(wanted, hide_blocked=True) if hide else wanted
+
     # --- lists -------------------------------------------------------------------
 
     async def answer_list(self, request: offered.ListFeed) -> Page:
@@ -226,7 +236,7 @@ class Lookups:
         return await self._list("insights", request, content_type="insight")
 
     async def _list(self, name: str, request: Any, **fields: Any) -> Page:
-        wanted = _filter(request, **fields)
+        wanted = self._filter(request, **fields)
         subject = [name, *_subject(wanted)]
         after = _place(request, subject)
 
@@ -300,7 +310,7 @@ class Lookups:
 
     async def answer_search(self, request: offered.Search) -> Page:
         expression = parse_query(request.q)
-        wanted = _filter(request)
+        wanted = self._filter(request)
         subject = ["search", request.order, expression, *_subject(wanted)]
         after = _place(request, subject)
         if request.order == "newest":

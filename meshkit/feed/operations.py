@@ -465,15 +465,126 @@ IMPORT = Operation(
 )
 
 
+class Block(msgspec.Struct, forbid_unknown_fields=True):
+    author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
+
+
+class Blocked(msgspec.Struct):
+    """
+    @ivar author: C{@<base64>.ed25519}.
+    @ivar origin: where that stands: in the setting C{feed.block}, or it was added by an
+        operation.
+    """
+
+    author: str
+    origin: Literal["config", "added"]
+
+
+BLOCKS = Operation(
+    name="blocks_list",
+    method="GET",
+    path="/v1/blocks",
+    request=Nothing,
+    answer=list[Blocked],
+    doc="Whom this node has blocked.",
+)
+BLOCK = Operation(
+    name="blocks_add",
+    method="POST",
+    path="/v1/blocks/{author}",
+    request=Block,
+    answer=Blocked,
+    doc="Block a key: its feed is not asked for, taken, served or listed; as a peer it is refused.",
+    permission="write",
+    success=201,
+)
+UNBLOCK = Operation(
+    name="blocks_remove",
+    method="DELETE",
+    path="/v1/blocks/{author}",
+    request=Block,
+    answer=None,
+    doc="Block a key no more.",
+    permission="write",
+    success=204,
+)
+
+
+class RetentionPlan(msgspec.Struct):
+    """
+    What a run of retention would empty now.
+
+    @ivar messages: how many messages.
+    @ivar bytes: of text.
+    @ivar by_reason: how many by each rule: C{expired}, C{age}, C{author}, C{total}.
+    @ivar more: there are more; no more were counted.
+    """
+
+    messages: int
+    bytes: int
+    by_reason: dict[str, int]
+    more: bool
+
+
+class Forgotten(msgspec.Struct):
+    """
+    @ivar messages: how many messages were emptied.
+    @ivar bytes: of text.
+    """
+
+    messages: int
+    bytes: int
+
+
+class Forget(msgspec.Struct, forbid_unknown_fields=True):
+    author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
+
+
+RETENTION_PLAN = Operation(
+    name="retention_plan",
+    method="GET",
+    path="/v1/retention",
+    request=Nothing,
+    answer=RetentionPlan,
+    doc="What the settings of retention would have emptied now.",
+)
+RETENTION_RUN = Operation(
+    name="retention_run",
+    method="POST",
+    path="/v1/retention/run",
+    request=Nothing,
+    answer=Forgotten,
+    doc="Empty now what the settings of retention say; answered when it is done.",
+    permission="admin",
+)
+FORGET = Operation(
+    name="feed_forget",
+    method="POST",
+    path="/v1/feed/{author}/forget",
+    request=Forget,
+    answer=Forgotten,
+    doc="Empty all messages of an author who is blocked; answered when it is done.",
+    permission="admin",
+)
+
+
 class FeedStatus(msgspec.Struct):
     """
     @ivar messages: how many messages are stored.
     @ivar feeds: of how many authors.
     @ivar refused: how many received messages were refused since the start, by code.
     @ivar read_only: why this node cannot publish now, if so.
+    @ivar gone: of how many messages the text is not kept any more.
+    @ivar bytes: of the texts that are kept.
+    @ivar forgotten: how many messages retention has emptied since the start.
+    @ivar blocked: how many keys are blocked.
     """
 
     messages: int
     feeds: int
     refused: dict[str, Any]
     read_only: str | None = None
+    gone: int = 0
+    bytes: int = 0
+    forgotten: int = 0
+    blocked: int = 0

@@ -14,8 +14,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshkit.errors import (
+    ConfigError,
     FeedError,
+    IdentityError,
     InvalidRequest,
+    LimitReached,
     MeshkitError,
     NotFound,
     UnexpectedMessage,
@@ -23,20 +26,32 @@ from meshkit.errors import (
 from meshkit.feed import acceptance, schema_registry, search, store
 from meshkit.feed import operations as offered
 from meshkit.feed.advice import Advice, Judge, shortened
+from meshkit.feed.blocking import Blocks
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
 from meshkit.feed.follow import follow, read_arrivals
+from meshkit.feed.forgetting import Forgetting
 from meshkit.feed.intake import Checked, Intake, Queue
+from meshkit.feed.limits import Amount, Limits
 from meshkit.feed.lookups import Lookups
 from meshkit.feed.message import Message, check_hash, parse_message, sign_message, verify_message
 from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.own import OwnFeed
 from meshkit.feed.presenter import Presenter
+from meshkit.feed.retention import Policy
 from meshkit.feed.sealing import Form, seal_content
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.feed.transfer import Transfer
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.interfaces import Arrivals, ForkProof, ForkProven, Frontier, IFeedStore, MessagesStored
+from meshkit.interfaces import (
+    Arrivals,
+    ForkProof,
+    ForkProven,
+    Frontier,
+    Gap,
+    IFeedStore,
+    MessagesStored,
+)
 from meshkit.operations import Advised, BoundOperation, Item
 from meshkit.parts import Part, PartContext, shield
 
@@ -72,6 +87,81 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float,
         msgspec.Meta(ge=0.05, le=60, description="how long a list or a search may take"),
     ] = 3.0
+    block: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(description="id with which this node has nothing to do"),
+    ] = ()
+    max_author_messages: Annotated[
+        int, msgspec.Meta(ge=0, description="messages that are stored of one author; 0: any number")
+    ] = 0
+    max_author_bytes: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, description="bytes that are stored of one author; 0: any", extra={"size": True}
+        ),
+    ] = 2 * 2**30
+    max_messages: Annotated[
+        int, msgspec.Meta(ge=0, description="messages that are stored in all; 0: any number")
+    ] = 0
+    max_bytes: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, description="bytes that are stored in all; 0: any", extra={"size": True}
+        ),
+    ] = 16 * 2**30
+    retention_interval: Annotated[
+        float, msgspec.Meta(ge=1, le=86_400 * 7, description="seconds between runs of retention")
+    ] = 3_600.0
+    retention_expiry: Annotated[
+        bool, msgspec.Meta(description="empty messages that have expired")
+    ] = True
+    retention_age: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=9e9, description="empty messages older than so many seconds; 0: none"
+        ),
+    ] = 0.0
+    retention_author_messages: Annotated[
+        int, msgspec.Meta(ge=0, description="keep so many messages of each author; 0: all")
+    ] = 0
+    retention_author_bytes: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="keep so many bytes of text of each author; 0: all",
+            extra={"size": True},
+        ),
+    ] = 0
+    retention_messages: Annotated[
+        int, msgspec.Meta(ge=0, description="keep so many messages in all; 0: all")
+    ] = 0
+    retention_bytes: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, description="keep so many bytes of text in all; 0: all", extra={"size": True}
+        ),
+    ] = 0
+    retention_own: Annotated[
+        bool, msgspec.Meta(description="retention is for this node's own feed as well")
+    ] = False
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            self.max_author_messages, self.max_author_bytes, self.max_messages, self.max_bytes
+        )
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(
+            self.retention_expiry,
+            int(self.retention_age * 1e9),
+            self.retention_author_messages,
+            self.retention_author_bytes,
+            self.retention_messages,
+            self.retention_bytes,
+            self.retention_own,
+        )
 
 
 def check_texts(
@@ -147,12 +237,29 @@ class FeedPart(Part):
         self._rng = context.rng
         self._wall_clock: Callable[[], int] = context.wall_clock
         self._verify_batch: int = context.config.verify_batch
-        self._messages = 0
+        self._limits: Limits = context.config.limits
+        self._amount = Amount()
         self._feeds = 0
         self._schemas = schema_registry.Schemas(
             self._database, self._wall_clock, context.config.schemas
         )
         self._presenter = Presenter(self._identity, self._schemas)
+        self._blocks = Blocks(
+            self._database,
+            self._wall_clock,
+            self._identity.public,
+            _blocked_keys(context.config.block),
+            self._events.publish,
+        )
+        self._forgetting = Forgetting(
+            context.reactor,
+            self._database,
+            self._wall_clock,
+            self._identity.public,
+            context.config.policy,
+            context.config.retention_interval,
+            self._count,
+        )
         self._lookups = Lookups(
             self._database,
             self._identity.public,
@@ -160,6 +267,7 @@ class FeedPart(Part):
             context.rng,
             context.config.search_seconds,
             self._presenter.show,
+            lambda: bool(self._blocks),
         )
         self._checking = Queue(self._workers.run, CALLS_PER_THREAD * self._workers.size)
         self._intake = Intake(self._store)
@@ -178,22 +286,33 @@ class FeedPart(Part):
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> None:
-        self._messages, self._feeds = await self._database.read(store.count_all)
+        self._amount, self._feeds = await self._database.read(store.count_all)
+        await self._blocks.load()
         await self._own.load()
         await self._schemas.load()
         self._lookups.start()
+        self._forgetting.start()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         self._own.stop()
-        return self._lookups.stop()
+        return Deferred.fromCoroutine(self._finish())
+
+    async def _finish(self) -> None:
+        forgetting = self._forgetting.stop()
+        await self._lookups.stop()
+        await forgetting
 
     def status(self) -> offered.FeedStatus:
         return offered.FeedStatus(
-            messages=self._messages,
+            messages=self._amount.stored,
             feeds=self._feeds,
             refused=dict(sorted(self.refused.items())),
             read_only=self._own.status(),
+            gone=self._amount.stored - self._amount.texts,
+            bytes=self._amount.size,
+            forgotten=self._forgetting.forgotten,
+            blocked=len(self._blocks),
         )
 
     # --- IFeedStore ----------------------------------------------------------------
@@ -278,10 +397,16 @@ class FeedPart(Part):
         def job(connection: Any) -> tuple[list[Outcome], store.Stored]:
             now_ns = self._wall_clock()
             tail = self._own.tail(connection)
+            room = store.OwnRoom(self._limits, store.total(connection))
             outcomes: list[Outcome] = []
             together: list[Message] = []
             for entry in entries:
                 outcome = _signed(entry, tail, now_ns)
+                if not isinstance(outcome, Exception):
+                    try:
+                        room = room.take(outcome)
+                    except LimitReached as e:
+                        outcome = e
                 if not isinstance(outcome, Exception):
                     together.extend(outcome)
                     tail = outcome[-1].sequence, outcome[-1].hash
@@ -291,6 +416,8 @@ class FeedPart(Part):
         outcomes: list[Outcome]
         outcomes, stored = await self._database.write(job)
         self._announce(stored, local=True)
+        full = any(isinstance(outcome, LimitReached) for outcome in outcomes)
+        self._forgetting.stored(self._amount, refused=full)
         return outcomes
 
     def ingest(
@@ -323,17 +450,23 @@ class FeedPart(Part):
         now_ns = self._wall_clock()
         stored: store.Stored = await self._database.write(
             lambda connection: store.store_batch(
-                connection, checked, now_ns, self._identity.public.raw
+                connection, checked, now_ns, self._identity.public.raw, self._limits
             )
         )
+        full = False
         for verdict in stored.verdicts:
             if verdict.error is not None:
                 self.refused[verdict.error.code] += 1
+                full |= isinstance(verdict.error, LimitReached)
         self._announce(stored, local=False)
+        self._forgetting.stored(self._amount, refused=full)
         return stored.verdicts
 
+    def _count(self, more: Amount) -> None:
+        self._amount += more
+
     def _announce(self, stored: store.Stored, *, local: bool) -> None:
-        self._messages += stored.messages
+        self._count(stored.amount)
         self._feeds += stored.feeds
         self._own.stored(stored, local=local)
         for author, contiguous, messages in stored.added:
@@ -402,6 +535,47 @@ class FeedPart(Part):
         )
         return result
 
+    def gone_until(self, author: bytes, after: int) -> Deferred[Gap | None]:
+        result: Deferred[Gap | None] = self._database.read(
+            lambda connection: store.gone_until(connection, author, after)
+        )
+        return result
+
+    def skip(self, author: bytes, until: int, head: bytes) -> Deferred[bool]:
+        return shield(self._skip(author, until, head))
+
+    async def _skip(self, author: bytes, until: int, head: bytes) -> bool:
+        now_ns = self._wall_clock()
+        contiguous: int | None = await self._database.write(
+            lambda connection: store.skip(connection, author, until, head, now_ns)
+        )
+        if contiguous is None:
+            return False
+        self._log.info(
+            "messages of {author} up to {until} are kept by nobody: the feed goes on without them",
+            author=PublicKey(author).text,
+            until=until,
+        )
+        self._events.publish(MessagesStored(author, contiguous, False, ()))
+        return True
+
+    def authors_with_tags(
+        self, tags: Sequence[str], after: bytes = b"", limit: int = 1000
+    ) -> Deferred[list[bytes]]:
+        result: Deferred[list[bytes]] = self._database.read(
+            lambda connection: search.authors_with_tags(connection, tags, after, limit)
+        )
+        return result
+
+    def tagged_message(self, author: bytes, tags: Sequence[str]) -> Deferred[bytes | None]:
+        result: Deferred[bytes | None] = self._database.read(
+            lambda connection: search.tagged_message(connection, author, tags)
+        )
+        return result
+
+    def is_blocked(self, author: bytes) -> bool:
+        return author in self._blocks
+
     def refused_by_egregore(self, raw: bytes) -> str | None:
         return acceptance.refusal(raw)
 
@@ -427,6 +601,12 @@ class FeedPart(Part):
             BoundOperation(offered.OWN, self._own.answer_own),
             BoundOperation(offered.UNLOCK, self._own.answer_unlock),
             BoundOperation(offered.EVENTS, self._answer_events),
+            BoundOperation(offered.BLOCKS, self._blocks.answer_list),
+            BoundOperation(offered.BLOCK, self._blocks.answer_block),
+            BoundOperation(offered.UNBLOCK, self._blocks.answer_unblock),
+            BoundOperation(offered.RETENTION_PLAN, self._forgetting.answer_plan),
+            BoundOperation(offered.RETENTION_RUN, self._forgetting.answer_run),
+            BoundOperation(offered.FORGET, self._forgetting.answer_forget),
             BoundOperation(offered.EXPORT, self._transfer.answer_export),
             BoundOperation(offered.IMPORT, self._transfer.answer_import),
         )
@@ -476,7 +656,12 @@ class FeedPart(Part):
 
     def _answer_events(self, request: offered.Events) -> AsyncGenerator[Item, None]:
         author = None if request.author is None else PublicKey.parse(request.author).raw
-        wanted = search.Filter(author=author, content_type=request.content_type, tag=request.tag)
+        wanted = search.Filter(
+            author=author,
+            content_type=request.content_type,
+            tag=request.tag,
+            hide_blocked=author is None,
+        )
         return follow(
             self._database.read,
             self._events.subscribe,
@@ -486,12 +671,33 @@ class FeedPart(Part):
         )
 
     async def _answer_message(self, request: offered.MessageByHash) -> msgspec.Raw:
-        row = await self._database.read(
-            lambda connection: store.message_by_hash(connection, bytes.fromhex(request.hash))
+        digest = bytes.fromhex(request.hash)
+        row, place = await self._database.read(
+            lambda connection: (
+                store.message_by_hash(connection, digest),
+                store.place_by_hash(connection, digest),
+            )
         )
-        if row is None:
-            raise NotFound(f"no message with hash {request.hash} is stored here")
-        return self._presenter.show(row)
+        if row is not None:
+            return self._presenter.show(row)
+        if place is not None:
+            author, sequence = place
+            raise NotFound(
+                f"message {sequence} of {PublicKey(author).text} is not kept any more: it has "
+                f"expired, or retention has emptied it"
+            )
+        raise NotFound(f"no message with hash {request.hash} is stored here")
+
+
+def _blocked_keys(texts: Sequence[str]) -> list[PublicKey]:
+    """@raise ConfigError: if one of the setting's values is no id."""
+    keys = []
+    for text in texts:
+        try:
+            keys.append(PublicKey.parse(text))
+        except IdentityError as e:
+            raise ConfigError(f"feed.block: {e}") from None
+    return keys
 
 
 def _signed(entry: Entry, tail: tuple[int, str | None], now_ns: int) -> Outcome:

@@ -9,6 +9,7 @@ hits of a search are ranked.  L{within} ends what takes too long all the same.
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from array import array
@@ -21,7 +22,7 @@ from attrs import frozen
 
 from meshkit.errors import SearchTooSlow
 from meshkit.feed.message import Message, content_text, parse_message
-from meshkit.feed.store import Row
+from meshkit.feed.store import GONE, NOT_BLOCKED, Row
 from meshkit.feed.words import BREAK, indexed_text, part_letters
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ class Filter:
     @ivar relates: only those about the message with this hash.
     @ivar since_ns: only those shown at this time or later, nanoseconds since 1970.
     @ivar until_ns: only those shown before this time.
+    @ivar hide_blocked: none of authors that are blocked.
     """
 
     author: bytes | None = None
@@ -107,6 +109,7 @@ class Filter:
     relates: str | None = None
     since_ns: int | None = None
     until_ns: int | None = None
+    hide_blocked: bool = False
 
     def conditions(self, source: str = "m") -> list[tuple[str, object]]:
         """
@@ -134,6 +137,17 @@ class Filter:
             found.append((f"{source}.shown_ns >= ?", self.since_ns))
         if self.until_ns is not None:
             found.append((f"{source}.shown_ns < ?", self.until_ns))
+        if self.hide_blocked:
+            # The plus has SQLite look at what it found, rather than look for it.
+            blocked = "SELECT id FROM feed_authors WHERE key IN (SELECT author FROM feed_blocks)"
+            found.append((f"+{source}.author NOT IN ({blocked}) AND 1 = ?", 1))
+        return found
+
+    def listed(self, source: str = "m") -> list[tuple[str, object]]:
+        """What L{conditions} gives, without the messages that are gone."""
+        found = self.conditions(source)
+        if source == "m" and self.since_ns is None:
+            found.append(("m.shown_ns > ?", GONE))
         return found
 
 
@@ -179,7 +193,7 @@ def list_query(
 ) -> tuple[str, list[object]]:
     """@return: the statement that reads a page of a list, and its values."""
     tables, time, position = _source(wanted)
-    found = wanted.conditions(time[0])
+    found = wanted.listed(time[0])
     where = [condition for condition, _ in found]
     values = [value for _, value in found]
     if after is not None:
@@ -204,7 +218,7 @@ def _entries(wanted: Filter) -> tuple[str, list[object]]:
     tables, time, _ = _source(wanted)
     if time[0] == "t" and wanted.content_type is None:
         tables = "feed_tags t"
-    found = wanted.conditions(time[0])
+    found = wanted.listed(time[0])
     where = " AND ".join(condition for condition, _ in found) or "1"
     return f"FROM {tables} WHERE {where}", [value for _, value in found]
 
@@ -235,28 +249,45 @@ def list_messages(
     )
 
 
-def authors_with_tag(
-    connection: sqlite3.Connection, tag: str, after: bytes = b"", limit: int = 1_000
+def authors_with_tags(
+    connection: sqlite3.Connection, tags: Sequence[str], after: bytes, limit: int
 ) -> list[bytes]:
     """
-    Who has written messages with a tag.  What it costs goes by the authors, not by
-    the messages.
-
-    @param after: only authors whose key comes after this one.
-    @return: at most C{limit} keys, sorted.
+    See L{meshkit.interfaces.IFeedStore.authors_with_tags}.  What it costs goes by the
+    authors, not by the messages.
     """
     rows = connection.execute(
         # From one author to the next, rather than over all messages of each.
-        "WITH RECURSIVE tagged (author) AS ("
-        "  SELECT min(author) FROM feed_tags WHERE tag = :tag"
+        "WITH RECURSIVE wanted (tag) AS (SELECT value FROM json_each(?)), "
+        "tagged (tag, author) AS ("
+        "  SELECT tag, (SELECT min(author) FROM feed_tags t WHERE t.tag = wanted.tag) FROM wanted"
         "  UNION ALL"
-        "  SELECT (SELECT min(author) FROM feed_tags WHERE tag = :tag AND author > tagged.author)"
-        "  FROM tagged WHERE tagged.author IS NOT NULL"
-        ") SELECT a.key FROM tagged CROSS JOIN feed_authors a ON a.id = tagged.author "
-        "WHERE a.key > :after ORDER BY a.key LIMIT :limit",
-        {"tag": tag, "after": after, "limit": limit},
+        "  SELECT tag, (SELECT min(author) FROM feed_tags t"
+        "    WHERE t.tag = tagged.tag AND t.author > tagged.author)"
+        "  FROM tagged WHERE author IS NOT NULL"
+        ") SELECT DISTINCT a.key FROM tagged CROSS JOIN feed_authors a ON a.id = tagged.author "
+        f"WHERE a.key > ? AND {NOT_BLOCKED} ORDER BY a.key LIMIT ?",
+        (json.dumps(list(tags)), after, limit),
     )
     return [key for (key,) in rows]
+
+
+def tagged_message(
+    connection: sqlite3.Connection, author: bytes, tags: Sequence[str]
+) -> bytes | None:
+    """See L{meshkit.interfaces.IFeedStore.tagged_message}."""
+    for tag in tags:
+        row = connection.execute(
+            "SELECT m.raw FROM feed_tags t CROSS JOIN feed_messages m ON m.id = t.message "
+            "JOIN feed_authors a ON a.id = t.author WHERE t.tag = ? AND "
+            "t.author = (SELECT id FROM feed_authors WHERE key = ?) "
+            f"AND m.sequence <= a.contiguous AND {NOT_BLOCKED} "
+            "ORDER BY t.shown_ns DESC, t.message DESC LIMIT 1",
+            (tag, author),
+        ).fetchone()
+        if row is not None:
+            return bytes(row[0])
+    return None
 
 
 # --- searching ---------------------------------------------------------------------

@@ -15,14 +15,28 @@ from collections.abc import Sequence
 from itertools import chain as joined
 from typing import ClassVar, Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from meshkit.errors import FeedError, FeedForked, ForkRefused, ForkUnproven, MeshkitError
+from meshkit.errors import (
+    AuthorBlocked,
+    DuplicateMessage,
+    FeedError,
+    FeedForked,
+    ForkRefused,
+    ForkUnproven,
+    LimitReached,
+    MeshkitError,
+)
 from meshkit.feed import guard
 from meshkit.feed.chain import Link, Neighbours, Verdict, judge
+from meshkit.feed.limits import NO_LIMITS, Amount, Limits
 from meshkit.feed.message import MAX_SEQUENCE, Message
+from meshkit.feed.timestamps import parse_timestamp
 from meshkit.feed.words import indexed_text
-from meshkit.interfaces import ForkProof, Frontier, StoredMessage
+from meshkit.interfaces import ForkProof, Frontier, Gap, StoredMessage
+
+#: When a message is "shown" that is to be shown nowhere any more: before all others.
+GONE: Final = -(2**63)
 
 MIGRATIONS: Final = (
     """
@@ -121,6 +135,56 @@ MIGRATIONS: Final = (
         added_ns INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    -- A message whose text is not kept is a row with an empty raw, whose shown_ns is the
+    -- least there is, without type, relates, tags and words.  Its hash, its predecessor
+    -- and its place stay for ever.  See meshkit.feed.retention.
+    UPDATE feed_messages SET shown_ns = -9223372036854775807
+        WHERE shown_ns = -9223372036854775808;
+    UPDATE feed_tags SET shown_ns = -9223372036854775807
+        WHERE shown_ns = -9223372036854775808;
+
+    -- Until when its author wants it to be kept; to the second, and no earlier.
+    ALTER TABLE feed_messages ADD COLUMN expires_ns INTEGER;
+    UPDATE feed_messages SET expires_ns = 1000000000 * (1 + CAST(
+            strftime('%s', json_extract(CAST(raw AS TEXT), '$.expires_at')) AS INTEGER))
+        WHERE instr(CAST(raw AS TEXT), '"expires_at":') > 0
+        AND strftime('%s', json_extract(CAST(raw AS TEXT), '$.expires_at')) IS NOT NULL;
+    CREATE INDEX feed_messages_expires ON feed_messages (expires_ns)
+        WHERE expires_ns IS NOT NULL;
+
+    -- stored: how many messages there are.  texts: with their text.  size: bytes of these.
+    ALTER TABLE feed_authors ADD COLUMN stored INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE feed_authors ADD COLUMN texts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE feed_authors ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+    UPDATE feed_authors SET (stored, texts, size) = (
+        SELECT count(*), count(*), coalesce(sum(length(raw)), 0)
+        FROM feed_messages m WHERE m.author = feed_authors.id);
+    CREATE TABLE feed_totals (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        stored INTEGER NOT NULL,
+        texts INTEGER NOT NULL,
+        size INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO feed_totals
+        SELECT 1, coalesce(sum(stored), 0), coalesce(sum(texts), 0), coalesce(sum(size), 0)
+        FROM feed_authors;
+
+    -- Places up to contiguous of which no text is kept, as runs that do not touch.
+    CREATE TABLE feed_gaps (
+        author INTEGER NOT NULL REFERENCES feed_authors (id),
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        PRIMARY KEY (author, first)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Authors with whom this node has nothing to do.  configured: the file says so.
+    CREATE TABLE feed_blocks (
+        author BLOB PRIMARY KEY NOT NULL,
+        added_ns INTEGER NOT NULL,
+        configured INTEGER NOT NULL
+    ) STRICT;
+    """,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.
@@ -134,6 +198,7 @@ class _Author:
     """
     A row of feed_authors while a batch is written.
 
+    @ivar amount: what is stored of the author.
     @ivar added: what the batch added.
     @ivar changed: the row has to be written back.
     """
@@ -144,6 +209,7 @@ class _Author:
     head: bytes | None
     latest: int
     forked: int | None
+    amount: Amount = field(factory=Amount)
     added: list[StoredMessage] = field(factory=list)
     changed: bool = False
 
@@ -156,7 +222,7 @@ class Stored:
     @ivar verdicts: one per message, in order.
     @ivar added: (author key, contiguous, what was added) of every feed that messages were
         added to.
-    @ivar messages: how many messages were added.
+    @ivar amount: how much more is stored now.
     @ivar feeds: how many authors were added.
     @ivar forks: (author key, sequence) of every fork that was proven, or was proven for
         a lower sequence than before.
@@ -164,7 +230,7 @@ class Stored:
 
     verdicts: list[Verdict]
     added: list[tuple[bytes, int, tuple[StoredMessage, ...]]]
-    messages: int
+    amount: Amount
     feeds: int
     forks: list[tuple[bytes, int]]
 
@@ -178,12 +244,18 @@ class _Batch:
 
     connection: sqlite3.Connection
     now_ns: int
+    own: bytes | None = None
+    limits: Limits = NO_LIMITS
+    # Of whom nothing more is taken in this batch, and why: what follows a message for which
+    # there was no room might fit, and would lie beyond a gap.
+    full: dict[bytes, LimitReached] = field(factory=dict)
     authors: dict[bytes, _Author] = field(factory=dict)
     rows: list[tuple[object, ...]] = field(factory=list)
     texts: list[tuple[object, ...]] = field(factory=list)
     tags: list[tuple[object, ...]] = field(factory=list)
     last_id: int = 0
-    messages: int = 0
+    before: Amount = field(factory=Amount)
+    amount: Amount = field(factory=Amount)
     feeds: int = 0
     forks: dict[bytes, int] = field(factory=dict)
 
@@ -193,13 +265,14 @@ class _Batch:
             "SELECT max(coalesce((SELECT max(id) FROM feed_messages), 0), "
             "coalesce((SELECT max(position) FROM feed_set_aside), 0))"
         ).fetchone()
+        self.before = total(self.connection)
 
     def flush(self) -> None:
         """Insert the rows that were gathered."""
         _insert(
             self.connection,
             "feed_messages (id, author, sequence, hash, previous, shown_ns, received_ns, "
-            "content_type, relates, chain_valid, raw)",
+            "content_type, relates, chain_valid, expires_ns, raw)",
             self.rows,
         )
         _insert(self.connection, "feed_text (rowid, body)", self.texts)
@@ -213,12 +286,14 @@ class _Batch:
         known = self.authors.get(key)
         if known is None:
             row = self.connection.execute(
-                "SELECT id, key, contiguous, head, latest, forked FROM feed_authors WHERE key = ?",
+                "SELECT id, key, contiguous, head, latest, forked, stored, texts, size "
+                "FROM feed_authors WHERE key = ?",
                 (key,),
             ).fetchone()
             if row is None:
                 return None
-            known = self.authors[key] = _Author(*row)
+            known = self.authors[key] = _Author(*row[:6])
+            known.amount = Amount(*row[6:])
         return known
 
     def new_author(self, key: bytes) -> _Author:
@@ -263,29 +338,75 @@ class _Batch:
         it, the two are kept as proof of a fork.
 
         @return: a verdict that says C{accepted}.
-        @raise FeedError: as L{judge} does.
+        @raise FeedError: as L{judge} does, and as L{Limits} do.
         """
         author = self.author(message.author.raw)
         neighbours = self.neighbours(author, message)
+        position = None
         try:
             link = judge(message, neighbours)
         except ForkRefused:
             if author is not None and neighbours.same is not None:
                 self._prove_beside(author, message)
             raise
+        except DuplicateMessage:
+            position = None if author is None else self._forgotten(author, message)
+            if position is None:
+                raise
+            link = judge(message, evolve(neighbours, same=None))
+        self._make_room(author, message, new=position is None)
         if author is None:
             author = self.new_author(message.author.raw)
-        self._insert(author, message, link)
+        self._insert(author, message, link, position)
         self._advance(author, message, link)
         return Verdict.accepted(message, link)
 
-    def _insert(self, author: _Author, message: Message, link: Link) -> None:
-        self.last_id += 1
+    def _make_room(self, author: _Author | None, message: Message, new: bool) -> None:
+        """@raise LimitReached: if there is no room for a message."""
+        if self.limits is NO_LIMITS:
+            return
+        key = message.author.raw
+        if key in self.full:
+            raise self.full[key]
+        more = Amount(int(new), 1, len(message.raw))
+        own = None if self.own is None else self.author(self.own)
+        try:
+            self.limits.check(
+                message.author,
+                Amount() if author is None else author.amount,
+                self.before + self.amount,
+                Amount() if own is None else own.amount,
+                more,
+                is_own=key == self.own,
+            )
+        except LimitReached as e:
+            self.full[key] = e
+            raise
+
+    def _forgotten(self, author: _Author, message: Message) -> int | None:
+        """
+        @return: the position of a message whose text is gone, if it is beyond the end of
+            its feed: it is fetched again.
+        """
+        if message.sequence <= author.contiguous:
+            return None
+        row = self.connection.execute(
+            "SELECT id FROM feed_messages WHERE author = ? AND sequence = ? AND length(raw) = 0",
+            (author.id, message.sequence),
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def _insert(self, author: _Author, message: Message, link: Link, again: int | None) -> None:
+        """@param again: the position where it was, if its text only comes back."""
+        if again is None:
+            self.last_id += 1
+        position = self.last_id if again is None else again
         digest = bytes.fromhex(message.hash)
-        shown_ns = min(message.timestamp_ns, self.now_ns)
+        shown_ns = max(GONE + 1, min(message.timestamp_ns, self.now_ns))
+        expires_ns = expiry(message)
         author.added.append(
             StoredMessage(
-                position=self.last_id,
+                position=position,
                 author=author.key,
                 sequence=message.sequence,
                 hash=digest,
@@ -294,31 +415,49 @@ class _Batch:
                 raw=message.raw,
             )
         )
-        self.rows.append(
-            (
-                self.last_id,
-                author.id,
-                message.sequence,
-                digest,
-                None if message.previous is None else bytes.fromhex(message.previous),
-                shown_ns,
-                self.now_ns,
-                message.content_type,
-                message.relates,
-                link.chain_valid,
-                message.raw,
+        if again is None:
+            self.rows.append(
+                (
+                    position,
+                    author.id,
+                    message.sequence,
+                    digest,
+                    None if message.previous is None else bytes.fromhex(message.previous),
+                    shown_ns,
+                    self.now_ns,
+                    message.content_type,
+                    message.relates,
+                    link.chain_valid,
+                    expires_ns,
+                    message.raw,
+                )
             )
-        )
-        self.texts.append((self.last_id, indexed_text(message.content)))
+        else:
+            self.connection.execute(
+                "UPDATE feed_messages SET shown_ns = ?, content_type = ?, relates = ?, "
+                "chain_valid = ?, expires_ns = ?, raw = ? WHERE id = ?",
+                (
+                    shown_ns,
+                    message.content_type,
+                    message.relates,
+                    link.chain_valid,
+                    expires_ns,
+                    message.raw,
+                    position,
+                ),
+            )
+        self.texts.append((position, indexed_text(message.content)))
         # A tag may stand in a message twice.
         for tag in dict.fromkeys(message.tags):
-            self.tags.append((tag, shown_ns, self.last_id, author.id))
+            self.tags.append((tag, shown_ns, position, author.id))
         if link.promotes_successor:
             self.connection.execute(
                 "UPDATE feed_messages SET chain_valid = 1 WHERE author = ? AND sequence = ?",
                 (author.id, message.sequence + 1),
             )
-        self.messages += 1
+        more = Amount(int(again is None), 1, len(message.raw))
+        author.amount += more
+        self.amount += more
 
     def _advance(self, author: _Author, message: Message, link: Link) -> None:
         author.changed = True
@@ -328,17 +467,22 @@ class _Batch:
         author.contiguous = message.sequence
         author.head = bytes.fromhex(message.hash)
         if link.promotes_successor:
-            # The gap closed: walk on to the next one.
-            rows = self.connection.execute(
-                "SELECT sequence, hash, previous FROM feed_messages "
-                "WHERE author = ? AND sequence > ? ORDER BY sequence",
-                (author.id, author.contiguous),
-            )
-            for sequence, digest, previous in rows:
-                joins = sequence == author.contiguous + 1 and previous == author.head
-                if not joins or sequence == author.forked:
-                    break
-                author.contiguous, author.head = sequence, digest
+            self._walk(author)
+
+    def _walk(self, author: _Author) -> None:
+        """A gap closed: go on to the next one."""
+        self.flush()
+        rows = self.connection.execute(
+            "SELECT sequence, hash, previous, length(raw) FROM feed_messages "
+            "WHERE author = ? AND sequence > ? ORDER BY sequence",
+            (author.id, author.contiguous),
+        )
+        for sequence, digest, previous, size in rows:
+            joins = sequence == author.contiguous + 1 and previous == author.head
+            # One without a text beyond the end is asked for again: see _forgotten.
+            if not joins or not size or sequence == author.forked:
+                break
+            author.contiguous, author.head = sequence, digest
 
     def _prove_beside(self, author: _Author, message: Message) -> None:
         """A second message came for a place that is taken."""
@@ -346,7 +490,9 @@ class _Batch:
             "SELECT raw FROM feed_messages WHERE author = ? AND sequence = ?",
             (author.id, message.sequence),
         ).fetchone()
-        self.freeze(author, message.sequence, stored, message.raw)
+        # If its text is gone, who kept it has the proof: it comes from there.
+        if stored:
+            self.freeze(author, message.sequence, stored, message.raw)
 
     def prove(self, one: Message, other: Message) -> bool:
         """
@@ -375,21 +521,53 @@ class _Batch:
         author.forked = self.forks[author.key] = sequence
         author.changed = True
         if author.contiguous >= sequence:
-            author.contiguous = sequence - 1
+            # Of what was skipped there are no rows: back to the last one.
             row = self.connection.execute(
-                "SELECT hash FROM feed_messages WHERE author = ? AND sequence = ?",
-                (author.id, author.contiguous),
+                "SELECT sequence, hash FROM feed_messages WHERE author = ? AND sequence < ? "
+                "ORDER BY sequence DESC LIMIT 1",
+                (author.id, sequence),
             ).fetchone()
-            author.head = None if row is None else row[0]
+            author.contiguous, author.head = (0, None) if row is None else row
+        return True
+
+    def skip(self, key: bytes, until: int, head: bytes) -> bool:
+        """
+        Do without the messages up to C{until}, if the author's own next message says that
+        C{head} is the hash there.
+
+        @return: did that change anything?
+        """
+        author = self.author(key)
+        if author is None or until <= author.contiguous:
+            return False
+        row = self.connection.execute(
+            "SELECT previous, length(raw) FROM feed_messages WHERE author = ? AND sequence = ?",
+            (author.id, until + 1),
+        ).fetchone()
+        if row is None or row[0] != head or not row[1]:
+            return False
+        if author.forked is not None and author.forked <= until + 1:
+            return False
+        note_gap(self.connection, author.id, author.contiguous + 1, until)
+        author.contiguous, author.head, author.changed = until, head, True
+        self._walk(author)
         return True
 
     def finish(self, verdicts: list[Verdict]) -> Stored:
         """Insert what is left, write the authors back and say what changed."""
         self.flush()
         self.connection.executemany(
-            "UPDATE feed_authors SET contiguous = ?, head = ?, latest = ?, forked = ? WHERE id = ?",
+            "UPDATE feed_authors SET contiguous = ?, head = ?, latest = ?, forked = ?, "
+            "stored = ?, texts = ?, size = ? WHERE id = ?",
             [
-                (author.contiguous, author.head, author.latest, author.forked, author.id)
+                (
+                    author.contiguous,
+                    author.head,
+                    author.latest,
+                    author.forked,
+                    *author.amount.values,
+                    author.id,
+                )
                 for author in self.authors.values()
                 if author.changed
             ],
@@ -399,7 +577,62 @@ class _Batch:
             for author in self.authors.values()
             if author.added
         ]
-        return Stored(verdicts, added, self.messages, self.feeds, list(self.forks.items()))
+        add_to_total(self.connection, self.amount)
+        return Stored(verdicts, added, self.amount, self.feeds, list(self.forks.items()))
+
+
+def expiry(message: Message) -> int | None:
+    """@return: when a message expires, nanoseconds since 1970."""
+    return None if message.expires_at is None else parse_timestamp(message.expires_at)[1]
+
+
+def total(connection: sqlite3.Connection) -> Amount:
+    """@return: how much is stored of all feeds."""
+    return Amount(*connection.execute("SELECT stored, texts, size FROM feed_totals").fetchone())
+
+
+def add_to_total(connection: sqlite3.Connection, more: Amount) -> None:
+    """Note that so much more is stored; it may be negative."""
+    if any(more.values):
+        connection.execute(
+            "UPDATE feed_totals SET stored = stored + ?, texts = texts + ?, size = size + ?",
+            more.values,
+        )
+
+
+def write_off(connection: sqlite3.Connection, author: int, amount: Amount) -> None:
+    """
+    Note that so much of an author is stored no more.
+
+    @param author: row id.
+    """
+    connection.execute(
+        "UPDATE feed_authors SET stored = stored - ?, texts = texts - ?, size = size - ? "
+        "WHERE id = ?",
+        (*amount.values, author),
+    )
+    add_to_total(connection, -amount)
+
+
+def note_gap(connection: sqlite3.Connection, author: int, first: int, last: int) -> None:
+    """
+    Note that of some places of a feed, up to its end, no text is kept.
+
+    @param author: row id.
+    """
+    touching = connection.execute(
+        "SELECT first, last FROM feed_gaps WHERE author = ? AND first BETWEEN ? AND ? "
+        "UNION SELECT * FROM (SELECT first, last FROM feed_gaps WHERE author = ? AND first < ? "
+        "ORDER BY first DESC LIMIT 1) WHERE last >= ?",
+        (author, first, last + 1, author, first, first - 1),
+    ).fetchall()
+    connection.executemany(
+        "DELETE FROM feed_gaps WHERE author = ? AND first = ?", [(author, at) for at, _ in touching]
+    )
+    connection.execute(
+        "INSERT INTO feed_gaps (author, first, last) VALUES (?, ?, ?)",
+        (author, min([first, *(a for a, _ in touching)]), max([last, *(b for _, b in touching)])),
+    )
 
 
 def _insert(
@@ -432,6 +665,7 @@ def store_batch(
     checked: Sequence[Message | MeshkitError],
     now_ns: int,
     own: bytes | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Stored:
     """
     Store the messages of a batch, each by its own merits.
@@ -439,14 +673,20 @@ def store_batch(
     @param checked: verified messages, or why a text was not one.
     @param now_ns: when they arrived.
     @param own: the key of this node: what is new of its own feed sets the guard.
+    @param limits: how much may be stored.
     """
-    batch = _Batch(connection, now_ns)
+    batch = _Batch(connection, now_ns, own, limits)
+    blocked = blocked_of(connection, checked)
     before = None if own is None else batch.author(own)
     had = 0 if before is None else before.latest
     verdicts = []
     for item in checked:
         if isinstance(item, Message):
             try:
+                if item.author.raw in blocked:
+                    raise AuthorBlocked(
+                        f"{item.author.text} is blocked here: message {item.sequence} is not taken"
+                    )
                 verdicts.append(batch.add(item))
             except FeedError as e:
                 verdicts.append(Verdict.refused(e, item))
@@ -518,6 +758,30 @@ def own_tail(connection: sqlite3.Connection, key: bytes) -> tuple[int, str | Non
     return (0, None) if digest is None else (sequence, digest.hex())
 
 
+@frozen
+class OwnRoom:
+    """
+    What this node may still publish.
+
+    @ivar total: how much is stored of all feeds.
+    """
+
+    limits: Limits
+    total: Amount
+
+    def take(self, messages: Sequence[Message]) -> OwnRoom:
+        """
+        @return: what is left after these.
+        @raise LimitReached: if there is no room for them.
+        """
+        total = self.total
+        for message in messages:
+            more = Amount(1, 1, len(message.raw))
+            self.limits.check(message.author, Amount(), total, Amount(), more, is_own=True)
+            total += more
+        return evolve(self, total=total)
+
+
 def append_own(connection: sqlite3.Connection, messages: Sequence[Message], now_ns: int) -> Stored:
     """
     Store messages that this node has just signed: all of them, or none.
@@ -529,6 +793,9 @@ def append_own(connection: sqlite3.Connection, messages: Sequence[Message], now_
 
 
 # --- reading -------------------------------------------------------------------------
+
+#: Nothing of the author of the row C{a} is told or served, if it is blocked.
+NOT_BLOCKED: Final = "a.key NOT IN (SELECT author FROM feed_blocks)"
 
 
 @frozen
@@ -558,10 +825,20 @@ class Row:
 
 
 def message_by_hash(connection: sqlite3.Connection, digest: bytes) -> Row | None:
+    """@return: a message, unless it is gone."""
     row = connection.execute(
-        f"SELECT {Row.COLUMNS} FROM {Row.TABLES} WHERE m.hash = ?", (digest,)
+        f"SELECT {Row.COLUMNS} FROM {Row.TABLES} WHERE m.hash = ? AND m.shown_ns > ?",
+        (digest, GONE),
     ).fetchone()
     return None if row is None else Row.read(*row)
+
+
+def place_by_hash(connection: sqlite3.Connection, digest: bytes) -> tuple[bytes, int] | None:
+    """@return: author and sequence of a message, also of one whose text is gone."""
+    row: tuple[bytes, int] | None = connection.execute(
+        f"SELECT a.key, m.sequence FROM {Row.TABLES} WHERE m.hash = ?", (digest,)
+    ).fetchone()
+    return row
 
 
 def list_heads(
@@ -570,14 +847,16 @@ def list_heads(
     """See L{meshkit.interfaces.IFeedStore.heads}."""
     if authors is None:
         return connection.execute(
-            "SELECT key, contiguous FROM feed_authors WHERE key > ? AND contiguous > 0 "
-            "ORDER BY key LIMIT ?",
+            "SELECT a.key, contiguous FROM feed_authors a WHERE a.key > ? AND contiguous > 0 "
+            f"AND {NOT_BLOCKED} ORDER BY a.key LIMIT ?",
             (after, limit),
         ).fetchall()
     heads = []
     for key in sorted(authors):
         row = connection.execute(
-            "SELECT key, contiguous FROM feed_authors WHERE key = ? AND contiguous > 0", (key,)
+            "SELECT a.key, contiguous FROM feed_authors a WHERE a.key = ? AND contiguous > 0 "
+            f"AND {NOT_BLOCKED}",
+            (key,),
         ).fetchone()
         if row is not None:
             heads.append(row)
@@ -588,7 +867,7 @@ def list_heads(
 _FRONTIER: Final = (
     "SELECT a.key, a.contiguous, a.head, a.forked, a.latest > a.contiguous AND EXISTS ("
     "SELECT 1 FROM feed_messages m WHERE m.author = a.id AND m.sequence = a.contiguous + 1) "
-    "FROM feed_authors a WHERE (a.contiguous > 0 OR a.forked IS NOT NULL) AND "
+    f"FROM feed_authors a WHERE (a.contiguous > 0 OR a.forked IS NOT NULL) AND {NOT_BLOCKED} AND "
 )
 
 
@@ -619,7 +898,7 @@ def fork_proof(connection: sqlite3.Connection, author: bytes) -> ForkProof | Non
     """See L{meshkit.interfaces.IFeedStore.fork_proof}."""
     row = connection.execute(
         "SELECT a.key, a.forked, f.one, f.other FROM feed_forks f "
-        "JOIN feed_authors a ON a.id = f.author WHERE a.key = ?",
+        f"JOIN feed_authors a ON a.id = f.author WHERE a.key = ? AND {NOT_BLOCKED}",
         (author,),
     ).fetchone()
     return None if row is None else ForkProof(*row)
@@ -630,23 +909,111 @@ def read_chain(
 ) -> list[bytes]:
     """See L{meshkit.interfaces.IFeedStore.read}."""
     rows = connection.execute(
-        "SELECT m.raw FROM feed_messages m JOIN feed_authors a ON a.id = m.author "
+        "SELECT m.sequence, m.raw FROM feed_messages m JOIN feed_authors a ON a.id = m.author "
         "WHERE a.key = ? AND m.sequence > ? AND m.sequence <= a.contiguous "
-        "ORDER BY m.sequence LIMIT ?",
+        f"AND {NOT_BLOCKED} ORDER BY m.sequence LIMIT ?",
         (author, after, max_messages),
     )
     page: list[bytes] = []
     size = 0
-    for (raw,) in rows:
+    for sequence, raw in rows:
         size += len(raw)
-        if page and size > max_bytes:
+        gone = not raw or sequence != after + len(page) + 1
+        if gone or (page and size > max_bytes):
             break
         page.append(raw)
     return page
 
 
-def count_all(connection: sqlite3.Connection) -> tuple[int, int]:
-    """@return: how many messages and how many authors are stored."""
-    (messages,) = connection.execute("SELECT count(*) FROM feed_messages").fetchone()
+def gone_until(connection: sqlite3.Connection, author: bytes, after: int) -> Gap | None:
+    """See L{meshkit.interfaces.IFeedStore.gone_until}."""
+    row = connection.execute(
+        "SELECT a.id, min(g.last, a.contiguous), a.contiguous FROM feed_authors a "
+        "JOIN feed_gaps g ON g.author = a.id "
+        f"WHERE a.key = ? AND g.first <= ? AND {NOT_BLOCKED} ORDER BY g.first DESC LIMIT 1",
+        (author, after + 1),
+    ).fetchone()
+    if row is None or row[1] <= after:
+        return None
+    number, until, contiguous = row
+    found = connection.execute(
+        "SELECT previous, raw FROM feed_messages WHERE author = ? AND sequence = ?",
+        (number, until + 1),
+    ).fetchone()
+    if until == contiguous or found is None:
+        # Nothing follows that could say so: the feed was found to end in a gap.
+        return Gap(until, None, None)
+    return Gap(until, *found)
+
+
+def skip(
+    connection: sqlite3.Connection, author: bytes, until: int, head: bytes, now_ns: int
+) -> int | None:
+    """
+    See L{meshkit.interfaces.IFeedStore.skip}.
+
+    @return: up to where the feed is complete now; L{None} if nothing changed.
+    """
+    batch = _Batch(connection, now_ns)
+    if not batch.skip(author, until, head):
+        return None
+    batch.finish([])
+    return batch.authors[author].contiguous
+
+
+# --- blocks --------------------------------------------------------------------------
+
+
+def blocked_of(
+    connection: sqlite3.Connection, checked: Sequence[Message | MeshkitError]
+) -> set[bytes]:
+    """@return: those of the authors of some messages that are blocked."""
+    if connection.execute("SELECT 1 FROM feed_blocks LIMIT 1").fetchone() is None:
+        return set()
+    authors = sorted({item.author.raw for item in checked if isinstance(item, Message)})
+    return {author for author in authors if is_blocked(connection, author)}
+
+
+def is_blocked(connection: sqlite3.Connection, author: bytes) -> bool:
+    row = connection.execute("SELECT 1 FROM feed_blocks WHERE author = ?", (author,)).fetchone()
+    return row is not None
+
+
+def blocks(connection: sqlite3.Connection) -> list[tuple[bytes, bool]]:
+    """@return: (author, is it in the configuration?), sorted."""
+    rows = connection.execute("SELECT author, configured FROM feed_blocks ORDER BY author")
+    return [(author, bool(configured)) for author, configured in rows]
+
+
+def configure_blocks(
+    connection: sqlite3.Connection, authors: Sequence[bytes], now_ns: int
+) -> list[tuple[bytes, bool]]:
+    """
+    Take over what the configuration says now.
+
+    @return: as L{blocks}.
+    """
+    connection.execute("DELETE FROM feed_blocks WHERE configured")
+    connection.executemany(
+        "INSERT INTO feed_blocks (author, added_ns, configured) VALUES (?, ?, 1) "
+        "ON CONFLICT (author) DO UPDATE SET configured = 1",
+        [(author, now_ns) for author in authors],
+    )
+    return blocks(connection)
+
+
+def block(connection: sqlite3.Connection, author: bytes, now_ns: int) -> None:
+    connection.execute(
+        "INSERT OR IGNORE INTO feed_blocks (author, added_ns, configured) VALUES (?, ?, 0)",
+        (author, now_ns),
+    )
+
+
+def unblock(connection: sqlite3.Connection, author: bytes) -> None:
+    connection.execute("DELETE FROM feed_blocks WHERE author = ?", (author,))
+
+
+def count_all(connection: sqlite3.Connection) -> tuple[Amount, int]:
+    """@return: how much is stored, and of how many authors."""
     (feeds,) = connection.execute("SELECT count(*) FROM feed_authors").fetchone()
-    return messages, feeds
+    return total(connection), feeds

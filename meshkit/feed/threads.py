@@ -23,7 +23,7 @@ from attrs import frozen
 
 from meshkit.errors import CursorExpired
 from meshkit.feed.search import COUNTED
-from meshkit.feed.store import Row
+from meshkit.feed.store import GONE, Row
 
 #: How far replies are followed, and parents.
 MAX_DEPTH: Final = 64
@@ -110,7 +110,8 @@ def find_start(connection: sqlite3.Connection, digest: str, climb: bool) -> Star
 def _about(connection: sqlite3.Connection, text: str) -> str | None:
     """@return: what a message relates to, or nothing; L{None} if it is not stored."""
     row = connection.execute(
-        "SELECT coalesce(relates, '') FROM feed_messages WHERE hash = ?", (_digest(text),)
+        "SELECT coalesce(relates, '') FROM feed_messages WHERE hash = ? AND shown_ns > ?",
+        (_digest(text), GONE),
     ).fetchone()
     return None if row is None else row[0]
 
@@ -184,11 +185,12 @@ def read_thread(
 
 def _entry(connection: sqlite3.Connection, text: str, depth: int) -> Entry:
     found = connection.execute(
-        f"SELECT m.id, {Row.COLUMNS} FROM {Row.TABLES} WHERE m.hash = ?", (_digest(text),)
+        f"SELECT m.id, {Row.COLUMNS} FROM {Row.TABLES} WHERE m.hash = ? AND m.shown_ns > ?",
+        (_digest(text), GONE),
     ).fetchone()
     replies = _replies(connection, text)
-    if found is None or not found[1]:
-        return Entry(0 if found is None else found[0], None, text, depth, replies)
+    if found is None:
+        return Entry(0, None, text, depth, replies)
     return Entry(found[0], Row.read(*found[1:]), text, depth, replies)
 
 

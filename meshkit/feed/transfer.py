@@ -98,7 +98,8 @@ def _feed(
 ) -> Iterator[tuple[Place, list[bytes]]]:
     rows = connection.execute(
         "SELECT sequence, raw FROM feed_messages "
-        "WHERE author = ? AND sequence > ? AND (? IS NULL OR sequence < ?) ORDER BY sequence",
+        "WHERE author = ? AND sequence > ? AND (? IS NULL OR sequence < ?) AND length(raw) > 0 "
+        "ORDER BY sequence",
         (number, begun, forked, forked),
     )
     for sequence, raw in rows:

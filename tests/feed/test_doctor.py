@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.feed import doctor, guard, search, store
+from meshkit.feed import doctor, guard, retention, search, store
 from meshkit.feed.doctor import MAX_TOLD, Report, examine
 from meshkit.feed.part import check_texts
+from meshkit.feed.retention import Policy
+from meshkit.feed.store import GONE
 from meshkit.feed.words import parse_query
 from meshkit.testing.identities import DAY_NS, Author
 from tests.feed.test_store import NOW_NS, branch
@@ -79,6 +81,7 @@ class Sound(DoctorCase):
         for table in ("feed_tags", "feed_forks", "feed_messages", "feed_authors"):
             self.connection.execute(f"DELETE FROM {table}")
         self.connection.execute("INSERT INTO feed_text (feed_text) VALUES ('delete-all')")
+        self.connection.execute("UPDATE feed_totals SET stored = 0, texts = 0, size = 0")
         report = self.examine()
         self.assertEqual((report.counts, report.messages), ({}, 0))
 
@@ -90,9 +93,39 @@ class Sound(DoctorCase):
         self.assertEqual(self.examine().counts, {})
 
     def test_messages_whose_text_was_emptied(self) -> None:
-        search.unindex(self.connection, {2: ADA.messages[1]})
-        self.sql("UPDATE feed_messages SET raw = x'' WHERE id = 2")
+        retention.empty(self.connection, [1, 2, 4, 9])
         self.assertEqual(self.examine().counts, {})
+
+    def test_a_newest_message_that_has_expired(self) -> None:
+        eve = Author("eve")
+        for _ in range(3):
+            eve.write(expires_at="2020-01-01T00:00:00Z", tags=["a"], relates="ab" * 32)
+        self.put(*eve.raws)
+        doomed = retention.plan(self.connection, Policy(), BOB.key, NOW_NS)
+        self.assertEqual(retention.empty(self.connection, [d.position for d in doomed]).messages, 3)
+        self.assertEqual(self.examine().counts, {})
+        self.sql("UPDATE feed_messages SET relates = 'x' WHERE shown_ns = ? AND raw <> x''", GONE)
+        self.heals("message_columns")
+
+    def test_a_gap_that_is_done_without(self) -> None:
+        eve = Author("eve")
+        eve.write_many(6)
+        self.put(*eve.raws[:2], *eve.raws[4:])
+        self.assertEqual(self.examine().counts, {})
+        head = bytes.fromhex(eve.messages[3].hash)
+        self.assertEqual(store.skip(self.connection, eve.key, 4, head, NOW_NS), 6)
+        self.assertEqual(self.examine().counts, {})
+
+    def test_a_feed_that_was_forgotten(self) -> None:
+        retention.forget_end(self.connection, ADA.key)
+        found = retention.of_author(self.connection, ADA.key)
+        retention.empty_forgotten(self.connection, [d.position for d in found])
+        self.assertEqual(self.examine().counts, {})
+
+    def test_amounts_that_are_wrong(self) -> None:
+        self.sql("UPDATE feed_authors SET texts = texts + 1, size = size - 7 WHERE id = 1")
+        self.sql("UPDATE feed_totals SET stored = stored + 1")
+        self.assertEqual(self.heals("amounts").counts, {"amounts": 2})
 
 
 class Columns(DoctorCase):

@@ -33,6 +33,7 @@ class FollowCase(SynchronousTestCase):
         self.waiting: Deferred[Any] | None = None
 
     def tearDown(self) -> None:
+        self.done(self.part.stopService())
         self.done(self.context.database.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

@@ -183,7 +183,7 @@ class GuardCase(PartCase):
             make_context(
                 self.clock,
                 "me",
-                config=Config(**config),
+                config=Config(retention_expiry=False, **config),
                 migrations=self.migrations(),
                 backing=backing,
             )

@@ -42,7 +42,14 @@ class PartCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.use(make_context(self.clock, "me", config=Config(), migrations=self.migrations()))
+        self.use(
+            make_context(
+                self.clock,
+                "me",
+                config=Config(retention_expiry=False),
+                migrations=self.migrations(),
+            )
+        )
 
     def migrations(self) -> dict[str, Any]:
         return {"feed": feed_part.MIGRATIONS}
@@ -50,11 +57,14 @@ class PartCase(SynchronousTestCase):
     def use(self, context: Any) -> None:
         self.context = context
         self.part: FeedPart = make_part(context)
+        self.parts = [*getattr(self, "parts", ()), self.part]
         self.events: list[MessagesStored] = []
         context.events.subscribe(MessagesStored, self.events.append)
         self.done(self.part.startService())
 
     def tearDown(self) -> None:
+        for part in self.parts:
+            self.done(part.stopService())
         self.done(self.context.database.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -172,7 +182,10 @@ class Publishing(PartCase):
                 self.clock, "me", config=Config(), migrations=self.migrations(), backing=file
             )
         )
-        self.assertEqual(self.part.status(), offered.FeedStatus(messages=1, feeds=1, refused={}))
+        self.assertEqual(
+            self.part.status(),
+            offered.FeedStatus(messages=1, feeds=1, refused={}, bytes=len(first.raw)),
+        )
         self.assertEqual(self.done(self.part.publish(2)).previous, first.hash)
 
 
@@ -306,6 +319,7 @@ class Ingesting(PartCase):
                 messages=102,
                 feeds=2,
                 refused={"DUPLICATE_MESSAGE": 1, "HASH_MISMATCH": 1, "MALFORMED_MESSAGE": 1},
+                bytes=sum(len(m.raw) for event in self.events for m in event.messages),
             ),
         )
 

@@ -261,7 +261,9 @@ class Doors(LookupCase):
 
 class Publishing(PartCase):
     def test_published_for_some(self) -> None:
-        other = make_context(self.clock, "bob", config=Config(), migrations=self.migrations())
+        other = make_context(
+            self.clock, "bob", config=Config(retention_expiry=False), migrations=self.migrations()
+        )
         there = make_part(other)
         self.done(there.startService())
         self.addCleanup(lambda: self.done(other.database.stopService()))

@@ -7,6 +7,7 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -366,11 +367,14 @@ class Tags(StoreCase):
         self.publish(authors[3], DAY_NS, "x", tags=["some"])
         self.publish(authors[1], DAY_NS, "x", tags=["some", "all"])
         keys = [author.key for author in authors]
-        tagged = search.authors_with_tag
-        self.assertEqual(tagged(self.connection, "all"), keys)
-        self.assertEqual(tagged(self.connection, "some"), [keys[1], keys[3]])
-        self.assertEqual(tagged(self.connection, "none"), [])
-        self.assertEqual(tagged(self.connection, "all", after=keys[1], limit=2), keys[2:4])
+        tagged = partial(search.authors_with_tags, self.connection, after=b"", limit=9)
+        self.assertEqual(tagged(["all"]), keys)
+        self.assertEqual(tagged(["some"]), [keys[1], keys[3]])
+        self.assertEqual(tagged(["none", "some"]), [keys[1], keys[3]])
+        self.assertEqual(tagged(["some", "all"]), keys)
+        self.assertEqual(tagged(["none"]), [])
+        self.assertEqual(tagged([]), [])
+        self.assertEqual(tagged(["all"], after=keys[1], limit=2), keys[2:4])
 
     def test_the_work_goes_by_authors_not_by_messages(self) -> None:
         author = Author("prolific")
@@ -379,7 +383,7 @@ class Tags(StoreCase):
         store.store_batch(self.connection, [author.messages[0], *messages], NOW_NS)
         steps = count()
         self.connection.set_progress_handler(lambda: next(steps) < 0, 10)
-        self.assertEqual(search.authors_with_tag(self.connection, "t"), [author.key])
+        self.assertEqual(search.authors_with_tags(self.connection, ["t"], b"", 9), [author.key])
         self.connection.set_progress_handler(None, 0)
         self.assertLess(next(steps) * 10, 400)
 

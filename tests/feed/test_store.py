@@ -24,6 +24,7 @@ from meshkit.errors import (
 )
 from meshkit.feed import search, store
 from meshkit.feed.chain import Neighbours, Verdict, judge
+from meshkit.feed.limits import Amount
 from meshkit.feed.message import MAX_SEQUENCE, Message
 from meshkit.feed.part import check_texts
 from meshkit.interfaces import ForkProof, Frontier
@@ -162,13 +163,14 @@ class Rules(SynchronousTestCase):
             [(author, contiguous) for author, contiguous, _ in stored.added],
             [(ADA.key, 2), (BOB.key, 0)],
         )
-        self.assertEqual((stored.messages, stored.feeds), (2, 1))
-        self.assertEqual(store.count_all(self.connection), (3, 2))
+        self.assertEqual((stored.amount.stored, stored.feeds), (2, 1))
+        amount, feeds = store.count_all(self.connection)
+        self.assertEqual((amount.stored, amount.texts, feeds), (3, 3, 2))
 
     def test_a_batch_that_adds_nothing_changes_nothing(self) -> None:
         ingest(self.connection, *ADA.raws[:2])
         stored = store.store_batch(self.connection, check_texts(ADA.raws[:2]), NOW_NS)
-        self.assertEqual((stored.added, stored.messages, stored.feeds), ([], 0, 0))
+        self.assertEqual((stored.added, stored.amount, stored.feeds), ([], Amount(), 0))
 
 
 def _signature(message: Message) -> bytes:
@@ -323,14 +325,14 @@ class Convergence(SynchronousTestCase):
                 [v.status for v in stored.verdicts if v.status not in ("accepted", "duplicate")],
                 [],
             )
-            counted += stored.messages
+            counted += stored.amount.stored
         everything = {m.hash: m for batch in delivery for m in batch}
         in_order = sorted(everything.values(), key=lambda m: (m.author.raw, m.sequence))
         store.store_batch(expected, in_order, NOW_NS)
         self.assertEqual(_canonical(connection), _canonical(expected))
         self.assertEqual(sorted(accepted, key=str), sorted(everything))
         self.assertEqual(counted, len(everything))
-        self.assertEqual(store.count_all(connection)[0], counted)
+        self.assertEqual(store.count_all(connection)[0].stored, counted)
 
     @given(batches(POOL))
     def test_with_forks_it_does_what_a_simple_model_does(
@@ -517,7 +519,7 @@ class Forks(SynchronousTestCase):
 
     def test_an_author_with_a_proof_and_nothing_else_is_known(self) -> None:
         stored = store.prove_fork(self.connection, ADA.messages[2], self.other[0], NOW_NS)
-        self.assertEqual((stored.forks, stored.feeds, stored.messages), ([(ADA.key, 3)], 1, 0))
+        self.assertEqual((stored.forks, stored.feeds, stored.amount), ([(ADA.key, 3)], 1, Amount()))
         self.assertEqual(self.frontier(), Frontier(ADA.key, 0, None, 3))
         self.assertEqual(store.list_frontier(self.connection, None, b"", 9), [self.frontier()])
         self.put(*ADA.messages[:5])
@@ -547,7 +549,7 @@ class Forks(SynchronousTestCase):
         ):
             with self.assertRaises(ForkUnproven):
                 store.prove_fork(self.connection, one, other, NOW_NS)
-        self.assertEqual(store.count_all(self.connection), (0, 0))
+        self.assertEqual(store.count_all(self.connection), (Amount(), 0))
 
     def test_what_no_feed_could_hold_forks_none(self) -> None:
         self.put(*ADA.messages[:3])

@@ -1264,6 +1264,7 @@ class Closing(GossipCase):
         self.run_for(2)
         self.assertEqual(stopped, [None])
         self.assertTrue(wire.first.aborted)
+        a.result(a.feed.stopService())
         a.result(a.context.database.stopService())
 
     def test_who_comes_while_it_stops_is_not_let_in(self) -> None:

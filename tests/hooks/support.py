@@ -43,7 +43,7 @@ class PartCase(SynchronousTestCase):
         context = make_context(
             self.clock,
             "me",
-            config=feed_part.Config(),
+            config=feed_part.Config(retention_expiry=False),
             migrations=migrations,
             backing=self.backing,
         )

@@ -77,8 +77,19 @@ class Routes(SynchronousTestCase):
         self.friend()
         counts = self.ok("GET", "/v1/status")
         self.assertEqual(counts["channels"], 1)
+        feed = counts["parts"]["feed"]
+        self.assertGreater(feed.pop("bytes"), 900)
         self.assertEqual(
-            counts["parts"]["feed"], {"messages": 3, "feeds": 1, "refused": {}, "read_only": None}
+            feed,
+            {
+                "messages": 3,
+                "feeds": 1,
+                "refused": {},
+                "read_only": None,
+                "gone": 0,
+                "forgotten": 0,
+                "blocked": 0,
+            },
         )
 
     def test_identity(self) -> None:
