@@ -1,0 +1,130 @@
+"""
+A process that writes feeds into a database until it is killed, for L{tests.feed.test_kills}.
+
+C{python -m tests.feed.writer}: for each line on its standard input, which names a file and
+what to do, it forks a child that does it, and says when that one has died.  So a life costs
+no imports.  What was acknowledged is told as C{KEY SEQUENCE HASH}, a line each, at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any, Final
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from meshkit.feed import operations as offered
+from meshkit.feed.part import MIGRATIONS, Config, FeedPart, make_part
+from meshkit.runtime.database import Database
+from meshkit.runtime.workers import WorkerPool
+from meshkit.testing.identities import Author
+from meshkit.testing.nodes import make_context
+
+#: Whose node it is, and who sends messages to it.
+OWN: Final = "killed"
+PEER: Final = "peer"
+
+#: What there is to do at the same time.
+LOADS: Final = ("publish", "batches", "receive")
+PUBLISHERS: Final = 4
+BATCH: Final = 7
+RECEIVED: Final = 300
+MOST_SECONDS: Final = 60
+
+
+def say(text: str) -> None:
+    # In one system call, and not kept back: a line is told whole or not at all.
+    os.write(1, f"{text}\n".encode("ascii"))
+
+
+class Life:
+    """What goes on between a start and the end."""
+
+    def __init__(self, part: FeedPart, raws: list[bytes]) -> None:
+        self._part = part
+        self._raws = raws
+        self._key = Author(OWN).key.hex()
+        (self._publish_batch,) = (
+            bound.handler for bound in part.operations() if bound.operation is offered.PUBLISH_BATCH
+        )
+
+    def begin(self, loads: list[str]) -> None:
+        if "publish" in loads:
+            for _ in range(PUBLISHERS):
+                self._go_on(self._publish())
+        if "batches" in loads:
+            self._go_on(self._publish_batches())
+        if "receive" in loads:
+            self._go_on(self._receive())
+
+    def _go_on(self, work: Any) -> None:
+        Deferred.fromCoroutine(work).addErrback(lambda failure: say(f"failed {failure!r}"))
+
+    async def _publish(self) -> None:
+        while True:
+            message = await self._part.publish({"text": "one alone"})
+            say(f"{self._key} {message.sequence} {message.hash}")
+
+    async def _publish_batches(self) -> None:
+        while True:
+            name = f'"{os.getpid()}-{time.monotonic_ns()}"'.encode()
+            contents = [b'{"batch":%b}' % name] * BATCH
+            published = await self._publish_batch(offered.PublishBatch(contents))
+            say(f"{self._key} {published.last} {published.last_hash}")
+
+    async def _receive(self) -> None:
+        at = 0
+        while at < len(self._raws):
+            for verdict in await self._part.ingest(self._raws[at : at + BATCH]):
+                say(f"{verdict.author.hex()} {verdict.sequence} {verdict.hash}")
+            at += BATCH
+
+
+def live(path: str, loads: list[str], raws: list[bytes], context: Any) -> None:
+    # In case that nobody is left to kill it.
+    signal.alarm(MOST_SECONDS)
+    # Here: what it opens is not for the process that forks.
+    from twisted.internet import reactor
+
+    database = Database(reactor, path)
+    database.open_and_migrate({"feed": MIGRATIONS})
+    workers = WorkerPool(reactor, 2)
+    part = make_part(
+        evolve(
+            context,
+            reactor=reactor,
+            database=database,
+            workers=workers,
+            wall_clock=time.time_ns,
+        )
+    )
+    for service in (database, workers, part):
+        service.startService()
+    Life(part, raws).begin(loads)
+    reactor.run(installSignalHandlers=False)  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    raws = Author(PEER).write_many(RECEIVED)
+    context = make_context(Clock(), OWN, config=Config(), migrations={"feed": MIGRATIONS})
+    say("ready")
+    for line in sys.stdin:
+        path, *loads = line.split()
+        child = os.fork()
+        if not child:
+            try:
+                live(path, loads, raws, context)
+            finally:
+                os._exit(1)
+        say(f"born {child}")
+        os.waitpid(child, 0)
+        say("dead")
+
+
+if __name__ == "__main__":
+    main()
