@@ -416,7 +416,13 @@ class Mesh:
         # For trial, which knows no tearDownModule.
         atexit.register(self.close)
 
-    def node(self, name: str, *arguments: str, network: Node | None = None) -> Node:
+    def node(
+        self,
+        name: str,
+        *arguments: str,
+        network: Node | None = None,
+        kind: Callable[[Path, Sequence[str]], Node] = Node,
+    ) -> Node:
         """
         Make a node, not started.
 
@@ -424,7 +430,7 @@ class Mesh:
         """
         home = self.folder / name
         home.mkdir()
-        node = Node(home, arguments)
+        node = kind(home, arguments)
         self._nodes.append(node)
         secret = () if network is None else ("--network-key", network.network_secret)
         node.network_secret = node.good("init", *secret, "--json").json["network_secret"]
