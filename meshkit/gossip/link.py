@@ -155,6 +155,7 @@ class GossipLink(Protocol):
         self._reading_paused = False
         # Since when we do not listen, if we do not: we do not read, or the peer has no credit.
         self._deaf_since: float | None = None
+        self._made = 0.0
         self._heard = 0.0
         self._spoke = 0.0
         self._pinged: tuple[int, float] | None = None
@@ -175,6 +176,12 @@ class GossipLink(Protocol):
         return self._open
 
     @property
+    def lasted(self) -> float:
+        """Seconds since it was made."""
+        since: float = self.reactor.seconds() - self._made
+        return since
+
+    @property
     def ready(self) -> bool:
         """Is it known what the peer replicates?"""
         return self._open and self._greeted and self.interest.complete
@@ -189,7 +196,7 @@ class GossipLink(Protocol):
         self.connected_to = self._channel.getPeer().key
         self.partner = self.spread.join(self.connected_to.raw)
         self._open = True
-        self._heard = self._spoke = self.reactor.seconds()
+        self._heard = self._spoke = self._made = self.reactor.seconds()
         self._channel.registerProducer(self, True)
         if self.dialled:
             self._renew_due = self.reactor.callLater(RENEW_SECONDS, self._renew)

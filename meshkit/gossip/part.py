@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -67,6 +68,9 @@ MAX_INTEREST: Final = 500_000
 #: Seconds before a peer is dialled again, at first; then half as much more each time, and of
 #: that a random part, so that those who lost one peer do not come back together.
 FIRST_RETRY: Final = 1.0
+#: Seconds for which a connection has to last to be one: who hangs up sooner is dialled again
+#: later and later, like one who is not there.
+LASTING: Final = 30.0
 LEAST_RETRY: Final = 0.1
 _RETRY_FACTOR: Final = 1.5
 
@@ -174,6 +178,8 @@ class GossipPart(Part):
         self._links: dict[GossipLink, None] = {}
         self._by_partner: dict[Partner, GossipLink] = {}
         self._dialling: dict[str, ClientService] = {}
+        # Addresses at which connections end as soon as they are made -> how many in a row.
+        self._short_lived: dict[str, int] = {}
         # Those that will take the place of one of the above when they are connected.
         self._renewing: dict[str, ClientService] = {}
         self._telling: IDelayedCall | None = None
@@ -279,6 +285,7 @@ class GossipPart(Part):
         }
         for text in [text for text in self._dialling if text not in wanted]:
             self._dialling.pop(text).stopService()
+            self._short_lived.pop(text, None)
             if text in self._renewing:
                 self._renewing.pop(text).stopService()
             for link in list(self._links):
@@ -295,12 +302,13 @@ class GossipPart(Part):
         return ClientService(
             _WatchedEndpoint(self, address, endpoint),
             _LinkFactory(self, address, replaces),
-            retryPolicy=self._pause,
+            retryPolicy=partial(self._pause, address.text),
             clock=self.reactor,
         )
 
-    def _pause(self, attempts: int) -> float:
+    def _pause(self, address: str, attempts: int) -> float:
         """@return: seconds before a peer is dialled again."""
+        attempts += self._short_lived.get(address, 0)
         # The exponent has an end, as a float has one.
         longest = FIRST_RETRY * _RETRY_FACTOR ** min(attempts, 100)
         return float(self._rng.uniform(LEAST_RETRY, min(longest, self._config.retry_max)))
@@ -345,6 +353,13 @@ class GossipPart(Part):
     def link_lost(self, link: GossipLink, reason: Failure) -> None:
         self._links.pop(link, None)
         self._by_partner.pop(link.partner, None)
+        if link.address is not None and link.address.text in self._dialling:
+            if link.lasted < LASTING:
+                # Being let in for a moment is no success.
+                lost = self._short_lived.get(link.address.text, 0)
+                self._short_lived[link.address.text] = lost + 1
+            else:
+                self._short_lived.pop(link.address.text, None)
         if isinstance(reason.value, MeshkitError):
             # The channel broke: a byte was changed, the end is missing, a peer is stuck.
             self.link_failed(link, reason.value)

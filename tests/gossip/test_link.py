@@ -46,6 +46,7 @@ from meshkit.gossip.part import (
     CLOSE_GRACE,
     GATHER,
     LABEL,
+    LASTING,
     LOOK_AROUND,
     MAX_LINKS_PER_PEER,
     VERSION,
@@ -1400,6 +1401,25 @@ class Dialling(DialCase):
         self.assertGreater(len({*pauses[-8:]}), 4)
         self.assertEqual(self.entry().failures, 20)
         self.assertEqual(self.entry().last_error, "OVERLOADED: no")
+
+    def test_who_hangs_up_at_once_is_dialled_again_later_and_later(self) -> None:
+        """... and soon, when a connection has lasted."""
+        self.add(self.peer)
+
+        def meet(lasts: float) -> float:
+            while not self.attempts:
+                self.run_for(0.1)
+            liar = self.connect_attempt()
+            self.run_for(lasts)
+            liar.transport.abortConnection()
+            lost = self.clock.seconds()
+            while not self.attempts:
+                self.run_for(0.1)
+            return self.clock.seconds() - lost
+
+        pauses = [meet(1) for _ in range(14)]
+        self.assertGreater(max(pauses[-5:]), 10)
+        self.assertLess(meet(LASTING + 1), 3)
 
     def test_a_failure_is_logged_once_until_it_fails_in_another_way(self) -> None:
         events: list[Any] = []
