@@ -174,7 +174,7 @@ class Comparing:
             if not self._link.open or self._asked is not None:
                 # The peer began anew meanwhile.
                 return
-            window = self._window = Window(entries, lower, end, begins=False, cut=end < upper)
+            window = self._window = Window(entries, lower, end, begins=False)
             self._lower = lower
             self._ended = Deferred()
             self._receive(window, step)

@@ -408,20 +408,15 @@ class Window:
     @ivar rounds: messages so far, both ways.
     """
 
-    def __init__(
-        self, entries: Entries, lower: bytes, upper: bytes, *, begins: bool, cut: bool = False
-    ) -> None:
+    def __init__(self, entries: Entries, lower: bytes, upper: bytes, *, begins: bool) -> None:
         """
         @param entries: what we have in it.
-        @param upper: where we end it.
+        @param upper: where we end it; who does not begin may end it before the other would,
+            if there is more than goes into a window.
         @param begins: we begin.
-        @param cut: we end it before the other would, as we have more than goes into a
-            window.
         """
         self._entries = entries
         self._lower = lower
-        self._begins = begins
-        self._cut = cut
         self.upper = upper
         self.finished = False
         self.rounds = 0
@@ -538,8 +533,7 @@ class Window:
         entries = self._entries
         upper = min(each.upper, self.upper)
         start, end = entries.at(each.lower), entries.at(upper)
-        # Of a window that was cut we know nothing by the fingerprint of all of it.
-        if not self._is_cut(each) and entries.fingerprint(start, end) == each.fingerprint:
+        if entries.fingerprint(start, end) == each.fingerprint:
             writer.skip(upper)
             return
         count = end - start
@@ -556,9 +550,6 @@ class Window:
             self._open.append(_Open(lower, bound, _FINGERPRINT))
             writer.fingerprint(bound, entries.fingerprint(begin, stop))
             lower = bound
-
-    def _is_cut(self, each: _Range) -> bool:
-        return self._cut and each.upper > self.upper
 
     def _differ(self, each: _Range, writer: _Writer) -> None:
         entries = self._entries

@@ -22,7 +22,8 @@ MAX_NEWS: Final = 20_000
 #: What a feed that is turned off costs, of what a peer may say that is of no use: who turns
 #: feeds on and off for ever makes us look them up for ever.
 OFF_COST: Final = 0.2
-#: Feeds of which the peer is known to have the fork proof.
+#: Feeds of which the peer is known to have the fork proof, and of which it waits for one;
+#: those beyond it are found by the next comparison.
 MAX_PROVEN: Final = 1_000
 
 
@@ -37,7 +38,10 @@ class Telling:
         self._stopped: dict[bytes, None] = {}
         # Our own feed was found to differ since it was compared last.
         self._own_differs = False
-        # Feed -> the place for which the peer has a fork proof; and whose it gave us just now.
+        # Feed -> the place for which the peer is to have a fork proof, and for which it has
+        # one; and those that it gives us just now.
+        self._proofs: dict[bytes, int] = {}
+        self._proving = False
         self._proven: dict[bytes, int] = {}
         self._taking: dict[bytes, None] = {}
 
@@ -107,6 +111,8 @@ class Telling:
         on: list[bytes] = []
         selection = self._link.part.selection
         useless = 0.0
+        # Nothing is turned on from it, whatever it says.
+        lazy = self._link.spread.is_lazy(self._link.partner.key, self._link.reactor.seconds())
         for author, sequence, flags in frame.entries:
             known = self._link.partner.has(author, sequence)
             turn = self._link.spread.note(self._link.partner, author, sequence, flags)
@@ -117,7 +123,7 @@ class Telling:
                 if author in self._stopped:
                     raise MalformedFrame("the peer turned a feed on before it was stopped")
                 on.append(author)
-            elif known:
+            elif known or lazy:
                 useless += 1
             if not selection.wants(author) or not flags & REPLICATE:
                 continue
@@ -221,16 +227,28 @@ class Telling:
     def tell_proof(self, author: bytes, sequence: int) -> None:
         """The peer is to have the proof that a feed forked there, unless it has it."""
         known = self._proven.get(author, MAX_SEQUENCE) <= sequence
-        if self._link.ready and author in self._link.interest and not known:
-            self._note_proven(author, sequence)
-            self._link.run(self._send_proof(author))
+        if not self._link.ready or author not in self._link.interest or known:
+            return
+        if len(self._proofs) < MAX_PROVEN:
+            self._proofs[author] = sequence
+            if not self._proving:
+                self._proving = True
+                self._link.run(self._send_proofs())
 
-    async def _send_proof(self, author: bytes) -> None:
-        if self._link.drained is not None:
-            await self._link.drained
-        proof = await self._link.part.store.fork_proof(author)
-        if proof is not None:
-            self._link.send(Proof(author, proof.one, proof.other))
+    async def _send_proofs(self) -> None:
+        """One by one, as the channel takes them: each may have a quarter of a MiB."""
+        try:
+            while self._proofs and self._link.open:
+                if self._link.drained is not None:
+                    await self._link.drained
+                    continue
+                author = next(iter(self._proofs))
+                self._note_proven(author, self._proofs.pop(author))
+                proof = await self._link.part.store.fork_proof(author)
+                if proof is not None:
+                    self._link.send(Proof(author, proof.one, proof.other))
+        finally:
+            self._proving = False
 
     def _note_proven(self, author: bytes, sequence: int) -> None:
         self._proven.pop(author, None)

@@ -1065,6 +1065,29 @@ class Tables(GossipCase):
         self.assertEqual(len(liar.of_kind(Proof)), 4)
         self.assertEqual(len(link.telling._proven), 2)
 
+    def test_proofs_wait_for_a_peer_that_does_not_read(self) -> None:
+        for n in range(6):
+            raws = []
+            for word in ("heads", "tails"):
+                author = Author(f"forker {n}")
+                raws.append(author.write(word + "x" * 60_000).raw)
+            self.me.ingest(raws)
+        liar = self.be_dialled_by(self.me)
+        self.assertEqual(len(liar.of_kind(Proof)), 6)
+        idle = self.lie_to(self.me, "idle")
+        idle.transport.pauseProducing()
+        # It has nothing of them: it is told all, as fast as it reads.
+        idle.say(Ranges(1, 0, False, b"\0\xfd" + bytes(16)))
+        self.run_for()
+        keys = sorted(Author(f"forker {n}").key for n in range(6))
+        lacking = b"".join(key + b"\0" for key in keys)
+        idle.say(Ranges(1, 2, False, b"\0\xff\0\6" + lacking))
+        self.run_for(1)
+        self.assertLess(self.wires[-1].second.waiting, 300_000)
+        idle.transport.resumeProducing()
+        self.run_for(1)
+        self.assertEqual(len(idle.of_kind(Proof)), 6)
+
     def test_authors_that_all_peers_name(self) -> None:
         self.patch(part_module, "MAX_INTEREST", 5)
         keys = [n.to_bytes(32, "big") for n in range(4)]

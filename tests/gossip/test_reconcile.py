@@ -94,7 +94,7 @@ def meet(ours: Heads, theirs: Heads, lower: bytes = FIRST, change: Change | None
     begin, upper = asked_window(steps[0])
     entries = filled(theirs, begin, upper)
     end = min(upper, entries.cut())
-    listener = Window(entries, begin, end, begins=False, cut=end < upper)
+    listener = Window(entries, begin, end, begins=False)
     turn = [listener, dialler]
     sizes: list[int] = []
     largest = 0
@@ -265,7 +265,16 @@ class Windows(SynchronousTestCase):
         self.patch(reconcile, "WINDOW", 100)
         few, many = heads(authors(30)), heads(authors(730, seed=2))
         both = {**few, **many}
-        for ours, theirs in ((few, many), (many, few), (both, many), ({}, many), (many, {})):
+        begin = {key: many[key] for key in sorted(many)[:100]}
+        for ours, theirs in (
+            (few, many),
+            (many, few),
+            (both, many),
+            ({}, many),
+            (many, {}),
+            (begin, many),
+            (many, begin),
+        ):
             mets = self.check(ours, theirs)
             self.assertGreaterEqual(len(mets), 8)
 
