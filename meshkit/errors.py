@@ -412,6 +412,13 @@ class FeedReadOnly(FeedError):
     status = 409
 
 
+class FeedClosed(FeedError):
+    """The feed has ended: its author goes on with another key, and nothing follows it."""
+
+    code = "FEED_CLOSED"
+    status = 409
+
+
 class FeedForked(FeedError):
     """
     This node's own feed is forked: two messages of one number were signed with its key.

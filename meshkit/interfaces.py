@@ -225,6 +225,15 @@ class IFeedStore(Interface):
             makes one of them no message, or with L{meshkit.errors.ForkUnproven}.
         """
 
+    def rotations(successor: bytes | None = None, after: bytes = b"", limit: int = 1000) -> Any:
+        """
+        Feeds that have ended because their authors go on with other keys.
+
+        @param successor: only those that this 32-byte key follows.
+        @param after: only authors above this key.
+        @return: Deferred of a list of L{FeedRotated}, at most C{limit}, sorted by author.
+        """
+
     def note_own_seen(peer: bytes, sequence: int) -> Any:
         """
         A peer has shown how far it has this node's own feed.
@@ -609,4 +618,20 @@ class ForkProven:
     """
 
     author: bytes
+    sequence: int
+
+
+@frozen
+class FeedRotated:
+    """
+    Event, and what there is to know: a feed has ended, durably, and its author goes on with
+    another key, as both keys have signed.
+
+    @ivar author: the 32-byte key of the feed.
+    @ivar successor: the key that goes on.
+    @ivar sequence: the last message of the feed; what follows it is refused.
+    """
+
+    author: bytes
+    successor: bytes
     sequence: int

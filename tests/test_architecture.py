@@ -39,6 +39,7 @@ PURE: Final = frozenset(
         "meshkit.feed.floats",
         "meshkit.feed.message",
         "meshkit.feed.private_box",
+        "meshkit.feed.rotation",
         "meshkit.feed.schemas",
         "meshkit.feed.sealing",
         "meshkit.feed.timestamps",

@@ -684,6 +684,33 @@ class ImportCounts:
 
 
 @feed.command()
+@click.option(
+    "--passphrase-fd",
+    "descriptor",
+    type=int,
+    metavar="N",
+    help="File descriptor with the key file's passphrase [default: asked for].",
+)
+@click.option("--yes", is_flag=True, help="Do not ask whether you are sure.")
+@json_option
+@click.pass_obj
+def rotate(flag: str | None, descriptor: int | None, yes: bool, as_json: bool) -> None:
+    """
+    Go on with a new key: this node's feed ends, and a new one follows it.
+
+    The node must not run. The last message of the old feed names the new key, and both keys
+    sign that; whoever follows the old feed follows the new one. Nothing can be published in
+    the old feed again. The old key is kept aside, and opens what was sealed for it.
+
+    If this is interrupted at any point, run it again.
+    """
+    # All that a node is made of.
+    from meshkit.cli.rotate import run
+
+    run(flag, descriptor, yes, as_json)
+
+
+@feed.command()
 @json_option
 @click.pass_obj
 def unlock(flag: str | None, as_json: bool) -> None:

@@ -24,6 +24,7 @@ from attrs import define, field, frozen
 
 from meshkit.errors import FeedError
 from meshkit.feed import guard
+from meshkit.feed.closings import closing
 from meshkit.feed.limits import Amount
 from meshkit.feed.message import MAX_SEQUENCE, Message, parse_message, verify_message
 from meshkit.feed.store import GONE, check_proof, expiry, total, write_off
@@ -137,6 +138,8 @@ class _Position:
 
     forked: int | None
     gaps: list[tuple[int, int]]
+    # The last message of a feed that has ended.
+    end: int | None = None
     contiguous: int = 0
     head: bytes | None = None
     latest: int = 0
@@ -163,6 +166,7 @@ class _Position:
             and joins
             and (size or gap is not None)
             and self._free(sequence)
+            and (self.end is None or sequence <= self.end)
         ):
             self.contiguous, self.head = sequence, digest
         self.latest = sequence
@@ -266,10 +270,13 @@ class _Doctor:
         forked: int | None,
     ) -> None:
         name = PublicKey(key).text
+        end = closing(self.connection, key)
         gaps = self.connection.execute(
             "SELECT first, last FROM feed_gaps WHERE author = ? ORDER BY first", (number,)
         ).fetchall()
-        position = _Position(self._fork(number, key, forked), gaps)
+        position = _Position(
+            self._fork(number, key, forked), gaps, None if end is None else end.sequence
+        )
         for row in self._messages(number):
             self.report.messages += 1
             self._message(number, key, row, position, latest)

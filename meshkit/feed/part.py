@@ -29,6 +29,7 @@ from meshkit.feed.advice import Advice, Judge, shortened
 from meshkit.feed.blocking import Blocks
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
+from meshkit.feed.closings import list_closings
 from meshkit.feed.follow import follow, read_arrivals
 from meshkit.feed.forgetting import Forgetting
 from meshkit.feed.intake import Checked, Intake, Queue
@@ -39,12 +40,14 @@ from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.own import OwnFeed
 from meshkit.feed.presenter import Presenter
 from meshkit.feed.retention import Policy
+from meshkit.feed.rotation import Rotation
 from meshkit.feed.sealing import Form, seal_content
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.feed.transfer import Transfer
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import (
     Arrivals,
+    FeedRotated,
     ForkProof,
     ForkProven,
     Frontier,
@@ -478,6 +481,13 @@ class FeedPart(Part):
                 sequence=sequence,
             )
             self._events.publish(ForkProven(author, sequence))
+        for rotation in stored.rotations:
+            self._log.info(
+                "the feed of {old} has ended: its author goes on as {new}",
+                old=rotation.old.text,
+                new=rotation.new.text,
+            )
+            self._events.publish(_rotated(rotation))
 
     def heads(
         self, authors: Sequence[bytes] | None = None, after: bytes = b"", limit: int = 1000
@@ -517,6 +527,14 @@ class FeedPart(Part):
         )
         self._announce(stored, local=False)
         return bool(stored.forks)
+
+    def rotations(
+        self, successor: bytes | None = None, after: bytes = b"", limit: int = 1000
+    ) -> Deferred[list[FeedRotated]]:
+        result: Deferred[list[FeedRotated]] = self._database.read(
+            lambda connection: [*map(_rotated, list_closings(connection, successor, after, limit))]
+        )
+        return result
 
     def note_own_seen(self, peer: bytes, sequence: int) -> Deferred[None]:
         return self._own.seen(peer, sequence)
@@ -698,6 +716,10 @@ def _blocked_keys(texts: Sequence[str]) -> list[PublicKey]:
         except IdentityError as e:
             raise ConfigError(f"feed.block: {e}") from None
     return keys
+
+
+def _rotated(rotation: Rotation) -> FeedRotated:
+    return FeedRotated(rotation.old.raw, rotation.new.raw, rotation.sequence)
 
 
 def _signed(entry: Entry, tail: tuple[int, str | None], now_ns: int) -> Outcome:

@@ -29,8 +29,10 @@ from meshkit.errors import (
 )
 from meshkit.feed import guard
 from meshkit.feed.chain import Link, Neighbours, Verdict, judge
+from meshkit.feed.closings import ENDS_THERE, Closings, closing, refusal
 from meshkit.feed.limits import NO_LIMITS, Amount, Limits
 from meshkit.feed.message import MAX_SEQUENCE, Message
+from meshkit.feed.rotation import Rotation
 from meshkit.feed.timestamps import parse_timestamp
 from meshkit.feed.words import indexed_text
 from meshkit.interfaces import ForkProof, Frontier, Gap, StoredMessage
@@ -185,6 +187,15 @@ MIGRATIONS: Final = (
         configured INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    -- Feeds that have ended by a rotation: with which message, and who goes on.
+    CREATE TABLE feed_rotations (
+        author BLOB PRIMARY KEY NOT NULL,
+        successor BLOB NOT NULL,
+        sequence INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX feed_rotations_successor ON feed_rotations (successor);
+    """,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.
@@ -226,6 +237,7 @@ class Stored:
     @ivar feeds: how many authors were added.
     @ivar forks: (author key, sequence) of every fork that was proven, or was proven for
         a lower sequence than before.
+    @ivar rotations: the ends of feeds that were not known before.
     """
 
     verdicts: list[Verdict]
@@ -233,6 +245,7 @@ class Stored:
     amount: Amount
     feeds: int
     forks: list[tuple[bytes, int]]
+    rotations: list[Rotation] = field(factory=list)
 
 
 @define
@@ -258,8 +271,10 @@ class _Batch:
     amount: Amount = field(factory=Amount)
     feeds: int = 0
     forks: dict[bytes, int] = field(factory=dict)
+    closings: Closings = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.closings = Closings(self.connection)
         (self.last_id,) = self.connection.execute(
             # What was set aside had a position too, and none is given twice.
             "SELECT max(coalesce((SELECT max(id) FROM feed_messages), 0), "
@@ -342,6 +357,7 @@ class _Batch:
         """
         author = self.author(message.author.raw)
         neighbours = self.neighbours(author, message)
+        self.closings.check(message)
         position = None
         try:
             link = judge(message, neighbours)
@@ -358,6 +374,7 @@ class _Batch:
         if author is None:
             author = self.new_author(message.author.raw)
         self._insert(author, message, link, position)
+        self.closings.note(message)
         self._advance(author, message, link)
         return Verdict.accepted(message, link)
 
@@ -482,6 +499,8 @@ class _Batch:
             # One without a text beyond the end is asked for again: see _forgotten.
             if not joins or not size or sequence == author.forked:
                 break
+            if self.closings.ends_before(author.key, sequence):
+                break
             author.contiguous, author.head = sequence, digest
 
     def _prove_beside(self, author: _Author, message: Message) -> None:
@@ -548,6 +567,8 @@ class _Batch:
             return False
         if author.forked is not None and author.forked <= until + 1:
             return False
+        if self.closings.ends_before(key, until + 1):
+            return False
         note_gap(self.connection, author.id, author.contiguous + 1, until)
         author.contiguous, author.head, author.changed = until, head, True
         self._walk(author)
@@ -578,7 +599,14 @@ class _Batch:
             if author.added
         ]
         add_to_total(self.connection, self.amount)
-        return Stored(verdicts, added, self.amount, self.feeds, list(self.forks.items()))
+        return Stored(
+            verdicts,
+            added,
+            self.amount,
+            self.feeds,
+            list(self.forks.items()),
+            self.closings.found,
+        )
 
 
 def expiry(message: Message) -> int | None:
@@ -743,7 +771,8 @@ def own_tail(connection: sqlite3.Connection, key: bytes) -> tuple[int, str | Non
     Where the next message of this node's own feed goes.
 
     @return: the last sequence stored (0 for none) and the hash there.
-    @raise FeedForked: if the feed has ended.
+    @raise FeedForked: if the feed has ended in a fork.
+    @raise FeedClosed: if it has ended in a rotation.
     """
     row = connection.execute(
         "SELECT m.sequence, m.hash, a.forked FROM feed_authors a "
@@ -755,6 +784,9 @@ def own_tail(connection: sqlite3.Connection, key: bytes) -> tuple[int, str | Non
     sequence, digest, forked = row
     if forked is not None:
         raise own_forked(forked)
+    end = closing(connection, key)
+    if end is not None:
+        raise refusal(end)
     return (0, None) if digest is None else (sequence, digest.hex())
 
 
@@ -865,7 +897,8 @@ def list_heads(
 
 #: What L{_frontier} reads.  A message after the head is one that does not join it.
 _FRONTIER: Final = (
-    "SELECT a.key, a.contiguous, a.head, a.forked, a.latest > a.contiguous AND EXISTS ("
+    f"SELECT a.key, a.contiguous, a.head, a.forked, NOT {ENDS_THERE} AND "
+    "a.latest > a.contiguous AND EXISTS ("
     "SELECT 1 FROM feed_messages m WHERE m.author = a.id AND m.sequence = a.contiguous + 1) "
     f"FROM feed_authors a WHERE (a.contiguous > 0 OR a.forked IS NOT NULL) AND {NOT_BLOCKED} AND "
 )

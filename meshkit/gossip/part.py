@@ -38,6 +38,7 @@ from meshkit.gossip.spread import Partner, Spread
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import (
+    FeedRotated,
     ForkProven,
     Frontier,
     IFeedStore,
@@ -46,7 +47,7 @@ from meshkit.interfaces import (
     MessagesStored,
 )
 from meshkit.operations import BoundOperation, Nothing
-from meshkit.parts import Part, PartContext
+from meshkit.parts import Part, PartContext, shield
 from meshkit.runtime.ledger import Ledger
 
 #: The label of gossip's capability, and which generation of it is spoken.
@@ -63,6 +64,8 @@ CLOSE_GRACE: Final = 5.0
 GATHER: Final = 0.01
 #: Seconds between looks at what nobody reports.
 LOOK_AROUND: Final = 30.0
+#: Ends of feeds that are read at a time.
+ROTATIONS: Final = 1_000
 #: Authors of the interests of all peers together, beyond the first thousand of each.
 MAX_INTEREST: Final = 500_000
 #: Seconds before a peer is dialled again, at first; then half as much more each time, and of
@@ -202,10 +205,12 @@ class GossipPart(Part):
 
     async def _start(self) -> None:
         await self.selection.load()
+        await self._follow_on()
         self.selection.watch(self._reselected)
         self._unsubscribe = [
             self._events.subscribe(MessagesStored, self._stored),
             self._events.subscribe(ForkProven, self._fork_proven),
+            self._events.subscribe(FeedRotated, self._feed_rotated),
         ]
         self.peers.watch(self._dial_all)
         self._dial_all()
@@ -470,6 +475,37 @@ class GossipPart(Part):
         return self.ledger.is_banned(peer)
 
     # --- what is new ------------------------------------------------------------------------
+
+    async def _follow_on(self) -> None:
+        """
+        Follow those who go on for authors that are followed; and, so that it spreads, the
+        feed that this node's own follows.
+        """
+        after = b""
+        while page := await self.store.rotations(after=after, limit=ROTATIONS):
+            for end in page:
+                if end.successor == self._identity.public.raw and self.selection.authors():
+                    await self.selection.follow(end.author)
+                await self._followed_on(end)
+            after = page[-1].author
+
+    async def _followed_on(self, end: FeedRotated) -> None:
+        own = self._identity.public.raw
+        followed = self.selection.authors()
+        if end.author in followed and end.successor not in (*followed, own):
+            await self.selection.follow(end.successor)
+            self._log.info(
+                "{new} is followed, as which {old} goes on",
+                new=PublicKey(end.successor).text,
+                old=PublicKey(end.author).text,
+            )
+
+    def _feed_rotated(self, event: FeedRotated) -> None:
+        shield(self._followed_on(event)).addErrback(self._not_followed_on)
+
+    def _not_followed_on(self, reason: Failure) -> None:
+        # The database is stopping, or the disk is full: it is done at the next start.
+        self._log.failure("who goes on for an author could not be followed", reason)
 
     def _stored(self, event: MessagesStored) -> None:
         author, last = event.author, event.contiguous

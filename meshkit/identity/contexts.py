@@ -22,7 +22,10 @@ _DOMAIN: Final = b"meshkit-sig/1\x00"
 #: "I am reachable at these addresses": expires, network id, addresses.
 ADDRESS_RECORD: Final = Context("address-record/1")
 
-CONTEXTS: Final = frozenset({ADDRESS_RECORD})
+#: "The owner of that key goes on with mine": old key, new key, where the old feed ends.
+ROTATION: Final = Context("rotation/1")
+
+CONTEXTS: Final = frozenset({ADDRESS_RECORD, ROTATION})
 
 
 def signing_input(context: Context, payload: bytes) -> bytes:

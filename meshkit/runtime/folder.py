@@ -192,6 +192,10 @@ class DataFolder:
         """
         self._files.create(self.file(name), data, 0o600)
 
+    def remove_secret(self, name: str) -> None:
+        """Remove a secret, durably; nothing happens if there is none."""
+        self._files.remove(self.file(name))
+
     # --- endpoints
 
     def write_endpoints(self, endpoints: Mapping[str, Sequence[str]]) -> None:

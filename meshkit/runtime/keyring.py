@@ -5,6 +5,7 @@ The secrets of a data folder: who the node is, its network, and what opens its d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from random import Random
 from typing import Final
 
@@ -29,9 +30,12 @@ from meshkit.runtime.folder import DataFolder
 
 SECRET_KEY: Final = "secret.key"
 NETWORK_SECRET: Final = "network.secret"
+#: The identity that a rotation leads to, until it is in the place of the other.
+NEXT_KEY: Final = "next.key"
 DOOR_TOKEN: Final = "door.token"
 
 _TOKEN_BYTES: Final = 32
+_RETIRED_BYTES: Final = 8
 
 # --- the identity ------------------------------------------------------------------
 
@@ -105,6 +109,53 @@ def rewrite_identity(
 ) -> None:
     """Like L{create_identity}, in the place of the key file that is there."""
     folder.write_secret(SECRET_KEY, _encode(identity, rng, passphrase, cost))
+
+
+def next_identity(folder: DataFolder, rng: Random, passphrase: str | None) -> Identity:
+    """
+    The identity that follows the present one, made and stored on the first call.
+
+    @param passphrase: what the present key file is under; the next one is too.
+    @raise InvalidKeyFile: if it is damaged.
+    """
+    try:
+        data = folder.read_secret(NEXT_KEY, MAX_KEY_FILE)
+    except FileNotFoundError:
+        identity = Identity(rng.randbytes(SEED_BYTES))
+        folder.create_secret(NEXT_KEY, _encode(identity, rng, passphrase, DEFAULT_COST))
+        return identity
+    return decode_identity(data, folder.file(NEXT_KEY), passphrase)
+
+
+def has_next(folder: DataFolder) -> bool:
+    """Is a rotation under way, or was one begun and not finished?"""
+    try:
+        folder.read_secret(NEXT_KEY, MAX_KEY_FILE)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def succeed_identity(folder: DataFolder) -> str:
+    """
+    Put the next identity in the place of the present one, which is kept aside.  It can be
+    ended anywhere and be begun again.
+
+    @return: path of the file with the old one.
+    """
+    present, following = _key_file(folder), folder.read_secret(NEXT_KEY, MAX_KEY_FILE)
+    public = decode_public(present, folder.file(SECRET_KEY))
+    retired = f"retired-{public.raw[:_RETIRED_BYTES].hex()}.key"
+    with suppress(FileExistsError):
+        folder.create_secret(retired, present)
+    folder.write_secret(SECRET_KEY, following)
+    folder.remove_secret(NEXT_KEY)
+    return folder.file(retired)
+
+
+def discard_next(folder: DataFolder) -> None:
+    """Remove the next identity, once it is the present one."""
+    folder.remove_secret(NEXT_KEY)
 
 
 def _encode(identity: Identity, rng: Random, passphrase: str | None, cost: Cost) -> bytes:
