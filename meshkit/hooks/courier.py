@@ -154,8 +154,13 @@ class Courier:
             self._done.addBoth(stopped.callback)
         return stopped
 
-    def ring(self) -> None:
-        """Messages were stored."""
+    def ring(self, newest: int) -> None:
+        """
+        Messages were stored.
+
+        @param newest: position of the last of them.
+        """
+        self.newest = max(self.newest, newest)
         self._arrivals.ring()
 
     def retry(self) -> None:
@@ -219,7 +224,7 @@ class Courier:
         page = await self._read()
         if page is None:
             return
-        self.newest = page.newest
+        self.newest = max(self.newest, page.newest)
         for arrival in page.messages:
             if self.wants(arrival) and not await self._bring(arrival):
                 return
@@ -422,18 +427,14 @@ class Courier:
             wait = self._bucket.take(1.0, self._clock.seconds())
             if not wait:
                 return True
-            await self._rest(wait, hurry=False)
+            await self._rest(wait)
         return False
 
-    async def _rest(self, seconds: float, *, hurry: bool = True) -> None:
-        """
-        Wait, until the time has come or this is stopped.
-
-        @param hurry: or somebody wants the next attempt to be made now.
-        """
+    async def _rest(self, seconds: float) -> None:
+        """Wait, until the time has come, this is stopped, or somebody is in a hurry."""
         end = self._clock.seconds() + seconds
         self.state, self.next_attempt = "waiting", end
-        while not self._stopping and not (hurry and self._hurried):
+        while not (self._stopping or self._hurried):
             left = end - self._clock.seconds()
             if left <= 0:
                 break
@@ -443,5 +444,4 @@ class Courier:
             if due.active():
                 due.cancel()
         self.next_attempt = None
-        if hurry:
-            self._hurried = False
+        self._hurried = False

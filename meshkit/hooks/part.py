@@ -108,7 +108,7 @@ class HooksPart(Part):
 
     def _stored(self, event: MessagesStored) -> None:
         for courier in self._couriers.values():
-            courier.ring()
+            courier.ring(event.messages[-1].position)
 
     def status(self) -> offered.HooksStatus:
         return offered.HooksStatus(

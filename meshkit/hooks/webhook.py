@@ -132,9 +132,8 @@ class _Line(ProtocolWrapper):
             self.abortConnection()
 
     def finish(self, clock: IReactorTime) -> None:
-        """The request is over: whoever goes on all the same is cut off."""
+        """The request is over, and it is being closed."""
         if not self._lost:
-            self.loseConnection()
             self._due = clock.callLater(CLOSE_SECONDS, self.abortConnection)
 
     def cut(self) -> None:
@@ -205,8 +204,7 @@ class _Endpoints:
         self.line = line
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        # An IPv6 address is in brackets in a URL, and nowhere else.
-        host = uri.host.strip(b"[]")
+        host = uri.host
         creator = None
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(host, uri.port)

@@ -248,6 +248,8 @@ class ArrivalTests(FollowCase):
                 page = self.arrivals(after, messages, most)
                 self.assertGreater(page.reached, after)
                 self.assertLessEqual(len(page.messages), max(1, messages))
+                if len(page.messages) > 1:
+                    self.assertLessEqual(sum(len(m.message.raw) for m in page.messages), most)
                 seen += [each.message.raw for each in page.messages]
                 after = page.reached
             self.assertEqual(seen, raws)

@@ -83,7 +83,9 @@ class CourierCase(PartCase):
             max_parked,
         )
         self.couriers.append(courier)
-        self.context.events.subscribe(MessagesStored, lambda event: courier.ring())
+        self.context.events.subscribe(
+            MessagesStored, lambda event: courier.ring(event.messages[-1].position)
+        )
         self.done(courier.load())
         if start:
             courier.start()
@@ -133,6 +135,13 @@ class Delivering(CourierCase):
         self.publish("a", "b")
         self.run_for(1000)
         self.assertEqual(self.delivery.tried, [(1, 1)])
+
+    def test_how_far_behind_it_is_shows_while_it_waits(self) -> None:
+        courier = self.courier()
+        self.delivery.slow = True
+        self.publish("a")
+        self.publish("b")
+        self.assertEqual((courier.place.position, courier.newest), (0, 2))
 
     def test_authors_types_and_tags_restrict(self) -> None:
         ada, bob = Author("ada"), Author("bob")
@@ -237,6 +246,22 @@ class Restarting(CourierCase):
         self.run_for(100)
         self.assertEqual([attempt for _, attempt in self.delivery.tried], [1, 2, 3])
         self.assertEqual([each.attempts for each in self.parked()], [3])
+
+    def test_attempts_are_those_of_one_message(self) -> None:
+        """It may be for others after a restart."""
+        courier = self.courier()
+        self.delivery.plan = [OOPS, OOPS]
+        self.publish("a")
+        self.publish("b", tags=["t"])
+        self.run_for()
+        while len(self.delivery.tried) < 2:
+            self.run_for(1)
+        self.stop(courier)
+        self.delivery.plan = [OOPS]
+        self.courier(tags=("t",))
+        self.run_for(60)
+        self.assertEqual(self.delivery.tried, [(1, 1), (1, 2), (2, 1), (2, 2)])
+        self.assertEqual(self.parked(), [])
 
     def test_messages_that_it_is_not_for_are_not_looked_at_twice(self) -> None:
         courier = self.courier(types=("rare",))
@@ -358,8 +383,9 @@ class Retrying(CourierCase):
         self.assertEqual(
             (parked.attempts, parked.error, parked.again), (2, "it answered 500", False)
         )
-        self.assertEqual(courier.parked, 1)
+        self.assertEqual((courier.parked, courier.place.failing), (1, 1))
         self.again(courier)
+        self.assertEqual(courier.place.failing, 0)
         self.assertEqual((self.delivery.taken, self.parked(), courier.parked), ([3, 2, 1], [], 0))
 
     def test_a_wish_survives_a_restart(self) -> None:
@@ -413,7 +439,7 @@ class TroubledDatabase(CourierCase):
         self.patch(
             self.context.database, "write", lambda job: fail(StorageFailed("the disk is full"))
         )
-        courier.ring()
+        courier.ring(0)
         self.run_for()
         # Written by others, while we cannot.
         self.patch(self.context.database, "write", write)
