@@ -26,7 +26,8 @@ COMMANDS: Final = {
     "flood": "head -c 30000000 /dev/zero; head -c 30000000 /dev/zero >&2; exit 3",
     "stubborn": "trap '' TERM; echo $$ > stubborn.pid; while :; do sleep 1; done",
     "forks": "sleep 1000 & echo $! > forks.pid; sleep 1000 & echo $! >> forks.pid",
-    "escapes": "setsid sleep 1000 & echo $! > escapes.pid",
+    "escapes": "setsid sh -c 'echo $$ > escapes.pid; exec sleep 1000' & "
+    "until [ -s escapes.pid ]; do sleep 0.01; done",
     "deaf": "exec 0<&-; sleep 0.1",
     "fails": "echo 'no such luck'; exit 7",
     "order": "printf '%s ' $MESHKIT_SEQUENCE >> order.txt; sleep 0.0$((MESHKIT_SEQUENCE % 3))",
