@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 
 from meshkit.errors import StorageFailed
+from meshkit.feed.store import GONE
 from meshkit.hooks import places
 from meshkit.hooks.config import Hook
 from meshkit.hooks.courier import DATABASE_PAUSE, PASSED, Courier
@@ -387,6 +388,17 @@ class Retrying(CourierCase):
         self.again(courier)
         self.assertEqual(courier.place.failing, 0)
         self.assertEqual((self.delivery.taken, self.parked(), courier.parked), ([3, 2, 1], [], 0))
+
+    def test_a_parked_message_that_is_kept_no_more_is_forgotten(self) -> None:
+        courier = self.courier(max_attempts=1)
+        self.delivery.plan = [NO]
+        self.publish("a")
+        self.run_for()
+        gone = f"UPDATE feed_messages SET shown_ns = {GONE}"
+        self.done(self.context.database.write(lambda connection: connection.execute(gone).rowcount))
+        self.again(courier)
+        self.assertEqual((self.parked(), courier.parked, courier.state), ([], 0, "idle"))
+        self.assertEqual(self.delivery.taken, [])
 
     def test_a_wish_survives_a_restart(self) -> None:
         courier = self.courier(max_attempts=1)
