@@ -50,7 +50,7 @@ class Door:
 
 
 @define
-class _Answer:
+class Answer:
     """An answer while it arrives."""
 
     buffer: bytearray = field(factory=bytearray)
@@ -81,7 +81,7 @@ class Client:
     def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """@return: status and body, whatever the status."""
         self.connection.sendall(self.door.request(method, path, body))
-        answer = _Answer()
+        answer = Answer()
         while (whole := answer.feed(self.connection.recv(256 * 1024))) is None:
             pass
         return whole
@@ -119,7 +119,7 @@ def closed_loop(
         try:
             start = perf_counter()
             for connection in connections:
-                selector.register(connection, selectors.EVENT_READ, [_Answer(), perf_counter()])
+                selector.register(connection, selectors.EVENT_READ, [Answer(), perf_counter()])
                 connection.sendall(next(requests))
             while selector.get_map():
                 for key, _ in selector.select(PATIENCE):
@@ -133,7 +133,7 @@ def closed_loop(
                     now = perf_counter()
                     latencies.append(now - sent)
                     if go_on(now - start):
-                        key.data[:] = [_Answer(), now]
+                        key.data[:] = [Answer(), now]
                         connection.sendall(next(requests))
                     else:
                         selector.unregister(connection)
