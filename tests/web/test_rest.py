@@ -451,6 +451,24 @@ class WaitingTests(SynchronousTestCase):
         connection.lose()
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
+    def test_what_no_handler_should_raise_is_answered_and_logged_too(self) -> None:
+        class Odd(BaseException):
+            """No L{Exception}."""
+
+        def raises(_request: Any) -> Deferred[Any]:
+            return fail(Odd())
+
+        door = RestDoor(
+            [BoundOperation(Operation("x", "GET", "/x", Nothing, None, ""), raises)],
+            ready=lambda: True,
+        )
+        self.stage.site.resource = door.resource()
+        connection = self.stage.connect()
+        connection.send(request("GET", "/x"))
+        (answer,) = connection.answers("GET")
+        self.assertEqual((answer.status, answer.code), (500, "INTERNAL_ERROR"))
+        self.assertEqual(len(self.flushLoggedErrors(Odd)), 1)
+
     def test_a_call_cancelled_from_within_says_so(self) -> None:
         connection = self.waiting()
         self.toys.waiting[0].cancel()
