@@ -790,29 +790,43 @@ def follow(flag: str | None, author: str | None, remove: bool, as_json: bool) ->
     """
     Follow an author, or list whom you follow.
 
-    As long as you follow nobody, the feeds of everybody are replicated.
+    As long as you follow nobody and subscribe to no topic, the feeds of everybody are
+    replicated.
     """
-    if remove and author is None:
-        raise click.UsageError("--remove needs an AUTHOR.")
-
-    async def job(door: Door) -> Any:
-        if author is None:
-            return (await door.get("/v1/follows")).data
-        if remove:
-            await door.delete(f"/v1/follows/{segment(author)}")
-            return {"removed": author}
-        return (await door.post(f"/v1/follows/{segment(author)}")).data
-
-    answer = ask(flag, job)
+    answer = _select(flag, "/v1/follows", author, remove, "AUTHOR", as_json)
     if as_json:
-        print_json(answer)
-    elif author is None:
+        return
+    if author is None:
         for each in answer:
-            line(each["author"])
+            line(f"{each['author']}{_from_config(each)}")
         if not answer:
-            line("You follow nobody: the feeds of everybody are replicated.")
+            line("You follow nobody. Without topics, the feeds of everybody are replicated.")
     else:
         line(f"No longer following {author}" if remove else f"Following {answer['author']}")
+
+
+@feed.command()
+@click.argument("tag", required=False)
+@click.option("--remove", is_flag=True, help="Subscribe to TAG no more.")
+@json_option
+@click.pass_obj
+def topic(flag: str | None, tag: str | None, remove: bool, as_json: bool) -> None:
+    """
+    Subscribe to a tag, or list those you subscribe to.
+
+    The whole feeds of authors who have used it are replicated, beside those of authors you
+    follow.
+    """
+    answer = _select(flag, "/v1/topics", tag, remove, "TAG", as_json)
+    if as_json:
+        return
+    if tag is None:
+        for each in answer:
+            line(f"{each['topic']}{_from_config(each)}")
+        if not answer:
+            line("You subscribe to no topic.")
+    else:
+        line(f"No longer subscribed to {tag}" if remove else f"Subscribed to {tag}")
 
 
 @feed.command()

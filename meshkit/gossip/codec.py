@@ -91,11 +91,22 @@ class Messages(msgspec.Struct, array_like=True, frozen=True, tag="messages"):
 
 
 class Gone(msgspec.Struct, array_like=True, frozen=True, tag="gone"):
-    """The sender does not keep the texts up to C{until}; C{hash} is that of the last."""
+    """
+    The sender does not keep the texts up to C{until}; C{hash} is that of the last, as the
+    message after it says, C{next}.  No text: the sender has nothing of the feed to give.
+    """
 
     author: Author
     until: Place
     hash: Hash
+    next: Text
+
+
+class Tagged(msgspec.Struct, array_like=True, frozen=True, tag="tagged"):
+    """A message with which an author has used a topic of the receiver's interest."""
+
+    author: Author
+    text: Annotated[bytes, Meta(min_length=1, max_length=MAX_TEXT)]
 
 
 class Proof(msgspec.Struct, array_like=True, frozen=True, tag="proof"):
@@ -125,7 +136,20 @@ class Pong(msgspec.Struct, array_like=True, frozen=True, tag="pong"):
     token: Word
 
 
-Frame = Hello | Interest | Ranges | Note | Stopped | Messages | Gone | Proof | Credit | Ping | Pong
+Frame = (
+    Hello
+    | Interest
+    | Ranges
+    | Note
+    | Stopped
+    | Messages
+    | Gone
+    | Tagged
+    | Proof
+    | Credit
+    | Ping
+    | Pong
+)
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Frame)

@@ -13,8 +13,10 @@ from twisted.internet.interfaces import IDelayedCall
 from meshkit.errors import (
     DuplicateMessage,
     ForkRefused,
+    MalformedFrame,
     MeshkitError,
     NotAskedFor,
+    NotTaken,
     PromiseBroken,
     UnexpectedMessage,
 )
@@ -143,7 +145,10 @@ class Fetching:
                 if refused is None:
                     forks = isinstance(error, ForkRefused) and number == 0
                     refused = (first + number, first if forks else 0)
-                if not isinstance(error, ForkRefused):
+                if isinstance(error, NotTaken):
+                    # This node does not want it: that is not the peer's doing.
+                    self._link.part.refused[error.code] += 1
+                elif not isinstance(error, ForkRefused):
                     self._count_refused(error)
                     if not self._link.open:
                         return
@@ -177,7 +182,24 @@ class Fetching:
         now = self._link.reactor.seconds()
         if self._link.spread.gone(self._link.partner, frame.author, frame.until, frame.hash, now):
             self.tell_off([frame.author])
+        if frame.next:
+            self._link.run(self._take_next(frame))
         self._link.part.ask_all()
+
+    async def _take_next(self, frame: Gone) -> None:
+        """Keep the message that says what was in a gap: see L{IFeedStore.skip}."""
+        with self._link.digesting(FRAME_COST + len(frame.next)):
+            (verdict,) = await self._link.part.store.ingest(
+                [frame.next], author=frame.author, first=frame.until + 1
+            )
+        error = verdict.error
+        if isinstance(error, UnexpectedMessage):
+            raise MalformedFrame(f"the peer sent what does not follow a gap: {error}")
+        if error is None:
+            self._link.received += 1
+            self._link.part.ledger.account(self._link.connected_to).received += 1
+        elif self._link.open and not isinstance(error, (DuplicateMessage, ForkRefused, NotTaken)):
+            self._count_refused(error)
 
     def prefer_own_feed(self) -> None:
         """The peer's own feed comes from the peer."""

@@ -48,12 +48,13 @@ from meshkit.gossip.codec import (
     Proof,
     Ranges,
     Stopped,
+    Tagged,
     encode,
 )
 from meshkit.gossip.comparing import Comparing
 from meshkit.gossip.fetching import Fetching
 from meshkit.gossip.reconcile import NONCE_BYTES, make_salt
-from meshkit.gossip.selection import PeerInterest
+from meshkit.gossip.selection import PeerInterest, find_tagged
 from meshkit.gossip.serving import Serving
 from meshkit.gossip.spread import Partner
 from meshkit.gossip.telling import Telling
@@ -94,6 +95,7 @@ USELESS_BURST: Final = 1_000.0
 #: What an interest, a reconciliation and a proof cost of that.
 _INTEREST_COST: Final = 50.0
 _RANGES_COST: Final = 20.0
+_TAGGED_COST: Final = 1.0
 _PROOF_COST: Final = 20.0
 #: Most seconds for which a peer is not read at a time.
 MAX_THROTTLE: Final = 10.0
@@ -327,6 +329,9 @@ class GossipLink(Protocol):
             case Proof():
                 self.cost(_PROOF_COST)
                 self.run(self.telling.take_proof(frame))
+            case Tagged():
+                self.cost(_TAGGED_COST)
+                self.run(self.telling.take_tagged(frame))
             case Gone():
                 self.fetching.gone(frame)
             case Hello():
@@ -538,6 +543,18 @@ class GossipLink(Protocol):
             return
         if not self.interest.page(frame.all, frame.authors, frame.topics, frame.more):
             return
+        if self.interest.topics:
+            self.run(self._find_tagged(first))
+        else:
+            self._interested(first)
+
+    async def _find_tagged(self, first: bool) -> None:
+        self.interest.tagged.update(await find_tagged(self.part.store, self.interest.topics))
+        if self._open:
+            self._interested(first)
+
+    def _interested(self, first: bool) -> None:
+        """It is known what the peer replicates."""
         if first:
             self.fetching.prefer_own_feed()
         if self.dialled:

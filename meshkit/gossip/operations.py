@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,10 +14,18 @@ class Follow(msgspec.Struct, forbid_unknown_fields=True):
     author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
 
 
+Origin = Literal["config", "added"]
+
+
 class Followed(msgspec.Struct):
-    """@ivar author: C{@<base64>.ed25519}."""
+    """
+    @ivar author: C{@<base64>.ed25519}.
+    @ivar origin: where that stands: in the setting C{gossip.follow}, or it was added by an
+        operation.
+    """
 
     author: str
+    origin: Origin
 
 
 FOLLOWS = Operation(
@@ -26,7 +34,7 @@ FOLLOWS = Operation(
     path="/v1/follows",
     request=Nothing,
     answer=list[Followed],
-    doc="Whom this node follows.  An empty list means that it replicates everybody.",
+    doc="Whom this node follows.  With no topics either, it replicates everybody.",
 )
 FOLLOW = Operation(
     name="follows_add",
@@ -45,6 +53,50 @@ UNFOLLOW = Operation(
     request=Follow,
     answer=None,
     doc="Stop following an author.  What is stored stays.",
+    permission="write",
+    success=204,
+)
+
+
+class Topic(msgspec.Struct, forbid_unknown_fields=True):
+    topic: Annotated[str, Meta(min_length=1, max_length=256, description="a tag, as spelled")]
+
+
+class Subscribed(msgspec.Struct):
+    """
+    @ivar topic: the tag.
+    @ivar origin: as L{Followed.origin}; the setting is C{gossip.topics}.
+    """
+
+    topic: str
+    origin: Origin
+
+
+TOPICS = Operation(
+    name="topics_list",
+    method="GET",
+    path="/v1/topics",
+    request=Nothing,
+    answer=list[Subscribed],
+    doc="The tags that this node subscribes to.",
+)
+SUBSCRIBE = Operation(
+    name="topics_add",
+    method="POST",
+    path="/v1/topics/{topic}",
+    request=Topic,
+    answer=Subscribed,
+    doc="Subscribe to a tag: the whole feeds of those who have used it are replicated.",
+    permission="write",
+    success=201,
+)
+UNSUBSCRIBE = Operation(
+    name="topics_remove",
+    method="DELETE",
+    path="/v1/topics/{topic}",
+    request=Topic,
+    answer=None,
+    doc="Subscribe to a tag no more.  What is stored stays.",
     permission="write",
     success=204,
 )
@@ -73,7 +125,9 @@ class LinkStatus(msgspec.Struct):
 class GossipStatus(msgspec.Struct):
     """
     @ivar links: open connections, in the order in which they were opened.
-    @ivar follows: how many authors are followed; 0 means everybody.
+    @ivar follows: how many authors are followed; 0, without topics, means everybody.
+    @ivar topics: how many tags are subscribed to.
+    @ivar tagged: how many authors are known to have used one of them.
     @ivar refused: messages from peers that were refused since the start, by code.
     @ivar broken: connections that ended in an error since the start, by code.
     @ivar hindered: connections that were closed since the start because of a problem of
@@ -87,3 +141,5 @@ class GossipStatus(msgspec.Struct):
     broken: dict[str, int]
     hindered: dict[str, int]
     idle: str | None = None
+    topics: int = 0
+    tagged: int = 0

@@ -26,18 +26,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from meshkit.errors import MeshkitError, PeerKeyRefused
+from meshkit.errors import ConfigError, IdentityError, MeshkitError, PeerKeyRefused
 from meshkit.gossip import operations as offered
+from meshkit.gossip.codec import MAX_TOPIC
 from meshkit.gossip.comparing import Rooms
 from meshkit.gossip.digestion import Digestion
 from meshkit.gossip.fetching import PROMISE_COST
 from meshkit.gossip.link import GossipLink
+from meshkit.gossip.selection import MAX_AUTHORS, MAX_TOPICS, Selection
 from meshkit.gossip.selection import MIGRATIONS as MIGRATIONS
-from meshkit.gossip.selection import Follows
 from meshkit.gossip.spread import Partner, Spread
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import (
+    BlocksChanged,
     FeedRotated,
     ForkProven,
     Frontier,
@@ -92,6 +94,37 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float,
         msgspec.Meta(ge=1, le=3_600, description="longest pause before a peer is dialled again, s"),
     ] = 60.0
+    follow: Annotated[
+        tuple[str, ...], msgspec.Meta(description="id of an author whose feed is replicated")
+    ] = ()
+    topics: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(description="tag; feeds that use it are replicated", extra={"flag": "topic"}),
+    ] = ()
+
+    def followed(self) -> tuple[bytes, ...]:
+        """
+        @return: the keys in C{follow}.
+        @raise ConfigError: if one is no id, or there are too many.
+        """
+        if len(self.follow) > MAX_AUTHORS - 1:
+            raise ConfigError(f"gossip.follow: {MAX_AUTHORS - 1} authors are the limit")
+        try:
+            return tuple(PublicKey.parse(text).raw for text in self.follow)
+        except IdentityError as e:
+            raise ConfigError(f"gossip.follow: {e}") from None
+
+    def subscribed(self) -> tuple[str, ...]:
+        """
+        @return: C{topics}.
+        @raise ConfigError: if one cannot be a tag, or there are too many.
+        """
+        if len(self.topics) > MAX_TOPICS:
+            raise ConfigError(f"gossip.topics: {MAX_TOPICS} topics are the limit")
+        for topic in self.topics:
+            if not 0 < len(topic) <= MAX_TOPIC:
+                raise ConfigError(f"gossip.topics: a topic has 1 to {MAX_TOPIC} characters")
+        return self.topics
 
 
 class _LinkFactory(Factory):
@@ -171,8 +204,16 @@ class GossipPart(Part):
         self.spread = Spread()
         self.rooms = Rooms()
         self.digestion = Digestion()
-        self.selection = Follows(context.identity.public.raw, context.database, context.wall_clock)
         self._config: Config = context.config
+        self.selection = Selection(
+            context.identity.public.raw,
+            context.reactor,
+            context.database,
+            store,
+            context.wall_clock,
+            self._config.followed(),
+            self._config.subscribed(),
+        )
         self._identity = context.identity
         self._connections = context.connections
         self._events = context.events
@@ -211,6 +252,7 @@ class GossipPart(Part):
             self._events.subscribe(MessagesStored, self._stored),
             self._events.subscribe(ForkProven, self._fork_proven),
             self._events.subscribe(FeedRotated, self._feed_rotated),
+            self._events.subscribe(BlocksChanged, self._blocks_changed),
         ]
         self.peers.watch(self._dial_all)
         self._dial_all()
@@ -224,6 +266,7 @@ class GossipPart(Part):
     async def _stop(self) -> None:
         for unsubscribe in self._unsubscribe:
             unsubscribe()
+        self.selection.stop()
         for looping in (self._comparing, self._looking):
             if looping.running:
                 looping.stop()
@@ -252,7 +295,8 @@ class GossipPart(Part):
         return {(LABEL, VERSION): _LinkFactory(self)}
 
     def authorize(self, peer: PublicKey, label: str) -> bool:
-        return bool(self.running) and not self.is_banned(peer) and not self.is_full()
+        blocked = self.store.is_blocked(peer.raw)
+        return bool(self.running) and not (blocked or self.is_banned(peer) or self.is_full())
 
     def status(self) -> offered.GossipStatus:
         return offered.GossipStatus(
@@ -267,7 +311,9 @@ class GossipPart(Part):
                 )
                 for link in self._links
             ],
-            follows=len(self.selection),
+            follows=len(self.selection.follows()),
+            topics=len(self.selection.topics()),
+            tagged=self.selection.tagged,
             refused=dict(sorted(self.refused.items())),
             broken=dict(sorted(self.broken.items())),
             hindered=dict(sorted(self.hindered.items())),
@@ -286,7 +332,7 @@ class GossipPart(Part):
         wanted = {
             address.text: address
             for address in self.peers.dialable()
-            if address.key != self._identity.public
+            if address.key != self._identity.public and not self.store.is_blocked(address.key.raw)
         }
         for text in [text for text in self._dialling if text not in wanted]:
             self._dialling.pop(text).stopService()
@@ -509,6 +555,11 @@ class GossipPart(Part):
 
     def _stored(self, event: MessagesStored) -> None:
         author, last = event.author, event.contiguous
+        self.selection.stored(event)
+        tags = {tag: None for message in event.messages for tag in message.tags}
+        if tags:
+            for link in list(self._links):
+                link.telling.used_topic(author, tags)
         self.spread.stored(author, last, self.reactor.seconds())
         # What waits for one before it is nobody's business yet.
         new = sorted((m.sequence, m.raw) for m in event.messages if m.sequence <= last)
@@ -555,10 +606,8 @@ class GossipPart(Part):
     def _look_around(self) -> None:
         """What nobody reports: peers are not lazy any more, messages are gone everywhere."""
         self.ask_all()
-        skip = getattr(self.store, "skip", None)
-        if skip is not None:
-            for author, until, head in self.spread.gaps(self.reactor.seconds()):
-                skip(author, until, head).addErrback(self._not_skipped)
+        for author, until, head in self.spread.gaps(self.reactor.seconds()):
+            self.store.skip(author, until, head).addErrback(self._not_skipped)
 
     def _not_skipped(self, failure: Failure) -> None:
         self._log.warn("a gap was not taken over: {error}", error=str(failure.value))
@@ -583,6 +632,14 @@ class GossipPart(Part):
     def watch(self, callback: Callable[[], None]) -> None:
         self.selection.watch(callback)
 
+    def _blocks_changed(self, event: BlocksChanged) -> None:
+        if event.blocked:
+            peer = PublicKey(event.author)
+            for link in [link for link in self._links if link.connected_to == peer]:
+                link.close()
+        self._dial_all()
+        self.selection.changed()
+
     def _reselected(self) -> None:
         """The selection changed: tell it, let go of the rest, compare again."""
         for link in list(self._links):
@@ -598,18 +655,45 @@ class GossipPart(Part):
             BoundOperation(offered.FOLLOWS, self._answer_follows),
             BoundOperation(offered.FOLLOW, self._answer_follow),
             BoundOperation(offered.UNFOLLOW, self._answer_unfollow),
+            BoundOperation(offered.TOPICS, self._answer_topics),
+            BoundOperation(offered.SUBSCRIBE, self._answer_subscribe),
+            BoundOperation(offered.UNSUBSCRIBE, self._answer_unsubscribe),
         )
 
     def _answer_follows(self, request: Nothing) -> list[offered.Followed]:
-        return [offered.Followed(PublicKey(author).text) for author in self.selection.authors()]
+        return [
+            offered.Followed(PublicKey(author).text, "config" if configured else "added")
+            for author, configured in self.selection.follows()
+        ]
 
     def _answer_follow(self, request: offered.Follow) -> Deferred[offered.Followed]:
         author = PublicKey.parse(request.author)
         followed = self.selection.follow(author.raw)
-        return followed.addCallback(lambda _: offered.Followed(author.text))
+        return followed.addCallback(
+            lambda _: offered.Followed(author.text, _origin(self.selection.follows(), author.raw))
+        )
+
+    def _answer_topics(self, request: Nothing) -> list[offered.Subscribed]:
+        return [
+            offered.Subscribed(topic, "config" if configured else "added")
+            for topic, configured in self.selection.topics()
+        ]
+
+    def _answer_subscribe(self, request: offered.Topic) -> Deferred[offered.Subscribed]:
+        topic = request.topic
+        return self.selection.subscribe(topic).addCallback(
+            lambda _: offered.Subscribed(topic, _origin(self.selection.topics(), topic))
+        )
+
+    def _answer_unsubscribe(self, request: offered.Topic) -> Deferred[None]:
+        return self.selection.unsubscribe(request.topic)
 
     def _answer_unfollow(self, request: offered.Follow) -> Deferred[None]:
         return self.selection.unfollow(PublicKey.parse(request.author).raw)
+
+
+def _origin(entries: Sequence[tuple[Any, bool]], subject: Any) -> offered.Origin:
+    return "config" if (subject, True) in entries else "added"
 
 
 def _stopped(failure: Failure) -> None:

@@ -75,11 +75,9 @@ class Serving:
 
     async def _say_gone(self, author: bytes, due: int) -> None:
         """What is due is not kept here any more, or a fork was proven before it."""
-        gone = await self._store.gone_until(author, due - 1) if _can_tell(self._store) else None
-        partner = self._link.partner
-        if gone is not None and partner.wanted.get(author) == due:
-            until, head = gone
-            self._link.send(Gone(author, until, head))
+        gap = await self._store.gone_until(author, due - 1)
+        if gap is not None and self._link.partner.wanted.get(author) == due:
+            self._link.send(Gone(author, gap.until, gap.head or bytes(32), gap.next or b""))
 
     def push(self, author: bytes, first: int, texts: Sequence[bytes]) -> None:
         """Send what was stored just now to a peer that is in step."""
@@ -102,8 +100,3 @@ class Serving:
             self._link.send(Messages(author, first, list(texts)))
             self._link.count_sent(len(texts))
             self._link.spread.sent(self._link.partner, author, first + len(texts) - 1)
-
-
-def _can_tell(store: Any) -> bool:
-    """Does the store empty messages, and know which?"""
-    return hasattr(store, "gone_until")

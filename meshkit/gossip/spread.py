@@ -340,6 +340,7 @@ class Spread:
         feed = self._feeds.get(author)
         if feed is None:
             return
+        went_on = have > feed.have
         feed.have = max(feed.have, have)
         for partner in list(feed.claimants):
             if partner.claims[author] <= feed.have:
@@ -348,7 +349,10 @@ class Spread:
                 del partner.gone[author]
                 if feed.source is None:
                     self._free(partner, author)
-        feed.gone_since = None
+        if went_on and feed.gone_since is not None:
+            # Of what is gone beyond that, they have said so since now at the earliest.
+            gone = any(author in claimant.gone for claimant in feed.claimants)
+            feed.gone_since = now if gone else None
         if self._grafts.pop(author, None) is not None:
             # It moves: who is ahead for a moment is not better for it.
             self._grafts[author] = now + GRAFT_AFTER

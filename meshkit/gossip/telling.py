@@ -5,13 +5,15 @@ which have forked.  Also what a peer wants, which is then served.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from meshkit.errors import FeedError, MalformedFrame
-from meshkit.gossip.codec import MAX_ENTRIES, Note, Proof, Stopped
+from meshkit.errors import FeedError, MalformedFrame, UnexpectedMessage
+from meshkit.gossip.codec import MAX_ENTRIES, Note, Proof, Stopped, Tagged
 from meshkit.gossip.digestion import ENTRY_COST, FRAME_COST
 from meshkit.gossip.reconcile import Difference
+from meshkit.gossip.selection import MAX_AUTHORS
 from meshkit.gossip.spread import MAX_SEQUENCE, RECEIVE, REPLICATE, Forward, State, Turn
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Telling:
         self._proving = False
         self._proven: dict[bytes, int] = {}
         self._taking: dict[bytes, None] = {}
+        # Authors of whom the peer was shown that they use a topic; those who wait for it.
+        self._shown: dict[bytes, None] = {}
+        self._to_show: deque[bytes] = deque()
 
     # --- what differs ----------------------------------------------------------------------
 
@@ -71,6 +76,8 @@ class Telling:
             self._has(author, has, have, None if ours is None else ours.forked)
             if ours is None:
                 continue
+            if theirs is None and not self._link.interest.all:
+                self._show_tagged(author)
             if ours.forked is not None and (
                 theirs is None or theirs.forked is None or ours.forked < theirs.forked
             ):
@@ -103,6 +110,56 @@ class Telling:
         self._link.spread.heard(
             self._link.partner, author, has, have, self._link.reactor.seconds(), last=last
         )
+
+    # --- topics ----------------------------------------------------------------------------
+
+    def used_topic(self, author: bytes, tags: Iterable[str]) -> None:
+        """An author has used these tags: perhaps the peer wants to hear of it now."""
+        interest = self._link.interest
+        if author in interest or set(interest.topics).isdisjoint(tags):
+            return
+        if len(interest.tagged) < MAX_AUTHORS:
+            interest.tagged[author] = None
+            if self._link.ready and self._link.part.selection.wants(author):
+                self._show_tagged(author)
+
+    def _show_tagged(self, author: bytes) -> None:
+        """The peer follows a topic, and may not know that this author has used it."""
+        if self._link.interest.names(author) or author in self._shown:
+            return
+        if len(self._shown) >= MAX_NEWS:
+            self._shown.clear()
+        self._shown[author] = None
+        self._to_show.append(author)
+        if len(self._to_show) == 1:
+            self._link.run(self._send_tagged())
+
+    async def _send_tagged(self) -> None:
+        while self._to_show and self._link.open:
+            if self._link.drained is not None:
+                await self._link.drained
+                continue
+            author = self._to_show[0]
+            topics = self._link.interest.topics
+            text = await self._link.part.store.tagged_message(author, topics)
+            if text is not None:
+                self._link.send(Tagged(author, text))
+            self._to_show.popleft()
+
+    async def take_tagged(self, frame: Tagged) -> None:
+        """A peer shows an author who has used a topic of ours."""
+        part = self._link.part
+        author = frame.author
+        # It may have been sent before the peer heard that we have this author, or no topic.
+        if not part.selection.topics() or part.selection.wants(author):
+            return
+        with self._link.digesting(FRAME_COST + len(frame.text)):
+            (verdict,) = await part.store.ingest([frame.text], author=author)
+        if isinstance(verdict.error, UnexpectedMessage):
+            raise MalformedFrame(f"the peer showed a message of somebody else: {verdict.error}")
+        if verdict.error is None:
+            self._link.received += 1
+            part.ledger.account(self._link.connected_to).received += 1
 
     # --- notes ----------------------------------------------------------------------------
 

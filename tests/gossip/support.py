@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import iscoroutine
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -13,6 +15,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.feed import part as feed_part
+from meshkit.feed import retention
 from meshkit.feed.part import FeedPart
 from meshkit.gossip import part as gossip_part
 from meshkit.gossip.codec import (
@@ -53,6 +56,7 @@ class Place:
         name: str,
         connections: Any = None,
         backing: MemoryFile | None = None,
+        feed: Mapping[str, Any] = MappingProxyType({}),
         **config: Any,
     ) -> None:
         self.name = name
@@ -60,7 +64,7 @@ class Place:
         context = make_context(
             clock,
             name,
-            config=feed_part.Config(),
+            config=feed_part.Config(**feed),
             migrations=MIGRATIONS,
             connections=connections,
             backing=backing,
@@ -98,6 +102,10 @@ class Place:
     def ingest(self, raws: Sequence[bytes]) -> None:
         self.result(self.feed.ingest(list(raws)))
 
+    def empty(self, *positions: int) -> None:
+        """Have the texts of messages gone, as retention does."""
+        self.result(self.context.database.write(lambda it: retention.empty(it, positions)))
+
     def heads(self) -> dict[bytes, int]:
         return dict(self.result(self.feed.heads()))
 
@@ -108,10 +116,22 @@ class Place:
     def follow(self, key: PublicKey) -> None:
         self.call("follows_add", author=key.text)
 
+    def block(self, key: PublicKey) -> None:
+        self._block("blocks_add", key)
+
+    def unblock(self, key: PublicKey) -> None:
+        self._block("blocks_remove", key)
+
+    def _block(self, name: str, key: PublicKey) -> None:
+        (bound,) = [b for b in self.feed.operations() if b.operation.name == name]
+        self.result(bound.handler(bound.operation.request(author=key.text)))
+
     def unfollow(self, key: PublicKey) -> None:
         self.call("follows_remove", author=key.text)
 
     def result(self, waiting: Any) -> Any:
+        if iscoroutine(waiting):
+            waiting = Deferred.fromCoroutine(waiting)
         if not isinstance(waiting, Deferred):
             return waiting
         results: list[Any] = []

@@ -32,6 +32,7 @@ from meshkit.gossip.codec import (
     Proof,
     Ranges,
     Stopped,
+    Tagged,
     encode,
 )
 from meshkit.gossip.reconcile import STEP_BYTES
@@ -45,7 +46,9 @@ FRAMES: list[Frame] = [
     Note([(A, 0, 0), (B, 2**63 - 1, 3)]),
     Stopped([A]),
     Messages(A, 5, [b"", b"text", b"\x00" * 300]),
-    Gone(B, 9, A),
+    Gone(B, 9, A, b"next"),
+    Gone(B, 9, A, b""),
+    Tagged(B, b"text"),
     Proof(A, b"one", b"other"),
     Credit(256, 2**40),
     Ping(0),
@@ -64,7 +67,8 @@ frames = st.one_of(
     st.builds(Ranges, words, st.integers(0, 255), st.booleans(), st.binary(max_size=50)),
     st.builds(Note, entries),
     st.builds(Messages, key_bytes(), st.integers(1, 2**63 - 1), texts),
-    st.builds(Gone, key_bytes(), st.integers(1, 2**63 - 1), key_bytes()),
+    st.builds(Gone, key_bytes(), st.integers(1, 2**63 - 1), key_bytes(), st.binary(max_size=99)),
+    st.builds(Tagged, key_bytes(), st.binary(min_size=1, max_size=99)),
     st.builds(Proof, key_bytes(), st.binary(max_size=50), st.binary(max_size=50)),
     st.builds(Credit, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1)),
     st.builds(Ping, words),
@@ -101,7 +105,8 @@ class Known(SynchronousTestCase):
                 Messages(A, 1, [b"xy"]),
                 b"\x94\xa8messages\xc4\x20" + A + b"\x01\x91\xc4\x02xy",
             ),
-            (Gone(A, 1, B), b"\x94\xa4gone\xc4\x20" + A + b"\x01\xc4\x20" + B),
+            (Gone(A, 1, B, b"t"), b"\x95\xa4gone\xc4\x20" + A + b"\x01\xc4\x20" + B + b"\xc4\x01t"),
+            (Tagged(A, b"t"), b"\x93\xa6tagged\xc4\x20" + A + b"\xc4\x01t"),
             (Proof(A, b"x", b"y"), b"\x94\xa5proof\xc4\x20" + A + b"\xc4\x01x\xc4\x01y"),
             (Credit(1, 300), b"\x93\xa6credit\x01\xcd\x01\x2c"),
             (Ping(1), b"\x92\xa4ping\x01"),
@@ -204,7 +209,8 @@ class Limits(SynchronousTestCase):
         for flags in (-1, 4, None):
             self.refuse(MalformedFrame, raw(["note", [[A, 1, flags]]]))
         self.refuse(MalformedFrame, raw(["messages", A, 0, [b"x"]]))
-        self.refuse(MalformedFrame, raw(["gone", A, 0, B]))
+        self.refuse(MalformedFrame, raw(["gone", A, 0, B, b""]))
+        self.refuse(MalformedFrame, raw(["tagged", A, b""]))
         self.refuse(MalformedFrame, raw(["ping", 2**32]))
         self.refuse(MalformedFrame, raw(["ranges", 1, 256, False, b""]))
 

@@ -765,7 +765,7 @@ class Lies(GossipCase):
 
     def test_gone_that_was_not_asked_for(self) -> None:
         liar = self.lie_to(self.me)
-        liar.say(Gone(self.author.key, 5, bytes(32)))
+        liar.say(Gone(self.author.key, 5, bytes(32), b""))
         self.assert_dropped(liar, "FRAME_MALFORMED")
 
     def test_a_reconciliation_out_of_turn(self) -> None:

@@ -22,6 +22,7 @@ from meshkit.gossip import comparing, reconcile, spread
 from meshkit.gossip.codec import Messages, Proof, Ranges
 from meshkit.gossip.link import GossipLink
 from meshkit.gossip.spread import GRAFT_AFTER
+from meshkit.interfaces import Gap
 from meshkit.runtime.container import MemoryFile
 from meshkit.testing.identities import Author
 from meshkit.testing.transports import MemoryWire
@@ -376,31 +377,67 @@ class Forks(MeshCase):
 class Gaps(MeshCase):
     """Old messages that nobody keeps any more."""
 
-    def test_a_gap_that_everybody_has_is_taken_over(self) -> None:
+    def test_a_gap_that_everybody_has_is_done_without(self) -> None:
         a, b, c = self.mesh(3)
         author = Author("author")
-        raws = author.write_many(6)
-        head = bytes.fromhex(author.messages[3].hash)
+        raws = author.write_many(8)
         for place in (a, b):
             place.ingest(raws)
-            read = place.feed.read
-
-            def read_on(who: bytes, after: int, *limits: int, read: Any = read) -> Any:
-                return read(who, after, *limits) if after >= 4 else succeed([])
-
-            self.patch(place.feed, "read", read_on)
-            place.feed.gone_until = lambda who, after: succeed((4, head))  # type: ignore[attr-defined]
-        skipped: list[Any] = []
-        c.feed.skip = lambda *what: succeed(skipped.append(what))  # type: ignore[attr-defined]
+            place.empty(1, 2, 3, 4)
         self.connect(c, a)
         self.connect(c, b)
         self.run_for(20)
-        self.assertEqual((c.heads(), skipped), ({}, []))
+        self.assertEqual(c.heads(), {})
         self.run_for(90)
-        self.assertEqual(skipped[0], (author.key, 4, head))
+        self.assertEqual(c.heads(), {author.key: 8})
+        self.assert_same([a, b, c])
         self.assertEqual(c.gossip.status().broken, {})
         for account in c.gossip.ledger.accounts():
             self.assertEqual(list(account.reasons), [])
+        # Nothing is asked for again, and what is new comes at once.
+        sent = a.links[0].sent + b.links[0].sent
+        self.run_for(1000)
+        self.assertEqual(a.links[0].sent + b.links[0].sent, sent)
+        a.ingest(author.write_many(1))
+        self.run_for(2)
+        self.assert_same([a, b, c])
+
+    def test_who_still_has_it_is_asked(self) -> None:
+        a, b, c = self.mesh(3)
+        author = Author("author")
+        raws = author.write_many(8)
+        for place in (a, b):
+            place.ingest(raws)
+        a.empty(1, 2, 3, 4, 6)
+        self.connect(c, a)
+        self.run_for(5)
+        self.connect(c, b)
+        self.run_for(20)
+        self.assertEqual(c.heads(), {author.key: 8})
+        self.assertEqual(c.feed.status().gone, 0)
+        self.assertEqual(c.result(c.feed.read(author.key, 0, 10**9, 99)), raws)
+
+    def test_several_gaps_one_after_the_other(self) -> None:
+        a, c = self.mesh(2)
+        author = Author("author")
+        a.ingest(author.write_many(10))
+        a.empty(1, 2, 4, 5, 7, 9)
+        self.connect(c, a)
+        self.run_for(600)
+        self.assertEqual(c.heads(), {author.key: 10})
+        self.assertEqual(c.gossip.status().broken, {})
+
+    def test_a_liar_cannot_make_a_gap_where_its_author_says_otherwise(self) -> None:
+        a, c = self.mesh(2)
+        author = Author("author")
+        a.ingest(author.write_many(6))
+        head = bytes.fromhex(author.messages[2].hash)
+        wrong = Gap(4, head, author.raws[4])
+        self.patch(a.feed, "read", lambda *args: succeed([]))
+        a.feed.gone_until = lambda who, after: succeed(wrong)  # type: ignore[method-assign]
+        self.connect(c, a)
+        self.run_for(300)
+        self.assertEqual(c.heads(), {})
 
 
 #: What may happen to three stores: somebody's messages come, in any order and again and

@@ -1,111 +1,252 @@
-"""Tests of L{meshkit.gossip.selection}."""
+"""Tests of L{meshkit.gossip.selection}, alone and between nodes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.errors import MalformedFrame
-from meshkit.gossip import selection as module
-from meshkit.gossip.selection import MAX_AUTHORS, MAX_TOPICS, MIGRATIONS, Follows, PeerInterest
-from meshkit.testing.nodes import make_context, run_clock
-from meshkit.testing.strategies import key_bytes
+from meshkit.errors import ConfigError, InvalidRequest, SelectionConfigured
+from meshkit.gossip import selection
+from meshkit.gossip.part import Config
+from meshkit.gossip.selection import PeerInterest
+from meshkit.interfaces import Interest
+from meshkit.testing.identities import Author
+from tests.gossip.support import Place
+from tests.gossip.test_mesh import MeshCase
 
-KEYS = [n.to_bytes(32, "big") for n in range(1, 8)]
+ADA, BOB, EVE = Author("ada"), Author("bob"), Author("eve")
 
 
-class PeerInterests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.interest = PeerInterest()
+def text(author: Author) -> str:
+    return author.identity.public.text
 
-    def test_nothing_before_it_was_told(self) -> None:
-        self.assertFalse(self.interest.complete)
-        self.assertNotIn(KEYS[0], self.interest)
 
-    def test_everything(self) -> None:
-        self.assertTrue(self.interest.page(True, [], [], False))
-        self.assertIn(KEYS[0], self.interest)
+class Alone(MeshCase):
+    def place(self, name: str = "me", **config: Any) -> Place:
+        place = Place(self.clock, name, **config)
+        self.places.append(place)
+        return place
 
-    def test_a_list_counts_when_its_last_page_is_here(self) -> None:
-        self.assertFalse(self.interest.page(False, KEYS[:2], ["one"], True))
-        self.assertNotIn(KEYS[0], self.interest)
-        self.assertTrue(self.interest.page(False, KEYS[2:4], ["two"], False))
-        self.assertEqual([key in self.interest for key in KEYS[:5]], [True] * 4 + [False])
-        self.assertEqual(self.interest.topics, ("one", "two"))
-        # Another one takes its place, as a whole.
-        self.interest.page(False, KEYS[5:6], [], True)
-        self.assertIn(KEYS[0], self.interest)
-        self.interest.page(False, [], [], False)
-        self.assertEqual([key in self.interest for key in (KEYS[0], KEYS[5])], [False, True])
+    def test_nothing_selected_is_everybody(self) -> None:
+        me = self.place()
+        self.assertEqual(me.gossip.interest(), Interest(all=True))
+        self.assertTrue(me.gossip.wants(ADA.key))
 
-    def test_authors_ascend_over_all_pages(self) -> None:
-        self.interest.page(False, KEYS[3:4], [], True)
-        for wrong in ([KEYS[3]], [KEYS[1]], [KEYS[5], KEYS[4]]):
-            fresh = PeerInterest()
-            fresh.page(False, KEYS[3:4], [], True)
-            self.assertRaises(MalformedFrame, fresh.page, False, wrong, [], False)
+    def test_follows_and_those_who_use_a_topic(self) -> None:
+        me = self.place()
+        bob = Author("tagger")
+        bob.write(tags=["weather", "other"])
+        me.ingest([*bob.raws, *Author("other").write_many(1)])
+        me.call("topics_add", topic="weather")
+        me.follow(ADA.identity.public)
+        self.assertEqual(
+            me.gossip.interest(),
+            Interest(False, tuple(sorted([me.key.raw, ADA.key, bob.key])), ("weather",)),
+        )
+        self.assertEqual([me.gossip.wants(a.key) for a in (ADA, bob, EVE)], [True, True, False])
+        self.assertTrue(me.gossip.wants(me.key.raw))
+        status = me.gossip.status()
+        self.assertEqual((status.follows, status.topics, status.tagged), (1, 1, 1))
+        me.call("topics_remove", topic="weather")
+        self.assertFalse(me.gossip.wants(bob.key))
+        me.unfollow(ADA.identity.public)
+        self.assertTrue(me.gossip.wants(EVE.key))
 
-    def test_as_many_as_allowed_and_one_more(self) -> None:
-        self.patch(module, "MAX_AUTHORS", 3)
-        self.patch(module, "MAX_TOPICS", 2)
-        self.interest.page(False, KEYS[:3], ["a", "b"], True)
-        for authors, topics in ((KEYS[3:4], []), ([], ["c"])):
-            fresh = PeerInterest()
-            fresh.page(False, KEYS[:3], ["a", "b"], True)
-            self.assertRaises(MalformedFrame, fresh.page, False, authors, topics, False)
-        self.assertEqual((MAX_AUTHORS, MAX_TOPICS), (50_000, 1_000))
+    def test_who_uses_a_topic_from_now_on_is_selected_then(self) -> None:
+        me = self.place()
+        me.call("topics_add", topic="weather")
+        author = Author("late")
+        author.write(tags=["else"])
+        me.ingest(author.raws)
+        self.assertFalse(me.gossip.wants(author.key))
+        author.write(tags=["weather"])
+        me.ingest(author.raws[1:])
+        self.assertTrue(me.gossip.wants(author.key))
 
-    @given(st.sets(key_bytes(), max_size=30), st.sets(key_bytes(), max_size=5))
-    def test_who_is_in_it(self, authors: set[bytes], others: set[bytes]) -> None:
+    def test_what_the_file_selects_no_operation_takes_back(self) -> None:
+        me = self.place(follow=(text(ADA),), topics=("weather",))
+        me.follow(BOB.identity.public)
+        me.call("topics_add", topic="rain")
+        follows = {each.author: each.origin for each in me.call("follows_list")}
+        topics = {each.topic: each.origin for each in me.call("topics_list")}
+        self.assertEqual(follows, {text(ADA): "config", text(BOB): "added"})
+        self.assertEqual(topics, {"weather": "config", "rain": "added"})
+        for name, fields, setting in (
+            ("follows_remove", {"author": text(ADA)}, "gossip.follow"),
+            ("topics_remove", {"topic": "weather"}, "gossip.topics"),
+        ):
+            with self.assertRaises(SelectionConfigured) as caught:
+                me.call(name, **fields)
+            self.assertIn(setting, str(caught.exception))
+        self.assertEqual(me.call("follows_add", author=text(ADA)).origin, "config")
+        self.assertEqual(me.call("topics_add", topic="weather").origin, "config")
+        self.assertTrue(me.gossip.wants(ADA.key))
+
+    def test_what_was_selected_is_known_after_a_restart(self) -> None:
+        me = self.place()
+        me.ingest([EVE.write(tags=["weather"]).raw])
+        me.follow(ADA.identity.public)
+        me.call("topics_add", topic="weather")
+        before = me.gossip.interest()
+        backing = me.context.database._backing
+        me.stop()
+        self.places.remove(me)
+        again = self.place(backing=backing)
+        self.assertEqual(again.gossip.interest(), before)
+
+    def test_blocks_win(self) -> None:
+        me = self.place(follow=(text(ADA),))
+        me.block(ADA.identity.public)
+        self.assertFalse(me.gossip.wants(ADA.key))
+        self.assertEqual(me.gossip.interest(), Interest(False, (me.key.raw,)))
+        self.assertFalse(me.gossip.authorize(ADA.identity.public, "gossip"))
+        self.assertTrue(me.gossip.authorize(BOB.identity.public, "gossip"))
+
+    def test_there_are_limits(self) -> None:
+        me = self.place()
+        self.patch(selection, "MAX_TOPICS", 1)
+        self.patch(selection, "MAX_AUTHORS", 1)
+        me.call("topics_add", topic="a")
+        me.call("topics_add", topic="a")
+        self.assertRaises(InvalidRequest, me.call, "topics_add", topic="b")
+        me.follow(ADA.identity.public)
+        self.assertRaises(InvalidRequest, me.follow, BOB.identity.public)
+        # More than can be told: everything is offered.
+        self.assertEqual(me.gossip.interest(), Interest(all=True))
+        self.assertFalse(me.gossip.wants(BOB.key))
+
+
+class Settings(SynchronousTestCase):
+    def test_what_cannot_be_used_is_named(self) -> None:
+        for config, setting in (
+            (Config(follow=("@ada",)), "gossip.follow"),
+            (Config(topics=("",)), "gossip.topics"),
+            (Config(topics=("x" * 257,)), "gossip.topics"),
+            (Config(topics=tuple(map(str, range(1_001)))), "gossip.topics"),
+        ):
+            with self.assertRaises(ConfigError) as caught:
+                config.followed()
+                config.subscribed()
+            self.assertIn(setting, str(caught.exception))
+
+
+class OfPeers(SynchronousTestCase):
+    def test_authors_who_use_a_topic_are_forgotten_with_it(self) -> None:
         interest = PeerInterest()
-        interest.page(False, sorted(authors), [], False)
-        self.assertEqual(len(interest), len(authors))
-        for key in sorted(authors | others):
-            self.assertEqual(key in interest, key in authors)
+        interest.page(False, [ADA.key], ["weather"], False)
+        interest.tagged[BOB.key] = None
+        self.assertEqual([a.key in interest for a in (ADA, BOB, EVE)], [True, True, False])
+        self.assertEqual([interest.names(a.key) for a in (ADA, BOB)], [True, False])
+        interest.page(False, [ADA.key], ["weather"], False)
+        self.assertIn(BOB.key, interest)
+        interest.page(False, [ADA.key], ["rain"], False)
+        self.assertNotIn(BOB.key, interest)
 
 
-class Following(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.context: Any = make_context(self.clock, migrations={"gossip": MIGRATIONS})
-        self.addCleanup(self.context.database.stopService)
-        self.follows = self.open()
+class Between(MeshCase):
+    """Nodes that select."""
 
-    def open(self) -> Follows:
-        follows = Follows(KEYS[0], self.context.database, lambda: 1)
-        self.wait(follows.load())
-        return follows
+    def test_the_whole_feeds_of_those_who_use_a_topic_come_and_no_others(self) -> None:
+        a, b = self.mesh(2)
+        user, other = Author("user"), Author("stranger")
+        user.write_many(3)
+        user.write(tags=["weather"])
+        user.write_many(3)
+        other.write(tags=["else"])
+        b.ingest([*user.raws, *other.raws])
+        a.call("topics_add", topic="weather")
+        self.connect(a, b)
+        self.run_for(10)
+        self.assertEqual(a.heads(), {user.key: 7})
+        # In step, and no difference is left to talk of.
+        sent = b.links[0].sent
+        a.gossip._compare_all()
+        self.run_for(10)
+        self.assertEqual(b.links[0].sent, sent)
+        for place in (a, b):
+            self.assertEqual(place.gossip.status().broken, {})
+            for account in place.gossip.ledger.accounts():
+                self.assertEqual(list(account.reasons), [])
 
-    def wait(self, waiting: Any) -> Any:
-        run_clock(self.clock)
-        return self.successResultOf(waiting)
+    def test_who_uses_a_topic_while_they_are_connected_is_found_as_well(self) -> None:
+        a, b = self.mesh(2)
+        a.call("topics_add", topic="weather")
+        self.connect(b, a)
+        self.run_for(5)
+        user = Author("user")
+        user.write_many(2)
+        b.ingest(user.raws)
+        self.run_for(5)
+        self.assertEqual(a.heads(), {})
+        b.ingest([user.write(tags=["weather"]).raw])
+        self.run_for(10)
+        self.assertEqual(a.heads(), {user.key: 3})
+        b.ingest(user.write_many(1))
+        self.run_for(2)
+        self.assertEqual(a.heads(), {user.key: 4})
 
-    def test_everybody_until_somebody_is_followed(self) -> None:
-        self.assertTrue(self.follows.wants(KEYS[1]))
-        self.assertTrue(self.follows.interest().all)
-        self.wait(self.follows.follow(KEYS[2]))
-        self.assertEqual([self.follows.wants(key) for key in KEYS[:3]], [True, False, True])
-        interest = self.follows.interest()
-        self.assertEqual((interest.all, interest.authors), (False, (KEYS[0], KEYS[2])))
-        self.wait(self.follows.unfollow(KEYS[2]))
-        self.assertTrue(self.follows.interest().all)
+    def test_a_topic_that_is_subscribed_to_while_they_are_connected(self) -> None:
+        a, b = self.mesh(2)
+        a.follow(ADA.identity.public)
+        user = Author("user")
+        user.write(tags=["weather"])
+        b.ingest(user.raws)
+        self.connect(a, b)
+        self.run_for(5)
+        self.assertEqual(a.heads(), {})
+        a.call("topics_add", topic="weather")
+        self.run_for(10)
+        self.assertEqual(a.heads(), {user.key: 1})
 
-    def test_it_is_kept_and_told(self) -> None:
-        told: list[int] = []
-        self.follows.watch(lambda: told.append(len(self.follows)))
-        self.wait(self.follows.follow(KEYS[2]))
-        self.wait(self.follows.follow(KEYS[1]))
-        self.wait(self.follows.unfollow(KEYS[2]))
-        self.assertEqual(told, [1, 2, 1])
-        self.assertEqual(self.open().authors(), [KEYS[1]])
+    def test_a_blocked_author_is_neither_asked_for_nor_served(self) -> None:
+        a, b, c = self.mesh(3)
+        author = Author("author")
+        a.ingest(author.write_many(5))
+        b.block(author.identity.public)
+        self.connect(a, b)
+        self.connect(b, c)
+        self.run_for(20)
+        self.assertEqual((b.heads(), c.heads()), ({}, {}))
+        b.unblock(author.identity.public)
+        self.run_for(20)
+        self.assertEqual((b.heads(), c.heads()), ({author.key: 5}, {author.key: 5}))
+        b.block(author.identity.public)
+        a.ingest(author.write_many(1))
+        self.run_for(20)
+        self.assertEqual(c.heads(), {author.key: 5})
+        for place in (a, b, c):
+            self.assertEqual(place.gossip.status().broken, {})
+            for account in place.gossip.ledger.accounts():
+                self.assertEqual(list(account.reasons), [])
 
-    def test_more_than_can_be_told_is_everything(self) -> None:
-        self.patch(module, "MAX_AUTHORS", 2)
-        for key in KEYS[1:3]:
-            self.wait(self.follows.follow(key))
-        self.assertTrue(self.follows.interest().all)
-        self.assertFalse(self.follows.wants(KEYS[5]))
+    def test_a_peer_that_is_blocked_is_parted_from(self) -> None:
+        a, b = self.mesh(2)
+        self.connect(a, b)
+        self.run_for(2)
+        self.assertEqual((len(a.links), len(b.links)), (1, 1))
+        a.block(b.key)
+        self.run_for(2)
+        self.assertEqual((a.links, b.links), ([], []))
+
+    def test_at_a_limit_the_peer_is_not_blamed_nor_asked_in_a_loop(self) -> None:
+        a = Place(self.clock, "a", feed={"max_author_messages": 3})
+        self.places.append(a)
+        (b,) = self.mesh(1)
+        author = Author("author")
+        b.ingest(author.write_many(200))
+        self.connect(a, b)
+        self.run_for(300)
+        self.assertEqual(a.heads(), {author.key: 3})
+        self.assertEqual(a.gossip.status().refused.keys(), {"FEED_LIMIT"})
+        refused = a.gossip.status().refused["FEED_LIMIT"]
+        for account in a.gossip.ledger.accounts():
+            self.assertEqual(list(account.reasons), [])
+        self.assertEqual(len(a.links), 1)
+        b.ingest(author.write_many(5))
+        self.run_for(200)
+        self.assertEqual(a.gossip.status().refused["FEED_LIMIT"], refused)
+        self.run_for(3_600)
+        # After 10 minutes, 20, 40 ...
+        self.assertLess(a.gossip.status().refused["FEED_LIMIT"], 5 * refused + 1)
+        self.assertEqual(len(a.links), 1)

@@ -296,23 +296,61 @@ class Routes(SynchronousTestCase):
         self.assertEqual(self.ok("GET", "/v1/feed"), [])
 
     def test_follows(self) -> None:
+        stranger = {"author": STRANGER.text, "origin": "added"}
         self.assertEqual(self.ok("GET", "/v1/follows"), [])
         # With and without a body: what it takes stands in the path.
         for body in ({}, None):
             followed = self.ok("POST", f"/v1/follows/{STRANGER.text}", body, 201)
-            self.assertEqual(followed, {"author": STRANGER.text})
-        self.assertEqual(self.ok("GET", "/v1/follows"), [{"author": STRANGER.text}])
+            self.assertEqual(followed, stranger)
+        self.assertEqual(self.ok("GET", "/v1/follows"), [stranger])
         self.friend()
         self.assertEqual(self.ok("GET", "/v1/feed"), [])
         self.ada.stop()
         self.ada.start()
-        self.assertEqual(self.ok("GET", "/v1/follows"), [{"author": STRANGER.text}])
+        self.assertEqual(self.ok("GET", "/v1/follows"), [stranger])
         for _ in range(2):
             self.ok("DELETE", f"/v1/follows/{quote(STRANGER.text, safe='')}", status=204)
         self.assertEqual(self.ok("GET", "/v1/follows"), [])
         self.mesh.run(70)
         self.assertEqual(len(self.ok("GET", "/v1/feed")), 3)
         self.refused("INVALID_PUBLIC_KEY", 400, "POST", "/v1/follows/nobody", {})
+
+    def test_topics(self) -> None:
+        rain = {"topic": "rain & snow", "origin": "added"}
+        path = f"/v1/topics/{quote('rain & snow', safe='')}"
+        self.assertEqual(self.ok("POST", path, {}, 201), rain)
+        self.assertEqual(self.ok("GET", "/v1/topics"), [rain])
+        self.ada.stop()
+        self.ada.start()
+        self.assertEqual(self.ok("GET", "/v1/topics"), [rain])
+        for _ in range(2):
+            self.ok("DELETE", path, status=204)
+        self.assertEqual(self.ok("GET", "/v1/topics"), [])
+        self.refused("INVALID_REQUEST", 400, "POST", f"/v1/topics/{'x' * 257}", {})
+
+    def test_blocks_and_what_is_stored_of_who_is_blocked(self) -> None:
+        self.friend()
+        self.assertEqual(len(self.ok("GET", "/v1/feed")), 3)
+        author = self.ok("GET", "/v1/feed")[0]["author"]
+        self.refused("INVALID_REQUEST", 400, "POST", f"/v1/feed/{author}/forget", {})
+        blocked = {"author": author, "origin": "added"}
+        self.assertEqual(self.ok("POST", f"/v1/blocks/{author}", {}, 201), blocked)
+        self.assertEqual(self.ok("GET", "/v1/blocks"), [blocked])
+        self.assertEqual(self.ok("GET", "/v1/feed"), [])
+        self.assertEqual(len(self.ok("GET", f"/v1/feed/{author}")), 3)
+        forgotten = self.ok("POST", f"/v1/feed/{author}/forget", {})
+        self.assertEqual(forgotten["messages"], 3)
+        self.assertEqual(self.ok("GET", f"/v1/feed/{author}"), [])
+        self.mesh.run(70)
+        self.assertEqual(self.ok("GET", "/v1/status")["channels"], 0)
+        self.ok("DELETE", f"/v1/blocks/{author}", status=204)
+        self.mesh.run(70)
+        self.assertEqual(len(self.ok("GET", "/v1/feed")), 3)
+
+    def test_retention(self) -> None:
+        plan = self.ok("GET", "/v1/retention")
+        self.assertEqual(plan, {"messages": 0, "bytes": 0, "by_reason": {}, "more": False})
+        self.assertEqual(self.ok("POST", "/v1/retention/run", {}), {"messages": 0, "bytes": 0})
 
     # --- the door
 

@@ -330,7 +330,8 @@ class EgregorePart(Part):
         return [Foreign(self._capability, EGREGORE, _Links(self))]
 
     def authorize(self, peer: PublicKey, label: str) -> bool:
-        if self.ledger.is_banned(peer) or self.is_full():
+        blocked = self.store.is_blocked(peer.raw)
+        if blocked or self.ledger.is_banned(peer) or self.is_full():
             return False
         return not self._comings.take(peer, 1.0, self.reactor.seconds())
 
