@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
 from meshkit.feed.rotating import rotate
 from meshkit.feed.rotation import rotation_content
 from meshkit.identity.keys import Identity
+from meshkit.runtime.container import MemoryFile
 from meshkit.testing.identities import DAY_NS, Author, make_identity
 from tests.gossip.support import GossipCase, Place
 
@@ -56,7 +55,8 @@ class FollowingOn(GossipCase):
         ada = Author("ada")
         ada.write_many(1)
         self.end(ada)
-        place = self.place("one")
+        backing = MemoryFile("one")
+        place = self.place("one", backing=backing)
         place.ingest(ada.raws)
         place.follow(STRANGER.public)
 
@@ -66,7 +66,7 @@ class FollowingOn(GossipCase):
             return rotate(connection, BEFORE, place.context.identity, DAY_NS)
 
         place.result(place.context.database.write(job))
-        place.result(place.gossip.selection.load())
-        place.result(Deferred.fromCoroutine(place.gossip._follow_on()))
+        place.stop()
+        again = self.place("one", backing=backing)
         expected = {ada.key, NEW.public.raw, STRANGER.public.raw, BEFORE.public.raw}
-        self.assertEqual(self.followed(place), sorted(expected))
+        self.assertEqual(self.followed(again), sorted(expected))
