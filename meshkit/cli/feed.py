@@ -457,8 +457,9 @@ def export_feeds(flag: str | None, author: str | None, output: str | None, as_js
     if as_json and output is None:
         raise click.UsageError("--json needs --output: the messages go to the standard output.")
     if output is None:
-        count = _export(flag, author, sys.stdout.buffer)
+        _, gone = _export(flag, author, sys.stdout.buffer)
         sys.stdout.flush()
+        _tell_gone(gone)
         return
     # Under another name until it is whole.
     unfinished = f"{output}.part"
@@ -466,7 +467,7 @@ def export_feeds(flag: str | None, author: str | None, output: str | None, as_js
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), output)
     try:
         with open(unfinished, "wb") as file:
-            count = _export(flag, author, file)
+            count, gone = _export(flag, author, file)
             file.flush()
             os.fsync(file.fileno())
         os.rename(unfinished, output)
@@ -475,16 +476,25 @@ def export_feeds(flag: str | None, author: str | None, output: str | None, as_js
             os.unlink(unfinished)
         raise
     if as_json:
-        print_json({"file": os.path.abspath(output), "messages": count})
+        print_json({"file": os.path.abspath(output), "messages": count, "gone": gone})
     else:
         line(f"Wrote {count} messages into {output}.")
+        _tell_gone(gone)
 
 
-def _export(flag: str | None, author: str | None, file: BinaryIO) -> int:
-    """@return: how many messages were written, each as soon as it is here."""
+def _tell_gone(gone: int) -> None:
+    if gone:
+        click.echo(f"Left out {gone} messages: their texts are not kept here any more.", err=True)
 
-    async def job(door: Door) -> int:
-        count = 0
+
+def _export(flag: str | None, author: str | None, file: BinaryIO) -> tuple[int, int]:
+    """
+    @return: how many messages were written, each as soon as it is here, and how many were
+        left out, as their texts are gone.
+    """
+
+    async def job(door: Door) -> tuple[int, int]:
+        count = gone = 0
         at: dict[str, Any] = {}
         while True:
             page = await door.read("/v1/export", _ExportPage, author=author, **at)
@@ -492,8 +502,9 @@ def _export(flag: str | None, author: str | None, file: BinaryIO) -> int:
                 file.write(message)
                 file.write(b"\n")
             count += len(page.messages)
+            gone += page.gone
             if page.next is None:
-                return count
+                return count, gone
             at = page.next
 
     return ask(flag, job)
@@ -502,6 +513,7 @@ def _export(flag: str | None, author: str | None, file: BinaryIO) -> int:
 class _ExportPage(msgspec.Struct):
     messages: list[msgspec.Raw]
     next: dict[str, Any] | None
+    gone: int = 0
 
 
 @feed.group(invoke_without_command=True)

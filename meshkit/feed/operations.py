@@ -407,10 +407,12 @@ class Exported(msgspec.Struct):
     @ivar messages: as they were signed, by author and sequence number; at the end of a
         feed that is forked, the two that prove it.
     @ivar next: what to ask for next; nothing if this was all.
+    @ivar gone: how many messages were left out, as their texts are not kept here.
     """
 
     messages: list[msgspec.Raw]
     next: Place | None
+    gone: int = 0
 
 
 class Import(msgspec.Struct, forbid_unknown_fields=True):

@@ -49,10 +49,12 @@ class ExportPage:
     """
     @ivar texts: messages as they were signed.
     @ivar end: where to go on; L{None} if this was all.
+    @ivar gone: how many messages were left out, as their texts are not kept here.
     """
 
     texts: list[bytes]
     end: Place | None
+    gone: int = 0
 
 
 def export_page(
@@ -69,13 +71,14 @@ def export_page(
     @param max_messages: ... or with this many messages; a proof is not cut in two.
     """
     texts: list[bytes] = []
-    size = 0
+    size = gone = 0
     for place, together in _entries(connection, author, after):
         texts.extend(together)
+        gone += not together
         size += sum(map(len, together))
         if size > max_bytes or len(texts) >= max_messages:
-            return ExportPage(texts, place)
-    return ExportPage(texts, None)
+            return ExportPage(texts, place, gone)
+    return ExportPage(texts, None, gone)
 
 
 def _entries(
@@ -98,12 +101,12 @@ def _feed(
 ) -> Iterator[tuple[Place, list[bytes]]]:
     rows = connection.execute(
         "SELECT sequence, raw FROM feed_messages "
-        "WHERE author = ? AND sequence > ? AND (? IS NULL OR sequence < ?) AND length(raw) > 0 "
+        "WHERE author = ? AND sequence > ? AND (? IS NULL OR sequence < ?) "
         "ORDER BY sequence",
         (number, begun, forked, forked),
     )
     for sequence, raw in rows:
-        yield Place(key, sequence), [raw]
+        yield Place(key, sequence), [raw] if raw else []
     if forked is not None and begun < forked:
         (proof,) = connection.execute(
             "SELECT one, other FROM feed_forks WHERE author = ?", (number,)
@@ -139,6 +142,7 @@ class Transfer:
         return offered.Exported(
             messages=[msgspec.Raw(text) for text in page.texts],
             next=None if end is None else offered.Place(PublicKey(end.author).text, end.sequence),
+            gone=page.gone,
         )
 
     async def answer_import(self, request: offered.Import) -> offered.Imported:

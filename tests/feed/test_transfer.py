@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import InvalidPublicKey
-from meshkit.feed import store, transfer
+from meshkit.feed import retention, store, transfer
 from meshkit.feed.part import check_texts
 from meshkit.feed.transfer import Place, export_page
 from meshkit.testing.identities import Author
@@ -70,6 +70,17 @@ class Pages(SynchronousTestCase):
         found = pages(self.connection, max_bytes=two)
         self.assertEqual([raw for page in found for raw in page], everything)
         self.assertLessEqual(max(len(page) for page in found), 3)
+
+    def test_what_is_gone_is_counted_and_left_out(self) -> None:
+        eve = Author("eve")
+        eve.write_many(5)
+        connection = fresh()
+        store.store_batch(connection, check_texts(eve.raws), NOW_NS)
+        retention.empty(connection, [1, 2, 4])
+        page = export_page(connection, None, None, 10**9, 1)
+        self.assertEqual((page.texts, page.gone), ([eve.raws[2]], 2))
+        page = export_page(connection, None, page.end, 10**9, 99)
+        self.assertEqual((page.texts, page.gone, page.end), ([eve.raws[4]], 1, None))
 
     def test_what_stands_beyond_a_gap_is_exported(self) -> None:
         self.put(AUTHORS[0].raws[0], AUTHORS[0].raws[5])

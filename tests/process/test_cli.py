@@ -290,14 +290,42 @@ class VerbTests(_Tests):
         self.assertEqual((peer["source"], peer["connected"]), ("config", True))
         self.assertIn("connected  config", self.b.good("peer", "list").out)
 
+    def test_topics_and_blocks(self) -> None:
+        self.assertEqual(self.a.good("feed", "topic").lines, ["You subscribe to no topic."])
+        self.assertEqual(
+            self.a.good("feed", "topic", "rain/snow").lines, ["Subscribed to rain/snow"]
+        )
+        self.assertEqual(
+            self.a.good("feed", "topic", "--json").json,
+            [{"topic": "rain/snow", "origin": "added"}],
+        )
+        self.a.good("feed", "topic", "rain/snow", "--remove")
+        self.assertEqual(self.a.good("feed", "topic", "--json").json, [])
+        author = Author("blocked by the command line").identity.public.text
+        self.assertEqual(self.a.good("feed", "block").lines, ["Nobody is blocked."])
+        self.assertEqual(self.a.good("feed", "block", author).lines, [f"Blocking {author}"])
+        self.assertEqual(self.a.good("feed", "block").lines, [author])
+        forgotten = self.a.good("feed", "forget", author, "--yes").lines
+        self.assertEqual(forgotten, ["Emptied 0 messages, 0 bytes of text."])
+        self.a.good("feed", "block", author, "--remove")
+        self.assertEqual(self.a.good("feed", "block", "--json").json, [])
+
+    def test_retention(self) -> None:
+        self.assertEqual(
+            self.a.good("feed", "retention").lines, ["0 messages would go, 0 bytes of text."]
+        )
+        done = self.a.good("feed", "retention", "--run", "--json").json
+        self.assertEqual(done, {"messages": 0, "bytes": 0})
+
     def test_follow(self) -> None:
         self.assertEqual(self.a.good("follow", "--json").json, [])
         self.assertIn("You follow nobody", self.a.good("follow").out)
         author = self.b.good("id", "--json").json["public_id"]
+        followed = {"author": author, "origin": "added"}
         self.assertEqual(self.a.good("follow", author).lines, [f"Following {author}"])
-        self.assertEqual(self.a.good("feed", "follow", author, "--json").json, {"author": author})
+        self.assertEqual(self.a.good("feed", "follow", author, "--json").json, followed)
         self.assertEqual(self.a.good("follow").lines, [author])
-        self.assertEqual(self.a.good("follow", "--json").json, [{"author": author}])
+        self.assertEqual(self.a.good("follow", "--json").json, [followed])
         self.assertEqual(
             self.a.good("follow", author, "--remove").lines, [f"No longer following {author}"]
         )
