@@ -30,7 +30,7 @@ from meshkit.errors import (
 from meshkit.feed import guard
 from meshkit.feed.chain import Link, Neighbours, Verdict, judge
 from meshkit.feed.closings import ENDS_THERE, Closings, closing, refusal
-from meshkit.feed.limits import NO_LIMITS, Amount, Limits
+from meshkit.feed.limits import NO_LIMITS, NOTHING, Amount, Limits
 from meshkit.feed.message import MAX_SEQUENCE, Message
 from meshkit.feed.rotation import Rotation
 from meshkit.feed.timestamps import parse_timestamp
@@ -281,6 +281,8 @@ class _Batch:
             "coalesce((SELECT max(position) FROM feed_set_aside), 0))"
         ).fetchone()
         self.before = total(self.connection)
+        if self.own is not None:
+            self.author(self.own)
 
     def flush(self) -> None:
         """Insert the rows that were gathered."""
@@ -386,13 +388,14 @@ class _Batch:
         if key in self.full:
             raise self.full[key]
         more = Amount(int(new), 1, len(message.raw))
-        own = None if self.own is None else self.author(self.own)
+        # It was looked up when the batch began; without a row there was nothing of it.
+        own = None if self.own is None else self.authors.get(self.own)
         try:
             self.limits.check(
                 message.author,
-                Amount() if author is None else author.amount,
+                NOTHING if author is None else author.amount,
                 self.before + self.amount,
-                Amount() if own is None else own.amount,
+                NOTHING if own is None else own.amount,
                 more,
                 is_own=key == self.own,
             )

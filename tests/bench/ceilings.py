@@ -66,7 +66,7 @@ def _store(connection: WriterConnection, messages: list[Message]) -> None:
     (outcome,) = run_batch(connection, [lambda it: store_batch(it, messages, _NOW_NS)])
     if isinstance(outcome, Failed):
         raise outcome.error
-    if outcome.value.messages != len(messages):
+    if outcome.value.amount.stored != len(messages):
         raise RuntimeError("a message was not stored")
 
 
