@@ -17,7 +17,7 @@ from importlib.metadata import version
 from time import perf_counter
 from typing import Final, NoReturn
 
-from tests.bench import bulk, handshakes, idle, million, publishing, replication, rpc, search
+from tests.bench import bulk, handshakes, idle, large, publishing, replication, rpc, search
 
 _LIBRARIES: Final = ("Twisted", "PyNaCl", "msgspec", "attrs", "klein")
 
@@ -30,7 +30,7 @@ BENCHES: Final[dict[str, Callable[[bool], str]]] = {
     "rpc": rpc.measure,
     "idle": idle.measure,
     "search": search.measure,
-    "million": million.measure,
+    "large": large.measure,
 }
 
 

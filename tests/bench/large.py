@@ -32,8 +32,8 @@ from tests.bench.nodes import Node, memory_bytes, mesh_node
 
 #: How many messages, if it is not C{--quick}.
 VARIABLE: Final = "MESHKIT_BENCH_MESSAGES"
-MESSAGES: Final = 1_000_000
-QUICK: Final = 20_000
+MESSAGES: Final = 50_000
+QUICK: Final = 5_000
 #: Seconds in which B has to have got further.
 PATIENCE: Final = 60.0
 
