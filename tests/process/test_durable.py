@@ -15,13 +15,14 @@ import re
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 from attrs import frozen
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.process.mesh import Mesh, wait_for
+from tests.process.mesh import MESHKIT, Mesh, run, wait_for
 
 CALLS = "fsync,fdatasync,openat,rename,renameat,renameat2,pwrite64,write,writev,sendto,sendmsg"
 
@@ -109,6 +110,10 @@ class DurableTests(SynchronousTestCase):
         for number in (1, 2):
             message = self.node.publish({"text": f"{self.text}-{number}"})
             self.assertEqual(message["sequence"], number)
+        return self.stopped()
+
+    def stopped(self) -> list[Call]:
+        """Stop the node; give its calls."""
         process = self.node.process
         assert process is not None
         # strace keeps SIGTERM to itself: the node is its child.
@@ -175,6 +180,69 @@ class DurableTests(SynchronousTestCase):
                     and call.ended < answer.begun
                 ]
                 self.assertTrue(folders, "the folder was not synced after the journal was made")
+
+    def test_each_of_many_that_are_written_together_is_synced_before_its_answer(self) -> None:
+        self.node.start()
+        texts = [[f"{self.text}-{one}-{other}-" for other in range(5)] for one in range(8)]
+
+        def publish(some: list[str]) -> None:
+            for text in some:
+                self.node.publish({"text": text})
+
+        with ThreadPoolExecutor(len(texts)) as threads:
+            for done in [threads.submit(publish, some) for some in texts]:
+                done.result()
+        batch = [f"{self.text}-batch-{number}-" for number in range(5)]
+        body = json.dumps({"contents": [{"text": text} for text in batch]}).encode()
+        last_hash = self.node.ask("POST", "/v1/publish/batch", body).data["last_hash"]
+        calls = self.stopped()
+        journal = f"{self.node.database}-wal"
+        writes = [c for c in calls if c.name in ("pwrite64", "write") and c.file == journal]
+        syncs = [c for c in calls if c.name in ("fsync", "fdatasync") and c.file == journal]
+        answers = [
+            c
+            for c in calls
+            if c.file.startswith(("socket:", "TCP:")) and "HTTP/1.1 201" in c.arguments
+        ]
+        for text, shown in [
+            *((text, text) for some in texts for text in some),
+            *((text, last_hash) for text in batch),
+        ]:
+            (answer,) = [c for c in answers if shown in c.arguments]
+            first = min(c.ended for c in writes if text in c.arguments)
+            self.assertTrue(
+                [c for c in syncs if c.begun > first and c.ended < answer.begun],
+                f"{text} was answered before it was synced",
+            )
+        # They did share their syncs, or this says nothing about sharing them.
+        self.assertLess(len(syncs), len(writes))
+
+    def test_a_backup_and_what_is_restored_are_synced_before_they_have_their_names(self) -> None:
+        prefix, self.node.prefix = self.node.prefix, []
+        self.node.start()
+        self.node.publish({"text": self.text})
+        self.node.stop()
+        kept = self.node.home / "kept.db"
+        for verb, target, says in (
+            ("backup", kept, "Wrote"),
+            ("restore", self.node.database, "Restored into"),
+        ):
+            command = [*prefix, *MESHKIT, "--data-dir", str(self.node.data), verb, str(kept)]
+            done = run(*command, home=self.node.home)
+            self.assertEqual(done.code, 0, done.err)
+            calls = calls_of(self.trace.read_text())
+            (named,) = [
+                c for c in calls if c.name.startswith("rename") and f'"{target}"' in c.arguments
+            ]
+            (told,) = [c for c in calls if c.name == "write" and f'"{says}' in c.arguments]
+            fresh = f"{target}.new"
+            written = max(c.ended for c in calls if c.name == "pwrite64" and c.file == fresh)
+            synced = [c for c in calls if c.name == "fsync" and c.file == fresh]
+            self.assertTrue([c for c in synced if written < c.begun and c.ended < named.begun])
+            folder = [c for c in calls if c.name == "fsync" and c.file == str(target.parent)]
+            self.assertTrue([c for c in folder if named.ended < c.begun and c.ended < told.begun])
+            if verb == "backup":
+                self.node.database.unlink()
 
     def test_the_endpoint_file_is_synced_and_then_renamed(self) -> None:
         calls = self.traced()
