@@ -274,8 +274,12 @@ def _run(request: Any, answer: Coroutine[Deferred[Any], Any, bytes]) -> int:
             request.write(body)
             request.finish()
 
+    def failed(reason: Failure) -> None:
+        # It logs and answers, and hands the failure back for those who want it still.
+        request.processingFailed(reason)
+
     request.notifyFinish().addErrback(cancel)
-    running.addCallback(done).addErrback(request.processingFailed)
+    running.addCallback(done).addErrback(failed)
     return NOT_DONE_YET
 
 
