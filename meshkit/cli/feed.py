@@ -288,7 +288,11 @@ def _marked(pieces: list[str], marks: tuple[str, str] | None) -> str:
 
 
 def _print_message(message: Any, marks: tuple[str, str] | None = None, indent: str = "") -> None:
-    flag = "" if message["chain_valid"] else "  (a message before this one is missing)"
+    flag = ""
+    if message.get("forked"):
+        flag = "  (the feed is forked here: do not rely on it)"
+    elif not message["chain_valid"]:
+        flag = "  (a message before this one is missing)"
     line(f"{indent}{message['timestamp']}  {message['author']}  #{message['sequence']}{flag}")
     if "snippet" in message:
         click.echo(f"{indent}  {_marked(message['snippet'], marks)}")

@@ -580,6 +580,7 @@ class FeedStatus(msgspec.Struct):
     @ivar bytes: of the texts that are kept.
     @ivar forgotten: how many messages retention has emptied since the start.
     @ivar blocked: how many keys are blocked.
+    @ivar forked: how many feeds ended because two messages with one number were signed.
     """
 
     messages: int
@@ -590,3 +591,4 @@ class FeedStatus(msgspec.Struct):
     bytes: int = 0
     forgotten: int = 0
     blocked: int = 0
+    forked: int = 0

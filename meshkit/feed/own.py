@@ -231,7 +231,7 @@ def _read_only(guard: Guard, needed: int) -> FeedReadOnly:
         "repaired": "a message was damaged and set aside, and may have been the last of it",
     }[guard.reason]
     return FeedReadOnly(
-        f"this node's feed may have gone on elsewhere: {why}.  It publishes again when "
+        f"this node's feed may have gone on elsewhere: {why}. It publishes again when "
         f"{needed} peers have shown that they have it up to {guard.had} or more, and that is "
         f"here ({guard.witnesses} so far); 'meshkit feed unlock' does not wait for them"
     )

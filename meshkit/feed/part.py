@@ -243,6 +243,7 @@ class FeedPart(Part):
         self._limits: Limits = context.config.limits
         self._amount = Amount()
         self._feeds = 0
+        self._forked: set[bytes] = set()
         self._schemas = schema_registry.Schemas(
             self._database, self._wall_clock, context.config.schemas
         )
@@ -289,7 +290,8 @@ class FeedPart(Part):
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> None:
-        self._amount, self._feeds = await self._database.read(store.count_all)
+        self._amount, self._feeds, forked = await self._database.read(store.count_all)
+        self._forked = set(forked)
         await self._blocks.load()
         await self._own.load()
         await self._schemas.load()
@@ -310,6 +312,7 @@ class FeedPart(Part):
         return offered.FeedStatus(
             messages=self._amount.stored,
             feeds=self._feeds,
+            forked=len(self._forked),
             refused=dict(sorted(self.refused.items())),
             read_only=self._own.status(),
             gone=self._amount.stored - self._amount.texts,
@@ -475,6 +478,7 @@ class FeedPart(Part):
         for author, contiguous, messages in stored.added:
             self._events.publish(MessagesStored(author, contiguous, local, messages))
         for author, sequence in stored.forks:
+            self._forked.add(author)
             self._log.warn(
                 "the feed of {author} is forked: two messages {sequence} were signed",
                 author=PublicKey(author).text,

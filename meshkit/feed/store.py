@@ -1049,7 +1049,8 @@ def unblock(connection: sqlite3.Connection, author: bytes) -> None:
     connection.execute("DELETE FROM feed_blocks WHERE author = ?", (author,))
 
 
-def count_all(connection: sqlite3.Connection) -> tuple[Amount, int]:
-    """@return: how much is stored, and of how many authors."""
+def count_all(connection: sqlite3.Connection) -> tuple[Amount, int, list[bytes]]:
+    """@return: how much is stored, of how many authors, and whose feeds are forked."""
     (feeds,) = connection.execute("SELECT count(*) FROM feed_authors").fetchone()
-    return total(connection), feeds
+    forked = connection.execute("SELECT key FROM feed_authors WHERE forked IS NOT NULL")
+    return total(connection), feeds, [key for (key,) in forked]

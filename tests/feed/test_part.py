@@ -409,6 +409,24 @@ class Forks(PartCase):
         self.done(self.part.ingest(self.ada.raws))
         self.assertEqual([event.contiguous for event in self.events], [2])
 
+    def test_the_status_counts_forked_feeds_also_after_a_restart(self) -> None:
+        file = self.context.database._backing
+        self.done(self.part.ingest(self.ada.raws))
+        self.assertEqual(self.part.status().forked, 0)
+        self.done(self.part.ingest([self.fork.raws[2]]))
+        # The same feed, proven to be forked lower: still one.
+        lower = Author("ada")
+        lower.write("another one")
+        self.done(self.part.ingest([lower.raws[0]]))
+        self.assertEqual(self.part.status().forked, 1)
+        self.done(self.context.database.stopService())
+        self.use(
+            make_context(
+                self.clock, "me", config=Config(), migrations=self.migrations(), backing=file
+            )
+        )
+        self.assertEqual(self.part.status().forked, 1)
+
     def test_what_is_no_proof_is_refused_by_name(self) -> None:
         altered = self.fork.raws[2].replace(b"another", b"1 other")
         self.failed(self.part.ingest_proof(self.ada.raws[2], altered), HashMismatch)

@@ -164,7 +164,7 @@ class Rules(SynchronousTestCase):
             [(ADA.key, 2), (BOB.key, 0)],
         )
         self.assertEqual((stored.amount.stored, stored.feeds), (2, 1))
-        amount, feeds = store.count_all(self.connection)
+        amount, feeds, _ = store.count_all(self.connection)
         self.assertEqual((amount.stored, amount.texts, feeds), (3, 3, 2))
 
     def test_a_batch_that_adds_nothing_changes_nothing(self) -> None:
@@ -549,7 +549,7 @@ class Forks(SynchronousTestCase):
         ):
             with self.assertRaises(ForkUnproven):
                 store.prove_fork(self.connection, one, other, NOW_NS)
-        self.assertEqual(store.count_all(self.connection), (Amount(), 0))
+        self.assertEqual(store.count_all(self.connection), (Amount(), 0, []))
 
     def test_what_no_feed_could_hold_forks_none(self) -> None:
         self.put(*ADA.messages[:3])
