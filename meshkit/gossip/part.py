@@ -458,9 +458,15 @@ class GossipPart(Part):
         self._watch_grafts()
 
     def prefer_author(self, author: bytes, failed: GossipLink) -> None:
-        """A feed did not come from a peer: its author, if we have a link, is the best source."""
+        """
+        A feed did not come from a peer: its author, if we have a link, is the best source;
+        unless it was the author.  Another link of one key may lead to another node with that
+        key, which has another branch: asked instead, it would hide what the first one has.
+        """
+        if failed.connected_to.raw == author:
+            return
         for link in list(self._links):
-            if link is not failed and link.connected_to.raw == author:
+            if link.connected_to.raw == author:
                 link.fetching.prefer_own_feed()
 
     def turn_off(self, partner: Partner, authors: Sequence[bytes]) -> None:

@@ -356,6 +356,26 @@ class Forks(MeshCase):
                 (frontier,) = a.frontier()
                 self.assertEqual((frontier.sequence, frontier.forked), (common, common + 1))
 
+    def test_two_nodes_with_one_key_are_found_out_at_once(self) -> None:
+        """Both dial the same place, which takes them for two links of one peer."""
+        one, other = Author("twin"), Author("twin")
+        for author, length in ((one, 1), (other, 2)):
+            author.write_many(5)
+            author.write("the one" if author is one else "the other")
+            author.write_many(length - 1)
+        places = [self.place("twin"), *self.mesh(3)]
+        self.clique(places)
+        places[0].ingest(one.raws[:5])
+        self.run_for(2)
+        places[0].ingest(one.raws[5:])
+        self.run_for(2)
+        copy = self.place("twin")
+        copy.ingest(other.raws)
+        self.connect(copy, places[1])
+        self.run_for(GRAFT_AFTER + 2)
+        for place in (*places, copy):
+            self.assertEqual([each.forked for each in place.frontier()], [6], place.name)
+
     def test_a_lower_fork_that_is_found_later_wins_everywhere(self) -> None:
         places = self.mesh(3)
         self.line(places)
