@@ -200,6 +200,10 @@ class Claims:
     def __len__(self) -> int:
         return len(self._open)
 
+    def __contains__(self, peer: object) -> bool:
+        """Does this peer say that it has more?"""
+        return peer in self._open
+
     def add(self, peer: bytes, sequence: int, now: float) -> bool:
         """
         A peer says that it has more than is here.

@@ -71,7 +71,9 @@ class OwnFeed:
         if self._forked is not None:
             return
         if sequence > self._latest:
-            if self._claims.add(peer, sequence, self._clock.seconds()):
+            # A peer that says it again, or more each time, is one line in the log.
+            told = peer in self._claims
+            if self._claims.add(peer, sequence, self._clock.seconds()) and not told:
                 self._log.info(
                     "{peer} says that it has this node's feed up to {claimed}; here it ends at "
                     "{latest}",
@@ -108,11 +110,12 @@ class OwnFeed:
 
     async def _hear(self, shown: Sequence[tuple[bytes, int]]) -> None:
         """Tell the guard what peers have shown, and see whether it is lifted."""
-        before = self._guard
         may_lift = not self._claims
-        self._guard = await self._database.write(
+        heard: Guard | None = await self._database.write(
             lambda connection: guards.hear(connection, self._key.raw, shown, self._needed, may_lift)
         )
+        # Compared now and not before the write: others may have been heard meanwhile.
+        before, self._guard = self._guard, heard
         if self._guard is None and before is not None:
             self._log.info("this node's feed was compared with its peers': it publishes again")
         elif self._guard is not None and before is None:

@@ -175,6 +175,8 @@ class _Endpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         factory: Any = protocolFactory
+        # Or each delivery would put two lines about the factory into the log.
+        factory.noisy = False
         if self._creator is not None:
             # As wrapClientTLS does it, which in older Twisted takes no clock.
             factory = TLSMemoryBIOFactory(self._creator, True, factory, clock=self._reactor)

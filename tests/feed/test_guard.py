@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import FeedForked, FeedReadOnly, NotReady
@@ -227,6 +228,21 @@ class Restored(GuardCase):
         self.refused()
         self.done(self.part.ingest(self.mine.raws[4:6]))
         self.assertEqual(self.done(self.part.publish("at last")).sequence, 7)
+
+    def test_what_is_said_twice_is_told_once(self) -> None:
+        self.restore()
+        self.see(0, 4)
+        with capturedLogs() as events:
+            for sequence in (6, 6, 7):
+                self.see(1, sequence)
+            self.see(1, 4)
+            # Both are heard before the database has answered one.
+            waiting = [self.part.note_own_seen(PEERS[peer], 4) for peer in (2, 3)]
+            for each in waiting:
+                self.done(each)
+        told = [str(formatEvent(event)) for event in events]
+        self.assertEqual(sum("says that it has" in text for text in told), 1, told)
+        self.assertEqual(sum("publishes again" in text for text in told), 1, told)
 
     def test_it_is_still_closed_after_the_next_start(self) -> None:
         self.restore()

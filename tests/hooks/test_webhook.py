@@ -16,6 +16,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -166,6 +167,13 @@ class WebhookCase(SynchronousTestCase):
 
 
 class Requests(WebhookCase):
+    def test_a_delivery_puts_nothing_into_the_log(self) -> None:
+        self.serve(OK)
+        with capturedLogs() as events:
+            self.assertIsNone(self.deliver())
+        told = [str(formatEvent(event)) for event in events]
+        self.assertEqual([text for text in told if "HTTP11" in text], [])
+
     def test_the_message_is_posted_as_it_is_and_signed(self) -> None:
         server = self.serve(OK)
         arrival = make_arrival(raw=b'{ "author": "x",\n"content": 1.50 }')
