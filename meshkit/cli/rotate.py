@@ -34,7 +34,7 @@ from meshkit.tap.passphrase import ask, can_ask, read_from
 
 def run(flag: str | None, descriptor: int | None, yes: bool, as_json: bool) -> None:
     """
-    See L{meshkit.cli.feed.rotate}.  Each step is durable before the next one begins, and
+    See L{meshkit.cli.feed.publishing.rotate}.  Each step is durable before the next one begins, and
     whether it was done is seen from what is there: it can be ended anywhere.
     """
     folder = open_folder(flag)

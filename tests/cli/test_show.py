@@ -8,8 +8,8 @@ from unittest.mock import patch
 from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.cli import feed
 from meshkit.cli.door import Answer
+from meshkit.cli.feed import reading
 from meshkit.cli.main import cli
 
 
@@ -22,7 +22,7 @@ def _message(sequence: int, **more: Any) -> dict[str, Any]:
 class ShowTests(SynchronousTestCase):
     def heads(self, *messages: dict[str, Any]) -> list[str]:
         answer = Answer(list(messages), {"total": len(messages)})
-        with patch.object(feed, "ask", return_value=answer):
+        with patch.object(reading, "ask", return_value=answer):
             result = CliRunner().invoke(cli, ["feed", "show"])
         self.assertEqual(result.exit_code, 0, result.output)
         return result.output.splitlines()[::2]

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit import __version__
-from meshkit.cli.feed import BATCH_MESSAGES
+from meshkit.cli.feed.publishing import BATCH_MESSAGES
 from meshkit.identity.keys import Identity
 from meshkit.testing.identities import Author
 from tests.process.mesh import (
