@@ -54,6 +54,10 @@ def doctor(flag: str | None, repair: bool, as_json: bool) -> None:
                 "sound": not report.counts,
                 "repaired": report.counts.total() - report.left,
                 "left": report.left,
+                "forks": report.forks,
+                "forked": [
+                    {"author": author, "sequence": sequence} for author, sequence in report.forked
+                ],
                 "counts": dict(sorted(report.counts.items())),
                 "findings": [
                     {"kind": found.kind, "subject": found.subject, "repair": found.repair}
@@ -85,6 +89,13 @@ def _print(report: Report, path: str, repair: bool) -> None:
     told = len(report.findings)
     if report.counts.total() > told:
         line(f"... and {report.counts.total() - told} more")
+    for author, sequence in report.forked:
+        line(
+            f"The feed of {author} ends before number {sequence}: two messages with that number "
+            f"were signed with its key. The proof is kept."
+        )
+    if report.forks > len(report.forked):
+        line(f"... and {report.forks - len(report.forked)} more feeds are forked")
     line(f"{path}: {report.messages} messages of {report.feeds} authors")
     if not report.counts:
         line("Everything is as it should be.")

@@ -65,6 +65,9 @@ class Report:
     @ivar counts: findings by kind.
     @ivar findings: the first L{MAX_TOLD} of them.
     @ivar left: how many are as they were found.
+    @ivar forked: (author's id, sequence) of the first L{MAX_TOLD} feeds that are proven to
+        be forked, and end before that sequence.  That is no fault of the store.
+    @ivar forks: how many there are.
     """
 
     messages: int = 0
@@ -72,6 +75,8 @@ class Report:
     counts: Counter[str] = field(factory=Counter)
     findings: list[Finding] = field(factory=list)
     left: int = 0
+    forked: list[tuple[str, int]] = field(factory=list)
+    forks: int = 0
 
 
 def examine(
@@ -277,6 +282,10 @@ class _Doctor:
         position = _Position(
             self._fork(number, key, forked), gaps, None if end is None else end.sequence
         )
+        if position.forked is not None:
+            self.report.forks += 1
+            if len(self.report.forked) < MAX_TOLD:
+                self.report.forked.append((name, position.forked))
         for row in self._messages(number):
             self.report.messages += 1
             self._message(number, key, row, position, latest)

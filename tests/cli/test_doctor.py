@@ -14,6 +14,7 @@ from meshkit.identity.keyfile import encode_identity
 from meshkit.runtime.container import DiskFile, migrate
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
+from meshkit.testing.identities import DAY_NS, Author
 from tests.cli.test_backup import FolderCase
 
 
@@ -45,11 +46,27 @@ class DoctorTests(FolderCase):
                 "sound": True,
                 "repaired": 0,
                 "left": 0,
+                "forks": 0,
+                "forked": [],
                 "counts": {},
                 "findings": [],
             },
         )
         self.assertEqual(self.content(self.home), before)
+
+    def test_a_forked_feed_is_named_though_it_is_no_fault_of_the_store(self) -> None:
+        other = Author("ada")
+        other.messages = self.ada.messages[:3]
+        other.write("something else")
+        with closing(DiskFile(self.db(self.home)).open_writer()) as connection:
+            store.prove_fork(connection, self.ada.messages[3], other.messages[3], DAY_NS)
+        told = self.good(self.home, "doctor")
+        self.assertIn(f"{self.ada.identity.public.text} ends before number 4", told)
+        self.assertIn("Everything is as it should be", told)
+        shown = json.loads(self.good(self.home, "doctor", "--json"))
+        self.assertEqual((shown["sound"], shown["forks"]), (True, 1))
+        forked = {"author": self.ada.identity.public.text, "sequence": 4}
+        self.assertEqual(shown["forked"], [forked])
 
     def test_what_is_wrong_is_told_and_mended_on_demand(self) -> None:
         self.sql("UPDATE feed_messages SET raw = x'00' WHERE sequence = 5")

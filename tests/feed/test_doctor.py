@@ -178,6 +178,11 @@ class Columns(DoctorCase):
         self.heals("feed_position")
         self.assertEqual(self.dump(), before)
 
+    def test_what_is_forked_is_told_and_is_no_fault(self) -> None:
+        report = doctor.examine(self.connection, repair=False, own=None, now_ns=NOW_NS)
+        self.assertEqual(report.forked, [(self.forked.identity.public.text, 3)])
+        self.assertEqual((report.forks, report.counts.total()), (1, 0))
+
     def test_a_proof_that_proves_nothing_is_forgotten(self) -> None:
         self.sql("UPDATE feed_forks SET other = one")
         self.heals("fork_proof", "feed_position")
