@@ -156,6 +156,7 @@ class Partner:
     @ivar due: those of them that were chosen or are owed.
     @ivar stopping: how many were turned off and are not stopped.
     @ivar wanted: feeds that it turned on -> the sequence that is sent next.
+    @ivar unserved: those of them of which nothing was sent since; the values say nothing.
     @ivar behind: those of them of which something is stored that it was not sent -> up to
         which sequence.
     @ivar overflowed: not all that differs could be noted; reconcile again.
@@ -169,6 +170,7 @@ class Partner:
     due: dict[bytes, Incoming] = field(factory=dict, init=False)
     stopping: int = field(default=0, init=False)
     wanted: dict[bytes, int] = field(factory=dict, init=False)
+    unserved: dict[bytes, None] = field(factory=dict, init=False)
     behind: dict[bytes, int] = field(factory=dict, init=False)
     overflowed: bool = field(default=False, init=False)
     unheard: float = field(default=0.0, init=False)
@@ -247,6 +249,7 @@ class Spread:
             self._release(partner, author)
         partner.due.clear()
         partner.wanted.clear()
+        partner.unserved.clear()
         partner.behind.clear()
         partner.told.clear()
         partner.gone.clear()
@@ -796,6 +799,7 @@ class Spread:
         partner.note_told(author, sequence if flags & REPLICATE else MAX_SEQUENCE)
         if not flags & RECEIVE:
             partner.behind.pop(author, None)
+            partner.unserved.pop(author, None)
             return Turn.NOTHING if partner.wanted.pop(author, None) is None else Turn.OFF
         if author in partner.wanted:
             partner.wanted[author] = max(partner.wanted[author], sequence + 1)
@@ -803,6 +807,7 @@ class Spread:
         if len(partner.wanted) >= MAX_ON:
             raise MalformedFrame(f"the peer turned on more than {MAX_ON} feeds")
         partner.wanted[author] = sequence + 1
+        partner.unserved[author] = None
         return Turn.ON
 
     def here(self, partner: Partner, author: bytes, last: int) -> bool:
@@ -834,6 +839,7 @@ class Spread:
         """The peer was sent messages up to C{last}."""
         if author in partner.wanted:
             partner.wanted[author] = last + 1
+            partner.unserved.pop(author, None)
             if partner.behind.get(author, last + 1) <= last:
                 del partner.behind[author]
         partner.note_told(author, max(last, partner.told.get(author, 0)))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Feeds that changed and of which the peer was not told yet.
 MAX_NEWS: Final = 20_000
-#: What a feed that is turned off costs, of what a peer may say that is of no use: who turns
-#: feeds on and off for ever makes us look them up for ever.
+#: What a feed costs that is turned off before anything of it was sent, of what a peer may say
+#: that is of no use: who turns feeds on and off for ever makes us look them up for ever.
 OFF_COST: Final = 0.2
 #: Feeds of which the peer is known to have the fork proof, and of which it waits for one;
 #: those beyond it are found by the next comparison.
@@ -172,10 +172,11 @@ class Telling:
         lazy = self._link.spread.is_lazy(self._link.partner.key, self._link.reactor.seconds())
         for author, sequence, flags in frame.entries:
             known = self._link.partner.has(author, sequence)
+            in_vain = author in self._link.partner.unserved
             turn = self._link.spread.note(self._link.partner, author, sequence, flags)
             if turn is Turn.OFF:
                 self._stopped[author] = None
-                useless += OFF_COST
+                useless += OFF_COST if in_vain else 0.0
             elif turn is Turn.ON:
                 if author in self._stopped:
                     raise MalformedFrame("the peer turned a feed on before it was stopped")

@@ -731,6 +731,19 @@ class Lies(GossipCase):
         self.run_for(5)
         self.assertEqual(liar.got(), big.raws)
 
+    def test_who_turns_feeds_on_and_off_in_vain_is_held_back(self) -> None:
+        liar = self.lie_to(self.me)
+        feeds = [n.to_bytes(32, "big") for n in range(1, 901)]
+        for _ in range(7):
+            liar.say(Note([(feed, 0, REPLICATE | RECEIVE) for feed in feeds]))
+            self.run_for(0.1)
+            self.assertEqual(self.reasons(), [])
+            liar.say(Note([(feed, 0, REPLICATE) for feed in feeds]))
+            self.run_for(0.1)
+            if self.reasons():
+                break
+        self.assertEqual(self.reasons(), ["PEER_FLOODS"])
+
     def test_notes_that_say_nothing_new_are_read_slower_and_slower_then_not_at_all(self) -> None:
         liar = self.lie_to(self.me)
         liar.tell(self.author, 0)

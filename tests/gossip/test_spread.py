@@ -513,6 +513,17 @@ class Serving(SpreadCase):
         self.assertEqual(self.a.wanted, {FEED: 9})
         self.assertIs(self.forward(7, 7), Forward.NOTHING)
 
+    def test_a_feed_of_which_nothing_was_sent_is_known_until_it_is(self) -> None:
+        self.note(3, REPLICATE | RECEIVE)
+        self.assertEqual(list(self.a.unserved), [FEED])
+        self.spread.sent(self.a, FEED, 4)
+        self.assertEqual(list(self.a.unserved), [])
+        self.note(4)
+        self.note(4, REPLICATE | RECEIVE)
+        self.assertEqual(list(self.a.unserved), [FEED])
+        self.note(4)
+        self.assertEqual(list(self.a.unserved), [])
+
     def test_a_note_without_the_flag_turns_it_off_once(self) -> None:
         self.assertIs(self.note(3), Turn.NOTHING)
         self.note(3, REPLICATE | RECEIVE)
