@@ -32,6 +32,7 @@ __all__ = [
     "ISelection",
     "Interest",
     "MessagesStored",
+    "RoomMade",
     "StoredMessage",
 ]
 
@@ -587,6 +588,18 @@ class BlocksChanged:
 
     author: bytes
     blocked: bool
+
+
+@frozen
+class RoomMade:
+    """
+    Event: messages were emptied, and there is room again for authors of whom some were not
+    taken, as a limit was reached.
+
+    @ivar authors: their 32-byte keys; each was refused since it was named last.
+    """
+
+    authors: tuple[bytes, ...]
 
 
 @frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -15,9 +15,10 @@ from twisted.python.failure import Failure
 from meshkit.errors import InvalidRequest, MeshkitError, NotReady
 from meshkit.feed import operations as offered
 from meshkit.feed import retention, store
-from meshkit.feed.limits import Amount
+from meshkit.feed.limits import NOTHING, Amount, Limits
 from meshkit.feed.retention import Doomed, Emptied, Policy
 from meshkit.identity.keys import PublicKey
+from meshkit.interfaces import RoomMade
 from meshkit.operations import Nothing
 from meshkit.parts import shield
 
@@ -27,6 +28,9 @@ FIRST: Final = 60.0
 SOON: Final = 1.0
 #: How far a dry run counts.
 COUNTED: Final = 100_000
+#: Authors of whom messages were refused, as a limit was reached, and who are told of when
+#: there is room; of others it is found out when they are asked for again.
+MAX_WAITING: Final = 4_096
 
 
 class Forgetting:
@@ -46,7 +50,9 @@ class Forgetting:
         own: PublicKey,
         policy: Policy,
         interval: float,
+        limits: Limits,
         changed: Callable[[Amount], None],
+        publish: Callable[[RoomMade], None],
     ) -> None:
         """
         @param clock: C{IReactorTime}.
@@ -55,6 +61,7 @@ class Forgetting:
         @param own: this node's key.
         @param interval: seconds between two runs.
         @param changed: told how much less is stored, a negative amount.
+        @param publish: told for whom there is room again, once after a run.
         """
         self._clock = clock
         self._database = database
@@ -62,7 +69,11 @@ class Forgetting:
         self._own = own
         self._policy = policy
         self._interval = interval
+        self._limits = limits
         self._changed = changed
+        self._publish = publish
+        # Authors of whom messages were not taken, as a limit was reached.
+        self._refused: dict[bytes, None] = {}
         self._due: IDelayedCall | None = None
         self._running = False
         self._waiting: list[Deferred[Emptied]] = []
@@ -84,19 +95,28 @@ class Forgetting:
         running: Deferred[Any] = self.run() if self._running else succeed(None)
         return running.addBoth(lambda _: None)
 
-    def stored(self, total: Amount, *, refused: bool) -> None:
+    def stored(self, total: Amount, refused: Iterable[bytes]) -> None:
         """
         Something came.
 
         @param total: what is stored now.
-        @param refused: something was not taken, as a limit was reached.
+        @param refused: keys of the authors of whom something was not taken, as a limit was
+            reached.
         """
         policy = self._policy
+        new = dict.fromkeys(refused)
         over = (policy.messages and total.texts > policy.messages) or (
             policy.bytes and total.size > policy.bytes
         )
-        if (over or refused) and not policy.idle:
+        if (over or new) and not policy.idle:
             self._wake_in(SOON)
+        for author in new:
+            # What is published here waits for nobody.
+            if author != self._own.raw:
+                self._refused.pop(author, None)
+                self._refused[author] = None
+                if len(self._refused) > MAX_WAITING:
+                    del self._refused[next(iter(self._refused))]
 
     def _wake_in(self, seconds: float) -> None:
         if self._stopping or self._policy.idle:
@@ -158,7 +178,33 @@ class Forgetting:
                 messages=done.messages,
                 size=done.amount.size,
             )
+            await self._tell_room()
         return done
+
+    async def _tell_room(self) -> None:
+        """
+        Name those for whom there is room again.  Only after something was emptied: else it
+        would be asked for again and again what is refused whatever goes.
+        """
+        waiting = tuple(self._refused)
+        if not waiting or self._stopping:
+            return
+        own = self._own.raw
+        amounts, total = await self._database.read(
+            lambda connection: (
+                store.of_authors(connection, (own, *waiting)),
+                store.total(connection),
+            )
+        )
+        authors = tuple(
+            author
+            for author in waiting
+            if self._limits.has_room(amounts.get(author, NOTHING), total, amounts.get(own, NOTHING))
+        )
+        for author in authors:
+            self._refused.pop(author, None)
+        if authors:
+            self._publish(RoomMade(authors))
 
     async def _empty(
         self, doomed: list[Doomed], empty: Callable[[Any, list[int]], Emptied]
@@ -199,6 +245,8 @@ class Forgetting:
             doomed = await self._database.read(partial(retention.of_author, author=author.raw))
             emptied = await self._empty(doomed, retention.empty_forgotten)
             if not emptied.messages:
+                if done.messages:
+                    await self._tell_room()
                 return done
             done = Emptied(done.messages + emptied.messages, done.amount + emptied.amount)
 

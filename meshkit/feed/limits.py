@@ -23,6 +23,9 @@ from meshkit.identity.keys import PublicKey
 ROW_BYTES: Final = 200
 #: The part of a limit on everything that others leave to this node's own feed: 1/8.
 OWN_SHARE: Final = 8
+#: The part of a limit that has to be free before it is worth asking others again for what was
+#: refused: 1/8.  With less, a page would be sent for each message that there is room for.
+ROOM_SHARE: Final = 8
 
 
 class Amount(msgspec.Struct, frozen=True):
@@ -110,7 +113,7 @@ class Limits:
             ("max_messages", self.max_messages, after.texts, own.texts),
             ("max_bytes", self.max_bytes, after.bytes, own.bytes),
         ):
-            kept_free = 0 if is_own else max(0, limit // OWN_SHARE - ours)
+            kept_free = 0 if is_own else _kept_free(limit, ours)
             if limit and amount > limit - kept_free:
                 aside = f", of which {kept_free} are for this node's own feed" if kept_free else ""
                 raise LimitReached(
@@ -118,10 +121,33 @@ class Limits:
                     f"{limit} that feed.{name} allows{aside}"
                 )
 
+    def has_room(self, of_author: Amount, of_all: Amount, own: Amount) -> bool:
+        """
+        Is it worth asking others again for messages of an author that were refused?
+
+        @param of_author: what is stored of the author, who is not this node.
+        @param of_all: what is stored of all.
+        @param own: what is stored of this node's own feed.
+        """
+        return all(
+            not limit or (limit - kept_free - amount) * ROOM_SHARE >= limit
+            for limit, amount, kept_free in (
+                (self.max_author_messages, of_author.texts, 0),
+                (self.max_author_bytes, of_author.bytes, 0),
+                (self.max_messages, of_all.texts, _kept_free(self.max_messages, own.texts)),
+                (self.max_bytes, of_all.bytes, _kept_free(self.max_bytes, own.bytes)),
+            )
+        )
+
     @property
     def total(self) -> bool:
         """Is there a limit on everything?"""
         return bool(self.max_messages or self.max_bytes)
+
+
+def _kept_free(limit: int, ours: int) -> int:
+    """@return: how much of a limit on everything others leave to this node's own feed."""
+    return max(0, limit // OWN_SHARE - ours)
 
 
 NO_LIMITS: Final = Limits()

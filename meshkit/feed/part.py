@@ -262,7 +262,9 @@ class FeedPart(Part):
             self._identity.public,
             context.config.policy,
             context.config.retention_interval,
+            self._limits,
             self._count,
+            self._events.publish,
         )
         self._lookups = Lookups(
             self._database,
@@ -423,7 +425,7 @@ class FeedPart(Part):
         outcomes, stored = await self._database.write(job)
         self._announce(stored, local=True)
         full = any(isinstance(outcome, LimitReached) for outcome in outcomes)
-        self._forgetting.stored(self._amount, refused=full)
+        self._forgetting.stored(self._amount, [self._identity.public.raw] if full else [])
         return outcomes
 
     def ingest(
@@ -459,13 +461,14 @@ class FeedPart(Part):
                 connection, checked, now_ns, self._identity.public.raw, self._limits
             )
         )
-        full = False
+        full: dict[bytes, None] = {}
         for verdict in stored.verdicts:
             if verdict.error is not None:
                 self.refused[verdict.error.code] += 1
-                full |= isinstance(verdict.error, LimitReached)
+                if isinstance(verdict.error, LimitReached) and verdict.author is not None:
+                    full[verdict.author] = None
         self._announce(stored, local=False)
-        self._forgetting.stored(self._amount, refused=full)
+        self._forgetting.stored(self._amount, full)
         return stored.verdicts
 
     def _count(self, more: Amount) -> None:

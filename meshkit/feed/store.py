@@ -11,7 +11,7 @@ is what other nodes are given.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain as joined
 from typing import ClassVar, Final
 
@@ -620,6 +620,18 @@ def expiry(message: Message) -> int | None:
 def total(connection: sqlite3.Connection) -> Amount:
     """@return: how much is stored of all feeds."""
     return Amount(*connection.execute("SELECT stored, texts, size FROM feed_totals").fetchone())
+
+
+def of_authors(connection: sqlite3.Connection, keys: Iterable[bytes]) -> dict[bytes, Amount]:
+    """@return: how much is stored of some authors, of those of whom something is."""
+    found = {}
+    for key in keys:
+        row = connection.execute(
+            "SELECT stored, texts, size FROM feed_authors WHERE key = ?", (key,)
+        ).fetchone()
+        if row is not None:
+            found[key] = Amount(*row)
+    return found
 
 
 def add_to_total(connection: sqlite3.Connection, more: Amount) -> None:

@@ -128,6 +128,7 @@ class Fetching:
         account = self._link.part.ledger.account(self._link.connected_to)
         stored = 0
         refused: tuple[int, int] | None = None
+        wanted = True
         for number, (text, verdict) in enumerate(zip(texts, verdicts, strict=True)):
             error = verdict.error
             if error is None:
@@ -143,6 +144,7 @@ class Fetching:
                 account.duplicates += 1
             else:
                 if refused is None:
+                    wanted = not isinstance(error, NotTaken)
                     forks = isinstance(error, ForkRefused) and number == 0
                     refused = (first + number, first if forks else 0)
                 if isinstance(error, NotTaken):
@@ -158,7 +160,10 @@ class Fetching:
             self._link.spread.agreed(self._link.partner, author)
             self.ask_more()
         else:
-            self._refuse(author, *refused)
+            if wanted:
+                self._refuse(author, *refused)
+            else:
+                self._do_not_take(author, refused[0])
             self._link.part.ask_all()
         self.watch_promises()
 
@@ -167,6 +172,11 @@ class Fetching:
         if self._link.spread.refuse(self._link.partner, author, sequence, now, fork_from=fork_from):
             self.tell_off([author])
         self._link.part.prefer_author(author, self._link)
+
+    def _do_not_take(self, author: bytes, sequence: int) -> None:
+        now = self._link.reactor.seconds()
+        if self._link.spread.not_taken(self._link.partner, author, sequence, now):
+            self.tell_off([author])
 
     def _count_refused(self, error: MeshkitError) -> None:
         self._refused += 1

@@ -47,6 +47,7 @@ from meshkit.interfaces import (
     Interest,
     ISelection,
     MessagesStored,
+    RoomMade,
 )
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import Part, PartContext, shield
@@ -253,6 +254,7 @@ class GossipPart(Part):
             self._events.subscribe(ForkProven, self._fork_proven),
             self._events.subscribe(FeedRotated, self._feed_rotated),
             self._events.subscribe(BlocksChanged, self._blocks_changed),
+            self._events.subscribe(RoomMade, self._room_made),
         ]
         self.peers.watch(self._dial_all)
         self._dial_all()
@@ -645,6 +647,12 @@ class GossipPart(Part):
                 link.close()
         self._dial_all()
         self.selection.changed()
+
+    def _room_made(self, event: RoomMade) -> None:
+        for author in event.authors:
+            if self.selection.wants(author):
+                self.spread.take_again(author)
+        self.ask_all()
 
     def _reselected(self) -> None:
         """The selection changed: tell it, let go of the rest, compare again."""

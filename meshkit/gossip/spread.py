@@ -48,6 +48,8 @@ LAST_PAUSE: Final = 86_400.0
 #: Peers whose broken promises and refused messages are remembered, and such feeds of each.
 MAX_REMEMBERED: Final = 4_096
 MAX_REFUSED_FEEDS: Final = 1_000
+#: Feeds of which is remembered that this node does not take what follows.
+MAX_NOT_TAKEN: Final = 10_000
 #: Seconds for which everybody has to say that messages are gone before we do without them.
 GONE_AFTER: Final = 60.0
 
@@ -225,6 +227,8 @@ class Spread:
     # Feed -> when it is grafted; every entry is due later than those before it.
     _grafts: dict[bytes, float] = field(factory=dict, init=False)
     _records: dict[bytes, _Record] = field(factory=dict, init=False)
+    # Feeds of which this node does not want the next message, whoever sends it.
+    _not_taken: dict[bytes, Refusal] = field(factory=dict, init=False)
     _claims: int = field(default=0, init=False)
 
     def __len__(self) -> int:
@@ -362,6 +366,9 @@ class Spread:
 
     def forked(self, author: bytes, sequence: int) -> None:
         """A feed was found to have forked: nothing from that place on counts any more."""
+        not_taken = self._not_taken.get(author)
+        if not_taken is not None and not_taken.sequence >= sequence:
+            del self._not_taken[author]
         feed = self._feeds.get(author)
         if feed is None:
             return
@@ -429,6 +436,9 @@ class Spread:
 
     def _may_ask(self, partner: Partner, author: bytes, have: int, now: float) -> bool:
         """May a feed be asked for, although a message of it was refused before?"""
+        not_taken = self._not_taken.get(author)
+        if not_taken is not None and have < not_taken.sequence and now < not_taken.until:
+            return False
         refusal = self._refusal(partner, author)
         if refusal is None or refusal.back or now >= refusal.until:
             return True
@@ -662,6 +672,39 @@ class Spread:
         if refusal.back:
             self.claim_again(partner, author, sequence)
         return off
+
+    def not_taken(self, partner: Partner, author: bytes, sequence: int, now: float) -> bool:
+        """
+        This node did not want a message, as a limit is reached: it would not want it from
+        others either, and nobody is asked until there is room, or after a pause.
+
+        @return: is the feed to be turned off there?
+        """
+        incoming = partner.on.get(author)
+        if incoming is None or incoming.state is not State.ON:
+            # It was on its way already when the feed was turned off, and says nothing new.
+            return False
+        self.turn_off(partner, author)
+        self._forget_claim(partner, author)
+        known = self._not_taken.pop(author, None)
+        pause = FIRST_PAUSE if known is None else min(LAST_PAUSE, known.pause * 2)
+        self._not_taken[author] = Refusal(sequence, now + pause, pause)
+        if len(self._not_taken) > MAX_NOT_TAKEN:
+            del self._not_taken[next(iter(self._not_taken))]
+        return True
+
+    def take_again(self, author: bytes) -> None:
+        """There is room for a feed: ask those who are known to have more of it."""
+        refusal = self._not_taken.pop(author, None)
+        if refusal is None:
+            return
+        for partner in self.partners:
+            incoming = partner.on.get(author)
+            coming = incoming is not None and incoming.state is not State.STOPPING
+            has = partner.claims.get(author, partner.told.get(author, 0))
+            # Who does not replicate it any more was noted as having all of it.
+            if not coming and refusal.sequence <= has < MAX_SEQUENCE:
+                self.claim_again(partner, author, has)
 
     def agreed(self, partner: Partner, author: bytes) -> None:
         """A page of the feed was not refused: it does not have to be asked for further back."""

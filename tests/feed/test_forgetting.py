@@ -10,7 +10,7 @@ from meshkit.errors import InvalidRequest, LimitReached, NotFound, NotReady
 from meshkit.feed import operations as offered
 from meshkit.feed.part import Config
 from meshkit.feed.retention import BATCH_MESSAGES
-from meshkit.interfaces import Gap, MessagesStored
+from meshkit.interfaces import Gap, MessagesStored, RoomMade
 from meshkit.testing.identities import Author
 from meshkit.testing.nodes import make_context, run_clock
 from tests.feed.test_part import PartCase
@@ -79,6 +79,46 @@ class ByTheClock(ForgettingCase):
         self.assertEqual(self.part.status().refused, {"FEED_LIMIT": 10})
         run_clock(self.clock, 1)
         self.assertEqual(self.put(*ADA.raws[10:16]), ["accepted"] * 6)
+
+    def test_authors_for_whom_room_was_made_are_told_once(self) -> None:
+        self.configure(max_author_messages=10, retention_author_messages=5)
+        told: list[RoomMade] = []
+        self.context.events.subscribe(RoomMade, told.append)
+        # Nobody of whom nothing was refused.
+        self.put(*Author("eve").write_many(9))
+        self.put(*ADA.raws)
+        run_clock(self.clock, 1)
+        self.assertEqual(told, [RoomMade((ADA.key,))])
+        self.put(*Author("bob").write_many(9))
+        self.ok("retention_run")
+        self.assertEqual(len(told), 1)
+
+    def test_room_for_one_author_is_none_for_another(self) -> None:
+        eve = Author("eve")
+        eve.write("x" * 3_000)
+        eve.write("x" * 3_000)
+        self.configure(max_author_bytes=len(eve.raws[0]) + 300, retention_author_messages=3)
+        told: list[RoomMade] = []
+        self.context.events.subscribe(RoomMade, told.append)
+        self.assertEqual(self.put(*eve.raws, *ADA.raws[:4])[1], "refused")
+        run_clock(self.clock, 1)
+        self.put(*eve.raws[1:])
+        run_clock(self.clock, 1)
+        self.assertGreater(self.part.status().forgotten, 0)
+        self.assertEqual(told, [])
+
+    def test_a_run_that_empties_nothing_tells_nobody(self) -> None:
+        """A message that does not fit would be asked for again after each such run."""
+        eve = Author("eve")
+        eve.write("x" * 3_000)
+        eve.write("x" * 3_000)
+        self.configure(max_author_bytes=5_000, retention_author_messages=3)
+        told: list[RoomMade] = []
+        self.context.events.subscribe(RoomMade, told.append)
+        self.assertEqual(self.put(*eve.raws), ["accepted", "refused"])
+        run_clock(self.clock, 10)
+        self.ok("retention_run")
+        self.assertEqual((self.part.status().forgotten, told), (0, []))
 
     def test_many_batches_are_one_run_and_publishing_goes_in_between(self) -> None:
         self.configure(retention_author_messages=1)

@@ -44,6 +44,25 @@ class Pure(SynchronousTestCase):
                 # What an author may have does not apply to this node's own feed.
                 self.check(limits, Amount(9, 9, 900), none, none, more, is_own=True)
 
+    def test_it_is_worth_asking_again_when_an_eighth_of_each_limit_is_free(self) -> None:
+        none = Amount()
+
+        def amount(count: int) -> Amount:
+            return Amount(count, count, count * 50)
+
+        self.assertTrue(NO_LIMITS.has_room(amount(10**12), amount(10**12), none))
+        for name, unit in (("messages", 1), ("bytes", 50 + ROW_BYTES)):
+            with self.subTest(name):
+                of_author = Limits(**{f"max_author_{name}": 80 * unit})
+                of_all = Limits(**{f"max_{name}": 80 * unit})
+                for count, expected in ((70, True), (71, False)):
+                    room = of_author.has_room(amount(count), amount(count), none)
+                    self.assertEqual(room, expected)
+                # Of these, an eighth is not for others, or less if the own feed has some.
+                for count, own, expected in ((60, 0, True), (61, 0, False), (64, 4, True)):
+                    room = of_all.has_room(none, amount(count), amount(own))
+                    self.assertEqual(room, expected)
+
     def test_an_eighth_of_a_limit_on_everything_is_for_the_own_feed(self) -> None:
         more = Amount(1, 1, 50)
         one = 50 + ROW_BYTES

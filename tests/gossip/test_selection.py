@@ -250,3 +250,25 @@ class Between(MeshCase):
         # After 10 minutes, 20, 40 ...
         self.assertLess(a.gossip.status().refused["FEED_LIMIT"], 5 * refused + 1)
         self.assertEqual(len(a.links), 1)
+
+    def test_retention_makes_room_for_the_rest_of_a_feed(self) -> None:
+        """A window of what is new, of a feed that is three times as long as the limit."""
+        window = {"max_author_messages": 20, "retention_author_messages": 10}
+        a = self.place("a", feed=window)
+        places = self.mesh(2)
+        author = Author("author")
+        for place in places:
+            place.ingest(author.raws or author.write_many(60))
+            self.connect(a, place)
+        self.run_for(30)
+        self.assertEqual(a.heads(), {author.key: 60})
+        for place in places:
+            place.ingest(author.write_many(1) if len(author.raws) == 60 else author.raws[60:])
+        self.run_for(30)
+        self.assertEqual(a.heads(), {author.key: 61})
+        kept = a.result(a.feed.read(author.key, 51, 2**20, 100))
+        self.assertEqual(kept, author.raws[51:])
+        status = a.feed.status()
+        self.assertLessEqual(status.messages - status.gone, 20)
+        for account in a.gossip.ledger.accounts():
+            self.assertEqual(list(account.reasons), [])

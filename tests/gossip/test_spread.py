@@ -409,6 +409,58 @@ class Refusing(SpreadCase):
         self.spread.agreed(a, FEED)
         self.spread.parted(a, FEED, 40)
 
+    def test_what_this_node_does_not_take_is_asked_of_nobody_until_there_is_room(self) -> None:
+        a, b = self.join("a"), self.join("b")
+        for partner in (a, b):
+            self.spread.note(partner, FEED, 9, REPLICATE)
+            self.hear(partner, 9)
+        self.assertEqual(self.turn_on(a), [(FEED, 0)])
+        self.assertTrue(self.spread.not_taken(a, FEED, 4, self.now))
+        # A page that was under way.
+        self.assertFalse(self.spread.not_taken(a, FEED, 7, self.now))
+        self.spread.stopped(a, FEED)
+        self.hear(a, 9, 3)
+        self.assertEqual((self.turn_on(a, 3), self.turn_on(b, 3)), ([], []))
+        self.spread.take_again(FEED)
+        self.assertEqual((self.turn_on(a, 3), self.turn_on(b, 3)), ([(FEED, 3)], []))
+        # The pause is the first one again: it doubles only when nothing made room.
+        for pause in (FIRST_PAUSE, 2 * FIRST_PAUSE):
+            self.assertTrue(self.spread.not_taken(a, FEED, 4, self.now))
+            self.spread.stopped(a, FEED)
+            self.now += pause - 1
+            self.hear(a, 9, 3)
+            self.assertEqual(self.turn_on(a, 3), [])
+            self.now += 1
+            self.hear(a, 9, 3)
+            self.assertEqual(self.turn_on(a, 3), [(FEED, 3)])
+
+    def test_room_does_not_undo_what_was_refused_for_a_fault(self) -> None:
+        a = self.join("a")
+        self.on(a, 9)
+        self.spread.refuse(a, FEED, 4, self.now)
+        self.spread.stopped(a, FEED)
+        self.spread.take_again(FEED)
+        self.hear(a, 9, 3)
+        self.assertEqual(self.turn_on(a, 3), [])
+
+    def test_room_does_not_bring_back_what_is_behind_a_fork(self) -> None:
+        a = self.join("a")
+        self.spread.note(a, FEED, 9, REPLICATE)
+        self.on(a, 9)
+        self.spread.not_taken(a, FEED, 4, self.now)
+        self.spread.stopped(a, FEED)
+        self.spread.forked(FEED, 4)
+        self.spread.take_again(FEED)
+        self.assertEqual(self.turn_on(a, 3), [])
+
+    def test_feeds_that_are_not_taken_have_a_limit(self) -> None:
+        self.patch(module, "MAX_NOT_TAKEN", 3)
+        a = self.join("a")
+        for n in range(5):
+            self.on(a, 9, author=feed(n))
+            self.spread.not_taken(a, feed(n), 1, self.now)
+        self.assertEqual([*self.spread._not_taken], [feed(n) for n in (2, 3, 4)])
+
     def test_nobody_else_is_refused_for_it(self) -> None:
         a, b = self.join("a"), self.join("b")
         self.on(a, 9, 3)
