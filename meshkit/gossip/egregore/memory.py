@@ -9,7 +9,7 @@ was given behind the place it goes on asking from, and the asker what it was giv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from attrs import define, field
@@ -144,6 +144,12 @@ class Memory:
         if len(self._peers) > MAX_PEERS:
             del self._peers[next(iter(self._peers))]
         return memory
+
+    def take_again(self, authors: Iterable[bytes]) -> None:
+        """There is room for these feeds: ask for what was given and not taken."""
+        for author in authors:
+            for peer in self._peers.values():
+                peer.got.forget(author)
 
     def __len__(self) -> int:
         return len(self._peers)

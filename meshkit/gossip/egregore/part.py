@@ -34,6 +34,7 @@ from meshkit.interfaces import (
     IForeignProtocols,
     ISelection,
     MessagesStored,
+    RoomMade,
 )
 from meshkit.parts import Part, PartContext
 from meshkit.runtime.ledger import FULL_SCORE, Ledger
@@ -291,6 +292,7 @@ class EgregorePart(Part):
         super().startService()
         self._ends = [
             self._events.subscribe(MessagesStored, self._stored),
+            self._events.subscribe(RoomMade, self._room_made),
             self.store.advise(self._judge, self._told),
         ]
         if self._selection is not None:
@@ -302,6 +304,10 @@ class EgregorePart(Part):
         """The selection of feeds changed: look again at what the peers have."""
         for place in self._places:
             place.hurry()
+
+    def _room_made(self, event: RoomMade) -> None:
+        self.memory.take_again(event.authors)
+        self._hurry()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()

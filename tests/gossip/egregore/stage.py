@@ -95,8 +95,12 @@ class EgregoreCase(SynchronousTestCase):
         self.assertEqual(self.mesh.clock.getDelayedCalls(), [])
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def ours(self, name: str = "ada", *peers: str, **settings: Any) -> MemoryNode:
-        """A node with the wire on, that dials these places."""
+    def ours(self, name: str = "ada", *peers: str, feed: str = "", **settings: Any) -> MemoryNode:
+        """
+        A node with the wire on, that dials these places.
+
+        @param feed: lines of the section C{[feed]}.
+        """
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         config = "\n".join(
             [
@@ -105,6 +109,8 @@ class EgregoreCase(SynchronousTestCase):
                 f'network = "{NETWORK}"',
                 f"peers = {json.dumps(peers)}",
                 *lines,
+                "[feed]",
+                feed,
             ]
         )
         node = self.mesh.node(name, config)

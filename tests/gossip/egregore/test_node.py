@@ -462,6 +462,22 @@ class RefusedTests(EgregoreCase):
         self.assertEqual(self.feed(node, id_of(SEED)), [1, 2, 4, 5, 6])
         self.assertEqual(self.status(node)["refused"], {"HASH_MISMATCH": 1})
 
+    def test_what_there_was_no_room_for_comes_when_there_is(self) -> None:
+        """A window of what is new, of a feed that is three times as long as the limit."""
+
+        def make() -> Replica:
+            theirs = self.replica("server", THIRD, pushes=False)
+            theirs.hold(notes(SEED, 60))
+            return theirs
+
+        place, connections = self.listens(make)
+        limits = "max_author_messages = 20\nretention_author_messages = 10"
+        node = self.ours("ada", place, feed=limits)
+        self.mesh.run(200)
+        self.assertEqual(self.feed(node, id_of(SEED))[-10:], [*range(51, 61)])
+        self.assertGreaterEqual(len(connections), 5)
+        self.assertLess(len(connections), 10)
+
     def test_behind_a_message_that_nobody_has_likewise(self) -> None:
         node = self.ours()
         held = notes(SEED, 5)
