@@ -84,6 +84,7 @@ class Routes(SynchronousTestCase):
             {
                 "messages": 3,
                 "feeds": 1,
+                "forked": 0,
                 "refused": {},
                 "read_only": None,
                 "gone": 0,
