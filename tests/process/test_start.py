@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
@@ -32,6 +33,9 @@ from tests.process.mesh import (
     run,
     wait_for,
 )
+
+#: Seconds in which a daemon that was refused has to be gone.
+ENDING: Final = 5.0
 
 
 @frozen
@@ -152,8 +156,14 @@ class _Refusals(SynchronousTestCase):
 
     def end_daemon(self, pid_file: Path) -> None:
         """A daemon that did start is a failure, and must not outlive it."""
-        if pid_file.exists():
+        try:
             pid = int(pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        try:
+            # The shell may have its answer before the daemon has come to its own end.
+            wait_for(f"end of {pid}", lambda: not alive(pid), seconds=ENDING)
+        except AssertionError:
             os.kill(pid, signal.SIGKILL)
             wait_for(f"end of {pid}", lambda: not alive(pid))
             self.fail("it started")
