@@ -22,6 +22,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from meshkit.errors import MeshkitError
+
 Permission = Literal["read", "write", "admin"]
 Method = Literal["GET", "POST", "DELETE"]
 
@@ -62,6 +64,22 @@ class Operation(msgspec.Struct, frozen=True):
         server-sent events for REST.  Only a C{GET}.
     @ivar resume: of a stream whose items have ids, the field of the request that takes the
         id of the last one seen.  REST fills it from C{Last-Event-ID}.
+    @ivar sends: media type of an answer that is raw bytes, which the handler gives as
+        C{bytes}.  Agents get no such tool.
+    @ivar takes: of a C{POST}, the field of type C{bytes} that is the body as it is, of the
+        type C{application/octet-stream}; the other fields come from the path and the query
+        string.  Agents get no such tool.
+    @ivar public: no token is needed.  Only a C{GET} that reads.
+    @ivar early: is answered before the node is ready as well.
+    @ivar etag: the answer to one request hardly ever changes: REST sends an C{ETag} and
+        answers 304 to who has it already.
+    @ivar key: the field of the request that makes a repetition harmless.  REST fills it from
+        C{Idempotency-Key}.
+    @ivar untrusted: the answer may hold what peers wrote.
+    @ivar destructive: something may be lost by it.  For agents, as are the next two.
+    @ivar idempotent: done twice, it has done no more than done once.
+    @ivar open_world: it reaches out to other machines.
+    @ivar errors: with what it may refuse, beside what every operation may.
     """
 
     name: str
@@ -76,6 +94,17 @@ class Operation(msgspec.Struct, frozen=True):
     max_body: int = MAX_BODY
     stream: bool = False
     resume: str | None = None
+    sends: str | None = None
+    takes: str | None = None
+    public: bool = False
+    early: bool = False
+    etag: bool = False
+    key: str | None = None
+    untrusted: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+    open_world: bool = False
+    errors: tuple[type[MeshkitError], ...] = ()
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -104,11 +133,29 @@ class Operation(msgspec.Struct, frozen=True):
             raise ValueError(
                 f"{self.name}: {self.resume!r} has to be a field of the request of a stream"
             )
+        if self.key is not None and (self.method != "POST" or self.key not in known):
+            raise ValueError(f"{self.name}: {self.key!r} has to be a field of a POST's request")
+        if self.sends is not None and (self.paged or self.stream or self.success == 204):
+            raise ValueError(f"{self.name}: raw bytes have no pages, are no stream and no 204")
+        if self.takes is not None and (
+            self.method != "POST" or self.takes not in known or self.takes in named
+        ):
+            raise ValueError(
+                f"{self.name}: {self.takes!r} has to be a field of a POST's request, and not of "
+                f"its path"
+            )
+        if self.public and (self.method != "GET" or self.permission != "read"):
+            raise ValueError(f"{self.name}: only a GET that reads can be public")
 
     @property
     def path_fields(self) -> tuple[str, ...]:
         """The names in braces, in the order of the path."""
         return tuple(_IN_BRACES.findall(self.path))
+
+    @property
+    def raw(self) -> bool:
+        """It takes or gives raw bytes."""
+        return self.sends is not None or self.takes is not None
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -172,7 +219,9 @@ class BoundOperation(msgspec.Struct, frozen=True):
         is started on a Deferred of its own.  The answer of a stream is an asynchronous
         iterator of L{Item}s: it is asked for the next one when the caller has taken the
         last, and a generator is closed when the caller goes away.
+    @ivar part: name of the part that offers it; the node sets it.
     """
 
     operation: Operation
     handler: Callable[[Any], Any]
+    part: str = "node"

@@ -22,6 +22,9 @@ from meshkit.errors import InvalidRequest, NestedTooDeep, UnsupportedMediaType
 from meshkit.operations import Operation
 
 MAX_QUERY_FIELDS: Final = 64
+JSON_BODY: Final = "application/json"
+#: Type of a body that is taken as it is.
+RAW_BODY: Final = "application/octet-stream"
 
 _SHOWN: Final = 80
 _NOTHING: Final[Mapping[str, str]] = {}
@@ -77,12 +80,18 @@ class RequestReader:
         """
         self._request = operation.request
         in_path = operation.path_fields
-        from_json = operation.method == "POST"
+        from_json = operation.method == "POST" and operation.takes is None
         self._source = "body" if from_json else "query string"
+        self._takes = operation.takes
         self._in_path: dict[str, _Field] = {}
         self._others: dict[str, _Field] = {}
         for info in msgspec.structs.fields(operation.request):
             name = info.encode_name
+            if name == self._takes:
+                if info.type is not bytes:
+                    raise ValueError(f"{operation.name}: {name!r} has to be of type bytes")
+                self._body_attribute = info.name
+                continue
             textual = name in in_path or not from_json
             kind = _text_kind(info.type) if textual else "one"
             if kind is None or (kind == "many" and name in in_path):
@@ -95,15 +104,22 @@ class RequestReader:
                 self._in_path[name] = field
             else:
                 self._others[name] = field
+        # All of them together, for doors where nothing has a place of its own.
+        self._arguments = {**self._in_path, **self._others}
         self._needs_body = any(field.required for field in self._others.values())
 
     def from_query(
-        self, path: Mapping[str, str], query: str, instead: Mapping[str, str] = _NOTHING
+        self,
+        path: Mapping[str, str],
+        query: str,
+        instead: Mapping[str, str] = _NOTHING,
+        body: bytes = b"",
     ) -> msgspec.Struct:
         """
         @param path: the fields of the path, decoded.
         @param query: the query string, still percent-encoded.
         @param instead: fields that were given elsewhere, whatever the query string says.
+        @param body: of an operation that takes one as it is.
         @raise InvalidRequest: naming the field.
         """
         given: dict[str, list[str]] = {}
@@ -112,7 +128,7 @@ class RequestReader:
         given.update({name: [value] for name, value in instead.items()})
         values = self._from_path(path)
         for name, texts in given.items():
-            field = self._known(name)
+            field = self._known(name, self._others, self._source)
             if field.repeats:
                 values[field.attribute] = _convert_text(field, texts)
             elif len(texts) > 1:
@@ -121,25 +137,49 @@ class RequestReader:
                 )
             else:
                 values[field.attribute] = _convert_text(field, texts[0])
-        return self._make(values)
+        if self._takes is not None:
+            values[self._body_attribute] = body
+        return self._make(values, self._others, self._source)
 
-    def from_json(self, path: Mapping[str, str], body: bytes) -> msgspec.Struct:
+    def from_arguments(self, arguments: bytes) -> msgspec.Struct:
+        """
+        Read all fields, those of the path as well, from one JSON object.
+
+        @param arguments: its text.
+        @raise InvalidRequest: naming the field, or the place where the text ceases to
+            be JSON.
+        """
+        values: dict[str, Any] = {}
+        self._read_json(arguments, self._arguments, "arguments object", values)
+        return self._make(values, self._arguments, "arguments object")
+
+    def from_json(
+        self, path: Mapping[str, str], body: bytes, instead: Mapping[str, str] = _NOTHING
+    ) -> msgspec.Struct:
         """
         @param path: the fields of the path, decoded.
         @param body: the JSON text of an object; may be empty where the path says all.
+        @param instead: fields that were given elsewhere, as text, whatever the body says.
         @raise InvalidRequest: naming the field, or the place where the text ceases to
             be JSON.
         """
         values = self._from_path(path)
-        if not body and not self._needs_body:
-            return self._make(values)
+        if body or self._needs_body:
+            self._read_json(body, self._others, self._source, values)
+        for name, text in instead.items():
+            field = self._others[name]
+            values[field.attribute] = _convert_text(field, text)
+        return self._make(values, self._others, self._source)
+
+    def _read_json(
+        self, text: bytes, fields: Mapping[str, _Field], source: str, values: dict[str, Any]
+    ) -> None:
         try:
-            for name, raw in _split_object(body).items():
-                field = self._known(name)
+            for name, raw in _split_object(text, source).items():
+                field = self._known(name, fields, source)
                 values[field.attribute] = _convert_json(field, raw)
         except RecursionError:
-            raise NestedTooDeep("the body is nested too deep: flatten it") from None
-        return self._make(values)
+            raise NestedTooDeep(f"the {source} is nested too deep: flatten it") from None
 
     def _from_path(self, path: Mapping[str, str]) -> dict[str, Any]:
         return {
@@ -147,25 +187,27 @@ class RequestReader:
             for field in self._in_path.values()
         }
 
-    def _known(self, name: str) -> _Field:
-        field = self._others.get(name)
+    def _known(self, name: str, fields: Mapping[str, _Field], source: str) -> _Field:
+        field = fields.get(name)
         if field is not None:
             return field
         shown = repr(name[:_SHOWN])
         if name in self._in_path:
-            raise InvalidRequest(f"{shown} belongs in the path, not in the {self._source}")
-        if not self._others:
-            raise InvalidRequest(f"there is no field {shown}: the {self._source} takes none")
-        near = get_close_matches(name[:_SHOWN], self._others, n=1)
+            raise InvalidRequest(f"{shown} belongs in the path, not in the {source}")
+        if not fields:
+            raise InvalidRequest(f"there is no field {shown}: the {source} takes none")
+        near = get_close_matches(name[:_SHOWN], fields, n=1)
         if near:
             raise InvalidRequest(f"there is no field {shown}: did you mean {near[0]!r}?")
-        raise InvalidRequest(f"there is no field {shown}: there are {', '.join(self._others)}")
+        raise InvalidRequest(f"there is no field {shown}: there are {', '.join(fields)}")
 
-    def _make(self, values: dict[str, Any]) -> msgspec.Struct:
-        for field in self._others.values():
+    def _make(
+        self, values: dict[str, Any], fields: Mapping[str, _Field], source: str
+    ) -> msgspec.Struct:
+        for field in fields.values():
             if field.required and field.attribute not in values:
                 raise InvalidRequest(
-                    f"{field.name} is missing: give it in the {self._source}", field=field.name
+                    f"{field.name} is missing: give it in the {source}", field=field.name
                 )
         try:
             return self._request(**values)
@@ -174,17 +216,23 @@ class RequestReader:
             raise InvalidRequest(str(e)) from None
 
 
-def check_content_type(method: str, content_types: Sequence[str], has_body: bool) -> None:
+def check_content_type(
+    method: str,
+    content_types: Sequence[str],
+    has_body: bool,
+    allowed: Sequence[str] = (JSON_BODY,),
+) -> None:
     """
     Refuse a state-changing request that an HTML form could have sent.
 
     A browser sends a form, or a script's C{text/plain}, to another origin without
-    asking; for C{application/json} it asks first, and no door ever says yes.
+    asking; for the types that are allowed here it asks first, and no door ever says yes.
 
     @param content_types: every value of that header.
     @param has_body: a body is announced.  Without one no type is needed: a form cannot
         send the bearer token.
-    @raise UnsupportedMediaType: if it is not JSON.
+    @param allowed: L{JSON_BODY}, L{RAW_BODY}, or both.
+    @raise UnsupportedMediaType: if it is none of them.
     """
     if method in _READS:
         return
@@ -192,9 +240,12 @@ def check_content_type(method: str, content_types: Sequence[str], has_body: bool
         return
     if len(content_types) == 1:
         main, _, parameters = content_types[0].partition(";")
+        kind = main.strip().lower()
         charset = parameters.strip().lower().replace('"', "")
-        if main.strip().lower() == "application/json" and charset in ("", "charset=utf-8"):
+        if kind in allowed and (kind == RAW_BODY or charset in ("", "charset=utf-8")):
             return
+    if JSON_BODY not in allowed:
+        raise UnsupportedMediaType(f"the body is taken as it is: send Content-Type: {RAW_BODY}")
     raise UnsupportedMediaType
 
 
@@ -231,19 +282,19 @@ def _split_query(query: str) -> list[tuple[str, str]]:
         raise InvalidRequest("the query string is not percent-encoded UTF-8") from None
 
 
-def _split_object(body: bytes) -> dict[str, msgspec.Raw]:
-    if not body.strip(b" \t\r\n"):
-        raise InvalidRequest("the body is empty: send a JSON object, such as {}")
+def _split_object(text: bytes, source: str) -> dict[str, msgspec.Raw]:
+    if not text.strip(b" \t\r\n"):
+        raise InvalidRequest(f"the {source} is empty: send a JSON object, such as {{}}")
     try:
         # Text that is passed over unread, as that of a Raw field, is not looked at.
-        body.decode("utf-8")
-        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        text.decode("utf-8")
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except UnicodeDecodeError as e:
-        raise InvalidRequest(f"the body is not UTF-8 (byte {e.start})") from None
+        raise InvalidRequest(f"the {source} is not UTF-8 (byte {e.start})") from None
     except msgspec.ValidationError:
-        raise InvalidRequest("the body has to be a JSON object") from None
+        raise InvalidRequest(f"the {source} has to be a JSON object") from None
     except msgspec.DecodeError as e:
-        raise InvalidRequest(f"the body is not JSON: {_lower(str(e))}") from None
+        raise InvalidRequest(f"the {source} is not JSON: {_lower(str(e))}") from None
 
 
 def _convert_json(field: _Field, raw: msgspec.Raw) -> Any:

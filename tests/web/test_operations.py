@@ -48,6 +48,16 @@ class DeclarationTests(SynchronousTestCase):
             ({"permission": "write"}, "GET cannot"),
             ({"success": 302}, "302"),
             ({"success": 204, "paged": True}, "paged"),
+            ({"key": "other"}, "POST's request"),
+            ({"key": "none", "method": "POST"}, "POST's request"),
+            ({"sends": "text/plain", "paged": True}, "raw bytes"),
+            ({"sends": "text/plain", "stream": True}, "raw bytes"),
+            ({"sends": "text/plain", "method": "DELETE", "success": 204}, "raw bytes"),
+            ({"takes": "other"}, "POST's request"),
+            ({"takes": "none", "method": "POST"}, "POST's request"),
+            ({"takes": "author", "method": "POST"}, "path"),
+            ({"public": True, "method": "POST"}, "public"),
+            ({"public": True, "permission": "admin"}, "public"),
         ]
         for change, word in table:
             with self.assertRaises(ValueError, msg=str(change)) as caught:
