@@ -546,6 +546,13 @@ class Unauthorized(OperationError):
     status = 401
 
 
+class PermissionDenied(OperationError):
+    """The token has no scope for this operation: use another, or one with more scopes."""
+
+    code = "PERMISSION_DENIED"
+    status = 403
+
+
 class ForbiddenOrigin(OperationError):
     """The request comes from a web page or host name that is not this door."""
 

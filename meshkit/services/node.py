@@ -75,22 +75,15 @@ from meshkit.services import operations as offered
 from meshkit.services import ping
 from meshkit.services.config import NodeConfig
 from meshkit.services.dialling import Dialler
+from meshkit.services.door import NodeDoor
 from meshkit.shs import Capability, SecureListener, wrap_client
 from meshkit.shs import probe as key_probe
 from meshkit.shs.listener import Authorize
 from meshkit.shs.prober import admit_probes
-from meshkit.web.limits import LimitedSite, RequestHead
-from meshkit.web.rest import RestDoor
-from meshkit.web.security import DoorGuard
+from meshkit.web.security import OwnersToken
 
 #: Seconds that one part may take to stop.
 STOP_DEADLINE: Final = 10.0
-
-#: Seconds that answers under way at the door may take to be finished.
-CLOSE_GRACE: Final = 5.0
-
-#: Connections to the door at a time; each may hold one request body.
-MAX_DOOR_CONNECTIONS: Final = 64
 
 #: Connections that one peer may have opened to the mesh port, over all protocols.
 MAX_CHANNELS_PER_PEER: Final = 8
@@ -203,8 +196,7 @@ class NodeService(Service):
         self._begun: list[str] = []
         self._ports: list[IListeningPort] = []
         self._door_ports: list[IListeningPort] = []
-        self._site: LimitedSite | None = None
-        self._door: RestDoor | None = None
+        self._door: NodeDoor | None = None
         self._prepared = False
         self._starting: Deferred[None] | None = None
         self._since = 0.0
@@ -271,8 +263,8 @@ class NodeService(Service):
         )
         self._ports = [_listen(self._mesh_endpoint, self._listener, "listen", self._config.listen)]
         if self._door_endpoint is not None:
-            self._site = self._make_site(load_token(self._folder, self._rng))
-            port = _listen(self._door_endpoint, self._site, "api", self._config.api)
+            self._door = self._make_door()
+            port = _listen(self._door_endpoint, self._door.site, "api", self._config.api)
             self._door_ports = [port]
 
     def _load_identity(self) -> Identity:
@@ -326,32 +318,25 @@ class NodeService(Service):
         name = self._composition.providers.get(interface)
         return None if name is None else self._parts[name]
 
-    def _make_site(self, token: bytes) -> LimitedSite:
+    def _make_door(self) -> NodeDoor:
         try:
-            door = RestDoor(self._operations(), ready=lambda: self.ready, clock=self._reactor)
-        except ValueError as e:
-            # Its message begins with the name of the operation.
-            raise BrokenPart(f"an operation cannot be served: {e}") from e
-        self._door = door
-        try:
-            guard = DoorGuard(door.resource(), token)
+            owners = OwnersToken(load_token(self._folder, self._rng))
         except ValueError as e:
             raise StartError(
                 f"{self._folder.file(DOOR_TOKEN)} holds no token that can be used ({e}): remove "
                 f"it, a new one is made at the next start"
             ) from None
-
-        def admit(head: RequestHead) -> MeshkitError | None:
-            return guard.admit(head) or door.admit(head)
-
-        return LimitedSite(
-            guard,
-            self._reactor,
-            max_body=door.max_body,
-            max_connections=MAX_DOOR_CONNECTIONS,
-            admit=admit,
-            wall_clock=self._wall_clock,
-        )
+        try:
+            return NodeDoor(
+                self._reactor,
+                self._operations(),
+                owners,
+                ready=lambda: self.ready,
+                wall_clock=self._wall_clock,
+            )
+        except ValueError as e:
+            # Its message begins with the name of the operation.
+            raise BrokenPart(f"an operation cannot be served: {e}") from e
 
     def startService(self) -> None:
         # twist, unlike twistd, does not call privilegedStartService.
@@ -477,9 +462,8 @@ class NodeService(Service):
         self._dialler.stop()
         for port in (*self._ports, *self._door_ports):
             await maybeDeferred(port.stopListening)
-        if self._site is not None and self._door is not None:
-            self._door.end_streams()
-            await self._site.close(CLOSE_GRACE)
+        if self._door is not None:
+            await self._door.close()
         while self._begun:
             await self._stop_part(self._begun.pop())
         await self._listener.close_all()
@@ -512,7 +496,7 @@ class NodeService(Service):
         ]
         for name, part in self._parts.items():
             with naming_the_part(name):
-                bound.extend(part.operations())
+                bound.extend(msgspec.structs.replace(each, part=name) for each in part.operations())
         return bound
 
     def _answer_status(self, request: Nothing) -> offered.NodeStatus:

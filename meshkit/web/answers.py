@@ -109,6 +109,11 @@ def method_not_allowed(method: str, allowed: Iterable[str]) -> MethodNotAllowed:
     return error
 
 
+def internal_error() -> MeshkitError:
+    """@return: the error that tells a stranger nothing."""
+    return MeshkitError("something went wrong inside the node: its log says what")
+
+
 def prepare(request: IRequest, status: int, headers: Iterable[Header], body: bytes) -> bytes:
     """
     Set status and headers of an answer whose body is known.

@@ -30,7 +30,7 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
@@ -61,9 +61,11 @@ from meshkit.web.answers import (
     Header,
     encode_error,
     error_headers,
+    internal_error,
     method_not_allowed,
     prepare_error,
 )
+from meshkit.web.callers import ANYONE, Caller
 
 MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
@@ -79,7 +81,7 @@ _LENGTH_DIGITS: Final = 19
 _CLOSE: Final[Header] = (b"Connection", b"close")
 
 
-@frozen
+@define
 class RequestHead:
     """
     What is known of a request when its headers are complete.
@@ -91,6 +93,7 @@ class RequestHead:
     @ivar local: the address that was connected to.
     @ivar peer: the address of the client.
     @ivar passed: who has let this request in, and need not look at it again.
+    @ivar caller: whose token it bears; set by who lets it in.
     """
 
     method: str
@@ -100,6 +103,7 @@ class RequestHead:
     local: IAddress
     peer: IAddress
     passed: list[object] = field(factory=list, init=False, eq=False, repr=False)
+    caller: Caller = field(default=ANYONE, init=False, eq=False)
 
     @property
     def path(self) -> str:
@@ -545,11 +549,6 @@ def too_large(limit: int) -> BodyTooLarge:
     error = BodyTooLarge(f"the body is larger than the {limit} bytes that are accepted here")
     error.details = {"limit": limit}
     return error
-
-
-def internal_error() -> MeshkitError:
-    """@return: the error that tells a stranger nothing."""
-    return MeshkitError("something went wrong inside the node: its log says what")
 
 
 def _write_error(

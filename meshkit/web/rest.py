@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -50,12 +50,15 @@ from meshkit.web.answers import (
     encode_advised,
     encode_answer,
     encode_page,
+    internal_error,
     method_not_allowed,
     prepare,
     prepare_error,
 )
-from meshkit.web.limits import RequestHead, internal_error, too_large
-from meshkit.web.requests import RequestReader, check_content_type
+from meshkit.web.callers import ANYONE, Caller
+from meshkit.web.dispatch import Dispatcher
+from meshkit.web.limits import RequestHead, too_large
+from meshkit.web.requests import JSON_BODY, RAW_BODY, RequestReader, check_content_type
 from meshkit.web.sse import EventWriter
 
 _log = Logger()
@@ -76,24 +79,23 @@ class RestDoor:
 
     def __init__(
         self,
-        operations: Sequence[BoundOperation],
+        operations: Dispatcher,
         *,
-        ready: Callable[[], bool],
         clock: IReactorTime | None = None,
+        unguarded: Caller = ANYONE,
     ) -> None:
         """
         @param operations: what is offered.  Longer and more literal paths are tried
             first, whatever the order here.
-        @param ready: asked at each call; while it says no, every operation answers
-            C{NOT_READY}.
         @param clock: for streams; not needed where there are none.
-        @raise PartConflict: if two operations have the same name, or the same method
-            and path.
-        @raise ValueError: if an operation's request cannot be read from where its
-            method and path say it is, or if there is a stream and no clock.
+        @param unguarded: who calls where no L{meshkit.web.security.DoorGuard} stands
+            before this door.
+        @raise PartConflict: if two operations have the same method and path.
+        @raise ValueError: if there is a stream and no clock.
         """
-        self._ready = ready
+        self._operations = operations
         self._clock = clock
+        self._unguarded = unguarded
         self._streams: dict[EventWriter, None] = {}
         self._limits: dict[str, int] = {}
         # Of routes without fields, which need no search: (method, path) -> operation.
@@ -105,19 +107,17 @@ class RestDoor:
         self._app.url_map.converters["anything"] = _Anything
         self._app.handle_errors(Exception)(self._no_route)
         taken: dict[tuple[str, str], str] = {}
-        names: set[str] = set()
         for bound in operations:
             operation = bound.operation
             rule = _rule(operation)
             other = taken.setdefault((operation.method, rule), operation.name)
-            if operation.name in names or other != operation.name:
+            if other != operation.name:
                 raise PartConflict(
-                    f"the operation {operation.name} ({operation.method} {operation.path}) is "
-                    f"declared twice, or has the route of {other}"
+                    f"the operation {operation.name} ({operation.method} {operation.path}) has "
+                    f"the route of {other}"
                 )
             if operation.stream and clock is None:
                 raise ValueError(f"{operation.name}: a stream needs a clock")
-            names.add(operation.name)
             self._limits[operation.name] = operation.max_body
             endpoint = self._endpoint(bound)
             if not operation.path_fields:
@@ -160,33 +160,41 @@ class RestDoor:
         return name
 
     def _endpoint(self, bound: BoundOperation) -> _Endpoint:
-        operation, handler = bound.operation, bound.handler
-        reader = RequestReader(operation)
+        operation = bound.operation
+        reader = self._operations.reader(operation.name)
 
         # Klein, or _DoorResource, makes the coroutine a Deferred, and cancels it when the
         # client goes.
         async def answer(request: Any, **segments: str) -> bytes:
             try:
-                if not self._ready():
-                    raise NotReady
+                caller = self._caller(request)
+                # Before what was sent is looked at.
+                self._operations.permit(bound, caller)
                 path = dict(zip(operation.path_fields, segments.values(), strict=True))
                 wanted = _read(reader, operation, request, path)
                 if operation.stream:
-                    await self._stream(request, handler, wanted)
+                    await self._stream(request, bound, wanted, caller)
                     return b""
-                return _good(request, operation, await maybeDeferred(handler, wanted))
+                given = await self._operations.run(bound, wanted, caller, "rest")
+                return _good(request, operation, given)
             except MeshkitError as e:
                 return prepare_error(request, e)
             except CancelledError:
-                # By the client, who will not see this, or by what the handler uses.
+                # The client will not see this.
                 return prepare_error(request, NotReady("the call was cancelled: try again"))
             except Exception:
-                _log.failure("the operation {operation} failed", operation=operation.name)
+                _log.failure("answering for {operation} failed", operation=operation.name)
                 return prepare_error(request, internal_error())
 
         return answer
 
-    async def _stream(self, request: Any, handler: Callable[[Any], Any], wanted: Any) -> None:
+    def _caller(self, request: Any) -> Caller:
+        head: RequestHead | None = getattr(request, "head", None)
+        return self._unguarded if head is None or not head.passed else head.caller
+
+    async def _stream(
+        self, request: Any, bound: BoundOperation, wanted: Any, caller: Caller
+    ) -> None:
         if len(self._streams) >= MAX_STREAMS:
             raise Overloaded(f"{MAX_STREAMS} streams are open already: close one, then try again")
         assert self._clock is not None
@@ -194,7 +202,7 @@ class RestDoor:
         # Before anything is waited for, so that the limit holds.
         self._streams[writer] = None
         try:
-            await writer.write(await maybeDeferred(handler, wanted))
+            await writer.write(await self._operations.run(bound, wanted, caller, "rest"))
         finally:
             del self._streams[writer]
 
@@ -321,9 +329,12 @@ def _read(reader: RequestReader, operation: Operation, request: Any, path: dict[
         raise too_large(operation.max_body)
     headers = request.requestHeaders
     types = [value.decode("latin-1") for value in headers.getRawHeaders(b"Content-Type", [])]
-    check_content_type(operation.method, types, bool(body))
+    raw = operation.takes is not None
+    check_content_type(operation.method, types, bool(body), (RAW_BODY if raw else JSON_BODY,))
     if headers.hasHeader(b"Content-Encoding"):
         raise UnsupportedMediaType("the body cannot be compressed: send it as it is")
+    if raw:
+        return reader.from_query(path, query, body=body)
     if operation.method == "POST":
         if query:
             raise InvalidRequest("a POST takes its fields in the body, not in the query string")
@@ -343,6 +354,11 @@ def _read(reader: RequestReader, operation: Operation, request: Any, path: dict[
 
 
 def _good(request: IRequest, operation: Operation, answer: Any) -> bytes:
+    if operation.sends is not None:
+        if not isinstance(answer, bytes):
+            raise TypeError(f"{operation.name} answered with {type(answer).__name__}, not bytes")
+        kind = operation.sends.encode("ascii")
+        return prepare(request, operation.success, [(b"Content-Type", kind), *SAFE_HEADERS], answer)
     headers = [(b"Content-Type", JSON), *SAFE_HEADERS]
     if operation.success == 204:
         request.setResponseCode(204)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -31,8 +31,9 @@ from twisted.web.resource import IResource, Resource, getChildForRequest
 
 from meshkit.errors import ForbiddenOrigin, MeshkitError, Unauthorized
 from meshkit.web.answers import SAFE_HEADERS, prepare_error
+from meshkit.web.callers import OWNER, Caller
 from meshkit.web.limits import RequestHead
-from meshkit.web.requests import check_content_type
+from meshkit.web.requests import JSON_BODY, RAW_BODY, check_content_type
 
 # RFC 6750, 2.1: what a token may consist of.
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
@@ -41,6 +42,23 @@ _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _READS: Final = ("GET", "HEAD")
 _HTTP_PORT: Final = 80
 _MAX_KNOWN: Final = 64
+
+
+class OwnersToken:
+    """Knows one token, that of the owner.  Called with what somebody has shown."""
+
+    def __init__(self, token: bytes) -> None:
+        """@raise ValueError: if the token cannot stand in a header."""
+        if not _TOKEN.fullmatch(token):
+            raise ValueError("the token has to be non-empty and of the form of RFC 6750, 2.1")
+        self._token = token
+
+    def __call__(self, shown: bytes) -> Caller | None:
+        """
+        @return: the owner, or L{None}.  Comparing takes as long for a wrong token as for
+            one that is nearly right.
+        """
+        return OWNER if hmac.compare_digest(shown, self._token) else None
 
 
 class DoorGuard(Resource):
@@ -57,25 +75,24 @@ class DoorGuard(Resource):
     def __init__(
         self,
         inner: IResource,
-        token: bytes,
+        tokens: Callable[[bytes], Caller | None],
         *,
         hosts: Collection[str] = (),
         public: Collection[str] = (),
     ) -> None:
         """
         @param inner: what is guarded.
-        @param token: what C{Authorization: Bearer} has to hold.
+        @param tokens: says whose token it is that C{Authorization: Bearer} holds, if it is
+            anybody's; such as L{OwnersToken}.
         @param hosts: further names under which the door is reached, for instance
             through a reverse proxy: C{name} (with the door's port or none) or
             C{name:port}.
         @param public: paths, exactly as requested, that may be read without token.
-        @raise ValueError: if the token cannot stand in a header, or a host is none.
+        @raise ValueError: if a host is none.
         """
         super().__init__()
-        if not _TOKEN.fullmatch(token):
-            raise ValueError("the token has to be non-empty and of the form of RFC 6750, 2.1")
         self._inner = inner
-        self._token = token
+        self._tokens = tokens
         self._configured = tuple(host.lower() for host in hosts)
         for host in self._configured:
             if not _HOST.fullmatch(host):
@@ -95,7 +112,9 @@ class DoorGuard(Resource):
             self._check_host(head)
             self._check_origin(head)
             self._check_token(head)
-            check_content_type(head.method, head.values(b"Content-Type"), head.length != 0)
+            # Which of the two it has to be is the operation's to say.
+            types = head.values(b"Content-Type")
+            check_content_type(head.method, types, head.length != 0, (JSON_BODY, RAW_BODY))
         except MeshkitError as e:
             return e
         head.passed.append(self)
@@ -125,6 +144,7 @@ class DoorGuard(Resource):
             request.getHost(),
             request.getClientAddress(),
         )
+        request.head = head
         return self.admit(head)
 
     def _check_host(self, head: RequestHead) -> None:
@@ -148,15 +168,16 @@ class DoorGuard(Resource):
             raise ForbiddenOrigin("a web page of another origin may not use this door")
 
     def _check_token(self, head: RequestHead) -> None:
-        if head.method in _READS and head.path in self._public:
-            return
         given = head.headers.getRawHeaders(b"Authorization", [])
         if not given:
+            if head.method in _READS and head.path in self._public:
+                return
             raise Unauthorized
         scheme, _, token = given[0].partition(b" ")
-        # Comparing takes as long for a wrong token as for one that is nearly right.
-        right = hmac.compare_digest(token.strip(b" "), self._token)
-        if len(given) != 1 or scheme.lower() != b"bearer" or not right:
+        caller = self._tokens(token.strip(b" "))
+        if len(given) == 1 and scheme.lower() == b"bearer" and caller is not None:
+            head.caller = caller
+        else:
             raise Unauthorized(
                 "the Authorization header does not hold this door's token: send "
                 "'Bearer' and the content of door.token in the data folder"

@@ -18,9 +18,11 @@ from zope.interface import implementer
 
 from meshkit import errors
 from meshkit.operations import MAX_BODY, BoundOperation, Nothing, Operation, Page
+from meshkit.web.callers import OWNER
+from meshkit.web.dispatch import Dispatcher
 from meshkit.web.limits import LimitedSite
 from meshkit.web.rest import RestDoor
-from meshkit.web.security import DoorGuard
+from meshkit.web.security import DoorGuard, OwnersToken
 
 TOKEN = b"a-token.of_the~door+/="
 HOST = "127.0.0.1:7654"
@@ -281,18 +283,25 @@ class Connection:
         self.channel.connectionLost(Failure(ConnectionLost()))
 
 
+def rest_door(
+    operations: list[BoundOperation], ready: Any = lambda: True, clock: Clock | None = None
+) -> RestDoor:
+    """A door without a guard: everybody is the owner."""
+    return RestDoor(Dispatcher(operations, ready=ready), clock=clock, unguarded=OWNER)
+
+
 class Stage:
     """The whole door, from the bytes of a connection to the toys."""
 
     def __init__(self, guarded: bool = True, **limits: Any) -> None:
         self.clock = Clock()
         self.toys = Toys()
-        rest = RestDoor(self.toys.operations(), ready=self.toys.ready)
+        rest = rest_door(self.toys.operations(), self.toys.ready)
         door = rest.resource()
         root: IResource = door
         limits.setdefault("max_body", rest.max_body)
         if guarded:
-            root = guard = DoorGuard(door, TOKEN)
+            root = guard = DoorGuard(door, OwnersToken(TOKEN))
             limits.setdefault("admit", lambda head: guard.admit(head) or rest.admit(head))
         self.site = LimitedSite(root, self.clock, **limits)
 

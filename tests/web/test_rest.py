@@ -6,6 +6,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import treq
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,13 +22,13 @@ from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.operations import MAX_BODY, Advised, BoundOperation, Nothing, Operation
 from meshkit.web.limits import RequestHead
-from meshkit.web.rest import RestDoor
 from tests.web.stage import (
     BATCH,
     CLIENT,
     DOOR,
     KEY,
     NOTE,
+    Answer,
     ByAddress,
     ByAuthor,
     ById,
@@ -39,7 +40,14 @@ from tests.web.stage import (
     Stage,
     Toys,
     request,
+    rest_door,
 )
+
+
+class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    data: bytes
+    times: int = 1
 
 
 class AnswerTests(SynchronousTestCase):
@@ -212,7 +220,7 @@ class AnswerTests(SynchronousTestCase):
             self.assertEqual(answer.status, 200, host)
 
     def test_the_real_client_gets_along_with_it(self) -> None:
-        door = RestDoor(self.toys.operations(), ready=self.toys.ready).resource()
+        door = rest_door(self.toys.operations(), self.toys.ready).resource()
         client: Any = StubTreq(door)
         response = self.successResultOf(
             client.post("http://localhost/v1/publish", json={"content": {"a": 1}})
@@ -224,7 +232,7 @@ class AnswerTests(SynchronousTestCase):
     def test_warnings_stand_beside_a_good_answer(self) -> None:
         operation = Operation("warn", "POST", "/v1/warn", Nothing, Any, "", success=201)
         bound = BoundOperation(operation, lambda _: Advised({"n": 1}, ["mind the gap"]))
-        client: Any = StubTreq(RestDoor([bound], ready=lambda: True).resource())
+        client: Any = StubTreq(rest_door([bound]).resource())
         response = self.successResultOf(client.post("http://localhost/v1/warn", json={}))
         self.assertEqual(response.code, 201)
         self.assertEqual(
@@ -233,7 +241,7 @@ class AnswerTests(SynchronousTestCase):
         )
 
     def test_routes_are_whole_paths_wherever_the_door_is_put(self) -> None:
-        door = RestDoor(self.toys.operations(), ready=self.toys.ready).resource()
+        door = rest_door(self.toys.operations(), self.toys.ready).resource()
         root = Resource()
         root.putChild(b"v1", door)
         client = treq.client.HTTPClient(RequestTraversalAgent(root))
@@ -370,13 +378,13 @@ class BodySizeTests(SynchronousTestCase):
             BoundOperation(Operation("b", "DELETE", "/v1/x", Nothing, None, ""), repr),
         ]
         for declared in (operations, operations[::-1]):
-            door = RestDoor(declared, ready=lambda: True)
+            door = rest_door(declared)
             for method, length, good in [("POST", 9, True), ("POST", 10, False)]:
                 head = RequestHead(method, "/v1/x", Headers(), length, DOOR, CLIENT)
                 self.assertEqual(door.admit(head) is None, good)
             head = RequestHead("DELETE", "/v1/x", Headers(), MAX_BODY, DOOR, CLIENT)
             self.assertIsNone(door.admit(head))
-        self.assertEqual(RestDoor(operations[:1], ready=lambda: True).max_body, MAX_BODY)
+        self.assertEqual(rest_door(operations[:1]).max_body, MAX_BODY)
 
 
 class DeclarationTests(SynchronousTestCase):
@@ -386,19 +394,18 @@ class DeclarationTests(SynchronousTestCase):
     def test_two_operations_cannot_share_a_name_or_a_route(self) -> None:
         for other in (self.bound("one", "/v1/b/{id}"), self.bound("two", "/v1/a/{id}")):
             with self.assertRaises(errors.PartConflict) as caught:
-                RestDoor([self.bound("one", "/v1/a/{id}"), other], ready=lambda: True)
+                rest_door([self.bound("one", "/v1/a/{id}"), other])
             self.assertIn("one", str(caught.exception))
 
     def test_one_path_may_have_several_methods(self) -> None:
-        RestDoor(
+        rest_door(
             [self.bound("one", "/v1/a/{id}"), self.bound("two", "/v1/a/{id}", "DELETE")],
-            ready=lambda: True,
         )
 
     def test_the_order_of_declaration_does_not_matter(self) -> None:
         toys = Toys()
         for operations in (toys.operations(), toys.operations()[::-1]):
-            door = RestDoor(operations, ready=toys.ready).resource()
+            door = rest_door(operations, toys.ready).resource()
             client = treq.client.HTTPClient(RequestTraversalAgent(door))
             for target in ("feed/a%2Fb/5", "feed/a/b/5", "feed/a", "insights/search?q=x"):
                 self.successResultOf(client.get(f"http://localhost/v1/{target}"))
@@ -437,13 +444,50 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(connection.transport.value(), b"")
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])
 
+    def raw(self, target: str, body: bytes | None = None, **headers: Any) -> Answer:
+        def turned(request: Blob) -> bytes:
+            return request.data[::-1] + request.name.encode()
+
+        self.stage.site.resource = rest_door(
+            [
+                BoundOperation(
+                    Operation(
+                        "blob",
+                        "POST",
+                        "/v1/blob/{name}",
+                        Blob,
+                        bytes,
+                        "",
+                        permission="write",
+                        sends="image/png",
+                        takes="data",
+                    ),
+                    turned,
+                )
+            ]
+        ).resource()
+        return self.stage.ask("POST", target, body, headers)
+
+    def test_raw_bytes_go_in_and_out_as_they_are(self) -> None:
+        octets = {"Content-Type": "application/octet-stream"}
+        answer = self.raw("/v1/blob/x", bytes(range(256)), **octets)
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.body, bytes(range(256))[::-1] + b"x")
+        self.assertEqual(answer.headers["content-type"], ["image/png"])
+        self.assertEqual(self.raw("/v1/blob/x?times=a", b"", **octets).code, "INVALID_REQUEST")
+        self.assertEqual(self.raw("/v1/blob/x", b"{}").code, "UNSUPPORTED_MEDIA_TYPE")
+
+    def test_json_cannot_be_sent_as_raw_bytes(self) -> None:
+        octets: Any = {"Content-Type": "application/octet-stream"}
+        answer = self.stage.ask("POST", "/v1/publish", b'{"content": 1}', octets)
+        self.assertEqual(answer.code, "UNSUPPORTED_MEDIA_TYPE")
+
     def test_a_failure_after_the_client_went_is_logged_if_it_is_a_bug(self) -> None:
         def stubborn(_request: Any) -> Deferred[Any]:
             return Deferred(lambda d: d.errback(ValueError("late")))
 
-        door = RestDoor(
+        door = rest_door(
             [BoundOperation(Operation("x", "GET", "/x", Nothing, None, ""), stubborn)],
-            ready=lambda: True,
         )
         self.stage.site.resource = door.resource()
         connection = self.stage.connect()
@@ -458,9 +502,8 @@ class WaitingTests(SynchronousTestCase):
         def raises(_request: Any) -> Deferred[Any]:
             return fail(Odd())
 
-        door = RestDoor(
+        door = rest_door(
             [BoundOperation(Operation("x", "GET", "/x", Nothing, None, ""), raises)],
-            ready=lambda: True,
         )
         self.stage.site.resource = door.resource()
         connection = self.stage.connect()
@@ -503,7 +546,7 @@ class WaitingTests(SynchronousTestCase):
         at_once: Any = lambda request: fail(errors.NotFound("no such thing"))  # noqa: E731
         self.patch(self.toys, "wait", at_once)
         stage = Stage()
-        stage.site.resource = RestDoor(self.toys.operations(), ready=self.toys.ready).resource()
+        stage.site.resource = rest_door(self.toys.operations(), self.toys.ready).resource()
         answer = stage.ask("GET", "/v1/wait")
         self.assertEqual((answer.status, answer.code), (404, "NOT_FOUND"))
 

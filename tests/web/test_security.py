@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 
 from meshkit.errors import ForbiddenOrigin, Unauthorized, UnsupportedMediaType
 from meshkit.web.limits import LimitedSite, RequestHead
-from meshkit.web.security import DoorGuard
+from meshkit.web.security import DoorGuard, OwnersToken
 from tests.web.stage import CLIENT, DOOR, HOST, TOKEN, Connection, Stage, WireTransport, request
 
 _RIGHT = f"Bearer {TOKEN.decode()}"
@@ -51,7 +51,7 @@ class Inner(Resource):
 
 
 def guard(**options: Any) -> DoorGuard:
-    return DoorGuard(Inner(), TOKEN, **options)
+    return DoorGuard(Inner(), OwnersToken(TOKEN), **options)
 
 
 class HostTests(SynchronousTestCase):
@@ -212,7 +212,7 @@ class TokenTests(SynchronousTestCase):
     def test_a_token_that_cannot_be_sent_is_refused_at_once(self) -> None:
         for token in (b"", b" ", b"a b", b"a\n", b"\xff", b"=", b"a=b"):
             with self.assertRaises(ValueError, msg=repr(token)) as caught:
-                DoorGuard(Inner(), token)
+                OwnersToken(token)
             self.assertNotIn(repr(token)[1:], str(caught.exception))
 
     def test_the_token_is_never_logged_or_shown(self) -> None:
@@ -258,7 +258,7 @@ class GuardedResourceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.stage = Stage()
         self.inner = Inner()
-        self.stage.site = LimitedSite(DoorGuard(self.inner, TOKEN), self.stage.clock)
+        self.stage.site = LimitedSite(DoorGuard(self.inner, OwnersToken(TOKEN)), self.stage.clock)
 
     def test_who_is_let_through_gets_the_answer_of_what_is_guarded(self) -> None:
         answer = self.stage.ask("GET", "/anything")
@@ -288,7 +288,7 @@ class GuardedResourceTests(SynchronousTestCase):
     def test_it_guards_a_tree_of_resources(self) -> None:
         root = Resource()
         root.putChild(b"a", self.inner)
-        self.stage.site = LimitedSite(DoorGuard(root, TOKEN), self.stage.clock)
+        self.stage.site = LimitedSite(DoorGuard(root, OwnersToken(TOKEN)), self.stage.clock)
         self.assertEqual(self.stage.ask("GET", "/a").body, b"in")
         self.assertEqual(self.stage.ask("GET", "/a", headers={"Authorization": None}).status, 401)
         self.assertEqual(self.inner.seen, 1)

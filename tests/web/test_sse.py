@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.errors import FrameTooLarge, StorageFailed
 from meshkit.operations import BoundOperation, Item, Nothing, Operation
 from meshkit.web import rest
-from meshkit.web.rest import MAX_STREAMS, RestDoor
+from meshkit.web.rest import MAX_STREAMS
 from meshkit.web.sse import KEEP_ALIVE, MAX_EVENT, STALL_SECONDS, Event, EventReader, encode_item
-from tests.web.stage import Connection, Stage, request
+from tests.web.stage import Connection, Stage, request, rest_door
 
 
 class EncodingTests(SynchronousTestCase):
@@ -147,7 +147,7 @@ class WriterTests(SynchronousTestCase):
         self.stage = Stage()
         self.clock = self.stage.clock
         self.source = Source()
-        self.door = RestDoor([self.source.bound()], ready=lambda: True, clock=self.stage.clock)
+        self.door = rest_door([self.source.bound()], clock=self.stage.clock)
         # Behind the guard's back: these tests are about what comes after it.
         self.stage.site.resource = self.door.resource()
         self.stage.site.admit = self.door.admit
@@ -326,7 +326,7 @@ class WriterTests(SynchronousTestCase):
 
     def test_a_stream_cannot_be_offered_without_a_clock(self) -> None:
         with self.assertRaisesRegex(ValueError, "clock"):
-            RestDoor([self.source.bound()], ready=lambda: True)
+            rest_door([self.source.bound()])
 
 
 class DeclarationTests(SynchronousTestCase):

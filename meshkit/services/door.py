@@ -1,0 +1,89 @@
+"""
+The local door of a node: all that answers on the endpoint C{api}, put together.
+
+::
+
+    LimitedSite         limits, before anything is kept
+      DoorGuard         host, origin, token: who calls
+        RestDoor        one route for each operation
+          Dispatcher    readiness, scopes, the handler
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.web.resource import IResource
+
+from meshkit.errors import MeshkitError
+from meshkit.operations import BoundOperation
+from meshkit.web.callers import Caller
+from meshkit.web.dispatch import Dispatcher
+from meshkit.web.limits import LimitedSite, RequestHead
+from meshkit.web.rest import RestDoor
+from meshkit.web.security import DoorGuard
+
+#: Seconds that answers under way may take to be finished.
+CLOSE_GRACE: Final = 5.0
+
+#: Connections at a time; each may hold one request body.
+MAX_CONNECTIONS: Final = 64
+
+
+class NodeDoor:
+    """
+    See the module.
+
+    @ivar site: the factory, to be listened with.
+    @ivar operations: what is offered.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        operations: Sequence[BoundOperation],
+        tokens: Callable[[bytes], Caller | None],
+        *,
+        ready: Callable[[], bool],
+        wall_clock: Callable[[], int],
+    ) -> None:
+        """
+        @param tokens: says whose a token is.
+        @param ready: are all parts started?
+        @param wall_clock: nanoseconds since 1970.
+        @raise PartConflict: if two operations have one name or one route.
+        @raise ValueError: if an operation cannot be served; it begins with its name.
+        """
+        self.operations = Dispatcher(operations, ready=ready, clock=reactor)
+        self._rest = RestDoor(self.operations, clock=reactor)
+        self._guard = DoorGuard(self._root(), tokens, public=self._public_paths())
+        self.site = LimitedSite(
+            self._guard,
+            reactor,
+            max_body=self._rest.max_body,
+            max_connections=MAX_CONNECTIONS,
+            admit=self._admit,
+            wall_clock=wall_clock,
+        )
+
+    def _root(self) -> IResource:
+        return self._rest.resource()
+
+    def _public_paths(self) -> list[str]:
+        declared = (bound.operation for bound in self.operations)
+        return [operation.path for operation in declared if operation.public]
+
+    def _admit(self, head: RequestHead) -> MeshkitError | None:
+        return self._guard.admit(head) or self._rest.admit(head)
+
+    def close(self) -> Deferred[None]:
+        """
+        End all streams, give the answers under way a little time, and close.  To be called
+        when the ports have stopped listening.
+
+        @return: Deferred that fires when no connection is left.
+        """
+        self._rest.end_streams()
+        return self.site.close(CLOSE_GRACE)

@@ -1,0 +1,162 @@
+"""
+Where all doors meet: an operation is looked up, permitted, run and counted here.
+
+A door turns what it got into a request (L{Dispatcher.reader}), has it run, and turns the
+answer or the L{MeshkitError} into what its protocol says.  No door calls a handler itself,
+so none can forget to ask for permission or leave something out of the counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from meshkit.errors import (
+    InvalidRequest,
+    MeshkitError,
+    NotFound,
+    NotReady,
+    PartConflict,
+    PermissionDenied,
+)
+from meshkit.operations import BoundOperation
+from meshkit.web.answers import internal_error
+from meshkit.web.callers import Caller
+from meshkit.web.requests import RequestReader
+
+#: What any operation may refuse with, at any door.
+COMMON_ERRORS: Final[tuple[type[MeshkitError], ...]] = (
+    InvalidRequest,
+    NotReady,
+    PermissionDenied,
+)
+
+
+@frozen
+class Called:
+    """
+    An operation was called.
+
+    @ivar operation: its name.
+    @ivar door: through which door: C{rest} or C{mcp}.
+    @ivar caller: the name of the caller's token.
+    @ivar code: C{OK}, or that of the error.
+    @ivar seconds: until the answer; of a stream, until it began.
+    """
+
+    operation: str
+    door: str
+    caller: str
+    code: str
+    seconds: float
+
+
+def _unobserved(called: Called) -> None:
+    pass
+
+
+class Dispatcher:
+    """
+    The operations of one node.
+
+    @ivar operations: by name, in the order in which they were given.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        operations: Sequence[BoundOperation],
+        *,
+        ready: Callable[[], bool],
+        clock: IReactorTime | None = None,
+        observe: Callable[[Called], None] = _unobserved,
+    ) -> None:
+        """
+        @param ready: asked at each call; while it says no, all but C{early} operations
+            answer C{NOT_READY}.
+        @param clock: measures how long calls take; without it they take no time.
+        @param observe: told of each call when it has been answered.
+        @raise PartConflict: if two operations have the same name.
+        @raise ValueError: if an operation's request cannot be read from where its
+            method and path say it is.
+        """
+        self._ready = ready
+        self._seconds: Callable[[], float] = (lambda: 0.0) if clock is None else clock.seconds
+        self._observe = observe
+        self.operations: dict[str, BoundOperation] = {}
+        self._readers: dict[str, RequestReader] = {}
+        for bound in operations:
+            name = bound.operation.name
+            if name in self.operations:
+                raise PartConflict(
+                    f"the operation {name} is declared twice, by {self.operations[name].part} and "
+                    f"{bound.part}"
+                )
+            self.operations[name] = bound
+            self._readers[name] = RequestReader(bound.operation)
+
+    def __iter__(self) -> Iterator[BoundOperation]:
+        return iter(self.operations.values())
+
+    def find(self, name: str) -> BoundOperation:
+        """@raise NotFound: if there is no such operation."""
+        try:
+            return self.operations[name]
+        except KeyError:
+            raise NotFound(f"there is no operation {name[:80]!r}") from None
+
+    def reader(self, name: str) -> RequestReader:
+        """@return: what makes the requests of an operation."""
+        return self._readers[name]
+
+    async def run(self, bound: BoundOperation, request: Any, caller: Caller, door: str) -> Any:
+        """
+        Have an operation answered.
+
+        @param request: as its L{reader} made it.
+        @param door: for the counters.
+        @return: what the handler gave: the answer, perhaps L{meshkit.operations.Advised}, a
+            L{meshkit.operations.Page}, or the iterator of a stream.
+        @raise MeshkitError: whatever went wrong.  What nobody foresaw is logged, and is the
+            same internal error for everybody.
+        """
+        operation = bound.operation
+        began = self._seconds()
+        code = "OK"
+        try:
+            self.permit(bound, caller)
+            return await maybeDeferred(bound.handler, request)
+        except MeshkitError as e:
+            code = e.code
+            raise
+        except CancelledError:
+            # By the caller, who will not see this, or by what the handler uses.
+            code = NotReady.code
+            raise NotReady("the call was cancelled: try again") from None
+        except Exception:
+            self._log.failure("the operation {operation} failed", operation=operation.name)
+            error = internal_error()
+            code = error.code
+            raise error from None
+        finally:
+            self._observe(Called(operation.name, door, caller.name, code, self._seconds() - began))
+
+    def permit(self, bound: BoundOperation, caller: Caller) -> None:
+        """
+        @raise NotReady: if the node is not.
+        @raise PermissionDenied: if the caller's token has no scope for the operation.
+        """
+        operation = bound.operation
+        if not caller.may(operation):
+            raise PermissionDenied(
+                f"the token {caller.name!r} may not use {operation.name}: it needs the scope "
+                f"{operation.permission}, or {operation.permission}:{operation.name}"
+            )
+        if not operation.early and not self._ready():
+            raise NotReady

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.errors import InvalidRequest
+from meshkit.operations import Nothing, Operation, Permission
+from meshkit.web.callers import ANYONE, OWNER, Caller, Scope
+
+
+def operation(name: str, permission: Permission, public: bool = False) -> Operation:
+    method = "GET" if permission == "read" else "POST"
+    return Operation(  # type: ignore[call-overload,no-any-return,unused-ignore]
+        name, method, "/v1/x", Nothing, None, "", permission=permission, public=public
+    )
+
+
+READ = operation("feed_search", "read")
+WRITE = operation("feed_publish", "write")
+ADMIN = operation("peers_add", "admin")
+
+
+class ScopeTests(SynchronousTestCase):
+    def test_a_permission_includes_the_lower_ones(self) -> None:
+        for text, may in (("read", (1, 0, 0)), ("write", (1, 1, 0)), ("admin", (1, 1, 1))):
+            caller = Caller("x", (Scope.parse(text),))
+            found = tuple(int(caller.may(each)) for each in (READ, WRITE, ADMIN))
+            self.assertEqual(found, may, text)
+
+    def test_a_scope_may_be_for_one_operation_or_for_names_that_begin_alike(self) -> None:
+        for text, may in (
+            ("write:feed_publish", (0, 1, 0)),
+            ("read:feed_*", (1, 0, 0)),
+            ("admin:feed_*", (1, 1, 0)),
+            ("write:feed", (0, 0, 0)),
+        ):
+            caller = Caller("x", (Scope.parse(text),))
+            found = tuple(int(caller.may(each)) for each in (READ, WRITE, ADMIN))
+            self.assertEqual(found, may, text)
+
+    def test_any_scope_of_a_caller_is_enough(self) -> None:
+        caller = Caller("x", (Scope.parse("read"), Scope.parse("admin:peers_add")))
+        self.assertTrue(caller.may(ADMIN) and caller.may(READ))
+        self.assertFalse(caller.may(WRITE))
+
+    def test_who_has_no_scope_may_use_what_is_public_only(self) -> None:
+        self.assertFalse(ANYONE.may(READ))
+        self.assertTrue(ANYONE.may(operation("node_health", "read", public=True)))
+        self.assertTrue(OWNER.may(ADMIN))
+
+    def test_a_scope_is_written_as_it_was_read(self) -> None:
+        for text in ("read", "write:feed_*", "admin:peers_add"):
+            self.assertEqual(Scope.parse(text).text, text)
+
+    def test_what_is_no_scope_is_refused(self) -> None:
+        for text in (
+            "",
+            "all",
+            "read:",
+            "read:*",
+            "read:Feed",
+            "write:a**",
+            "read,write",
+            "read\n",
+        ):
+            with self.assertRaises(InvalidRequest, msg=text):
+                Scope.parse(text)
