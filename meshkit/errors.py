@@ -539,6 +539,13 @@ class MethodNotAllowed(OperationError):
     status = 405
 
 
+class UpgradeRequired(OperationError):
+    """This path gives the connection to another protocol, which the request has to ask for."""
+
+    code = "UPGRADE_REQUIRED"
+    status = 426
+
+
 class Unauthorized(OperationError):
     """The bearer token is missing or wrong: send the one in the data folder's door.token."""
 

@@ -14,12 +14,14 @@ C{docs/troubleshooting.md} is keyed by it; C{message} is for people and may chan
 from __future__ import annotations
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 
-from meshkit.errors import MeshkitError, MethodNotAllowed, Unauthorized
+from meshkit.errors import MeshkitError, MethodNotAllowed, Unauthorized, UpgradeRequired
 from meshkit.operations import Advised, Page
 
 Header = tuple[bytes, bytes]
@@ -33,6 +35,9 @@ SAFE_HEADERS: Final[tuple[Header, ...]] = (
 )
 
 _RETRY_SECONDS: Final = b"1"
+
+# C{twisted.web} does not know them all.
+_PHRASES: Final = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
 
 
 class _Fault(msgspec.Struct, frozen=True):
@@ -97,8 +102,19 @@ def error_headers(error: MeshkitError) -> Iterable[Header]:
     elif isinstance(error, MethodNotAllowed) and error.details is not None:
         allowed: Any = error.details["allow"]
         yield b"Allow", ", ".join(allowed).encode("ascii")
+    elif isinstance(error, UpgradeRequired) and error.details is not None:
+        names: Any = error.details["upgrade"]
+        yield b"Upgrade", ", ".join(names).encode("ascii")
+        yield b"Connection", b"upgrade"
     elif error.status == 503:
         yield b"Retry-After", _RETRY_SECONDS
+
+
+def tokens(headers: Headers, name: bytes) -> list[str]:
+    """@return: the members of a header that is a list of tokens, in small letters."""
+    values = headers.getRawHeaders(name, [])
+    members = b",".join(values).decode("latin-1").lower().split(",")
+    return [member.strip(" \t") for member in members]
 
 
 def method_not_allowed(method: str, allowed: Iterable[str]) -> MethodNotAllowed:
@@ -121,7 +137,7 @@ def prepare(request: IRequest, status: int, headers: Iterable[Header], body: byt
     @return: the body, to be written.  For C{HEAD} the length is stated all the same,
         and twisted.web leaves the body out.
     """
-    request.setResponseCode(status)
+    request.setResponseCode(status, _PHRASES.get(status))
     for name, value in headers:
         request.setHeader(name, value)
     request.setHeader(b"Content-Length", b"%d" % len(body))

@@ -36,6 +36,7 @@ from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHalfCloseableDescriptor,
+    IProtocol,
     IReactorTime,
     ISSLTransport,
 )
@@ -292,6 +293,28 @@ class LimitedRequest(Request):
     def render(self, resrc: IResource) -> None:
         super().render(_MethodsInJSON(resrc))
 
+    def hand_over(
+        self, successor: IProtocol, name: str, closing: Callable[[], None] | None
+    ) -> None:
+        """See L{meshkit.web.takeover.take_over}.  If the client is gone, nothing is done."""
+        channel = self.channel
+        if channel is None:
+            return
+        headers = Headers()
+        for key, value in (
+            (b"Upgrade", name.encode("ascii")),
+            (b"Connection", b"upgrade"),
+            *channel.site.date_header(),
+        ):
+            headers.addRawHeader(key, value)
+        status = HTTPStatus.SWITCHING_PROTOCOLS
+        self.setResponseCode(status)
+        channel.writeHeaders(b"HTTP/1.1", b"%d" % status, status.phrase.encode("ascii"), headers)
+        # That was the answer.  Ending it is what switches the channel over.
+        self.startedWriting = 1
+        channel.succeed(successor, closing)
+        self.finish()
+
 
 class _MethodsInJSON:
     """A resource that refuses a method as the rest of the site does, not in HTML."""
@@ -317,7 +340,8 @@ class LimitedChannel(HTTPChannel):
 
     States: receiving a request (a deadline runs from its first byte), answering it
     (what arrives meanwhile is kept by C{HTTPChannel}, which pauses the client at
-    16 KiB), idle, and refused: our last answer is out and what arrives is dropped.
+    16 KiB), idle, refused: our last answer is out and what arrives is dropped; and
+    handed over: all that arrives is another protocol's (L{meshkit.web.takeover}).
     """
 
     _log = Logger()
@@ -332,6 +356,9 @@ class LimitedChannel(HTTPChannel):
     _losing = False
     _dropped = 0
     _deadline: IDelayedCall | None = None
+    _successor: IProtocol | None = None
+    _closing: Callable[[], None] | None = None
+    _site_closes = False
     _local: IAddress
     _peer: IAddress
 
@@ -349,11 +376,18 @@ class LimitedChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_deadline()
         super().connectionLost(reason)
-        self.site.closed(self)
+        try:
+            if self._successor is not None:
+                self._successor.connectionLost(reason)
+        finally:
+            self.site.closed(self)
 
     # --- receiving -----------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
+        if self._successor is not None and not self._answering:
+            self._successor.dataReceived(data)
+            return
         if self._refused:
             self._drop(len(data))
             return
@@ -412,6 +446,10 @@ class LimitedChannel(HTTPChannel):
         super().allHeadersReceived()
 
     def rawDataReceived(self, data: bytes) -> None:
+        if self._successor is not None and not self._answering:
+            # Of the bytes that ended the last request, those after it.
+            self._pass_on(data)
+            return
         try:
             super().rawDataReceived(data)
         except _Refused as e:
@@ -427,11 +465,39 @@ class LimitedChannel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         self._answering = False
+        if self._successor is not None:
+            # Whatever else its Connection header says.
+            self.persistent = 1
         super().requestDone(request)
         if not self.persistent:
             # Closing waits until the client has taken its answer, but not for ever.
             self._stop_deadline()
             self._deadline = self.callLater(self.site.timeOut, self._give_up)
+
+    # --- handing over ----------------------------------------------------------------
+
+    def succeed(self, successor: IProtocol, closing: Callable[[], None] | None) -> None:
+        """Give the connection to another protocol as soon as the request is done."""
+        self._successor = successor
+        self._closing = closing
+
+    def setLineMode(self, extra: bytes = b"") -> None:
+        # C{HTTPChannel} does this when a request was answered, with what came after it.
+        if self._successor is None:
+            super().setLineMode(extra)
+            return
+        self.setTimeout(None)
+        self.transport.unregisterProducer()
+        # It may have been paused while the request was worked on.
+        self.transport.resumeProducing()
+        self._successor.makeConnection(self.transport)
+        if self._site_closes:
+            self.close_when_answered()
+        self._pass_on(extra)
+
+    def _pass_on(self, data: bytes) -> None:
+        if data and self._successor is not None and not self.transport.disconnecting:
+            self._successor.dataReceived(data)
 
     # --- refusing ------------------------------------------------------------------
 
@@ -464,8 +530,14 @@ class LimitedChannel(HTTPChannel):
 
     def close_when_answered(self) -> None:
         """Close now if no answer is owed, else as soon as it is given."""
+        self._site_closes = True
         if self._answering:
-            self.persistent = False
+            self.persistent = 0
+        elif self._successor is not None:
+            if self._closing is None:
+                self.transport.loseConnection()
+            else:
+                self._closing()
         elif not self._refused:
             self.loseConnection()
 
