@@ -567,6 +567,33 @@ class ForbiddenOrigin(OperationError):
     status = 403
 
 
+class TokenExists(OperationError):
+    """There is a token of this name already: revoke it first, or choose another name."""
+
+    code = "TOKEN_EXISTS"
+    status = 409
+
+
+class TooManyTokens(OperationError):
+    """There are as many tokens as a node keeps: revoke one that is not needed any more."""
+
+    code = "TOO_MANY_TOKENS"
+    status = 409
+
+
+class RateLimited(OperationError):
+    """More was asked for than this token is granted: wait, then ask again."""
+
+    code = "RATE_LIMITED"
+    status = 429
+
+    def __init__(self, *args: object, retry_after: float | None = None) -> None:
+        """@param retry_after: seconds after which the request would be granted."""
+        super().__init__(*args)
+        if retry_after is not None:
+            self.details = {"retry_after": retry_after}
+
+
 class UnsupportedMediaType(OperationError):
     """The body has to be JSON: send Content-Type: application/json."""
 

@@ -15,11 +15,12 @@ from meshkit.cli.door import open_folder
 from meshkit.cli.output import json_option, line, print_json
 from meshkit.errors import NotFound
 from meshkit.feed import guard
+from meshkit.runtime import tokens
 from meshkit.runtime.backup import copy_database
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import NETWORK_SECRET, SECRET_KEY
-from meshkit.runtime.peers import MIGRATIONS
 from meshkit.runtime.registry import discover_parts
+from meshkit.runtime.tables import MIGRATIONS
 from meshkit.services.node import DATABASE
 
 
@@ -53,13 +54,15 @@ def backup(flag: str | None, file: str, as_json: bool) -> None:
 
     It holds all feeds, peers and follows, and whatever the parts have stored. It does not
     hold the secrets: keep secret.key and network.secret of the data folder somewhere else,
-    as who has them is you.
+    as who has them is you. Nor does it hold the tokens of 'meshkit token', which might be
+    revoked by the time it is restored.
     """
     folder = open_folder(flag)
     now_ns = time.time_ns()
 
     def mark(connection: sqlite3.Connection) -> None:
         guard.mark_restored(connection, now_ns)
+        tokens.forget_all(connection)
 
     source = folder.file(DATABASE)
     if not os.path.lexists(source):
@@ -89,6 +92,7 @@ def restore(flag: str | None, file: str, as_json: bool) -> None:
 
     def mark(connection: sqlite3.Connection) -> None:
         guard.mark_again(connection, now_ns)
+        tokens.forget_all(connection)
 
     with held(folder):
         copy_database(file, folder.file(DATABASE), all_migrations(), mark)

@@ -53,7 +53,7 @@ MAX_PINS: Final = 2_000
 FIRST_USE: Final = "first use"
 BY_HAND: Final = "by hand"
 
-#: The tables of the node itself.
+#: Of the node itself, in L{meshkit.runtime.tables}.
 MIGRATIONS: Final = (
     """
     CREATE TABLE node_peers (

@@ -68,8 +68,9 @@ from meshkit.runtime.keyring import (
     stored_public,
 )
 from meshkit.runtime.ledger import Account
-from meshkit.runtime.peers import MIGRATIONS, PeerBook, PeerEntry, Unknown
+from meshkit.runtime.peers import PeerBook, PeerEntry, Unknown
 from meshkit.runtime.registry import Composition
+from meshkit.runtime.tables import MIGRATIONS
 from meshkit.runtime.workers import WorkerFactory, WorkerPool
 from meshkit.services import operations as offered
 from meshkit.services import ping

@@ -64,9 +64,9 @@ from meshkit.runtime.database import Database
 from meshkit.runtime.events import EventBus
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import DOOR_TOKEN, NETWORK_SECRET, SECRET_KEY
-from meshkit.runtime.peers import MIGRATIONS as NODE_MIGRATIONS
 from meshkit.runtime.peers import PeerBook
 from meshkit.runtime.registry import compose, discover_parts
+from meshkit.runtime.tables import MIGRATIONS as NODE_MIGRATIONS
 from meshkit.runtime.workers import InlineWorkers
 from meshkit.services.config import NodeConfig
 from meshkit.services.node import NodeService, all_sections
