@@ -182,6 +182,7 @@ PUBLISH = Operation(
     doc="Sign a message and append it to this node's feed; answered when it is on the disk.",
     permission="write",
     success=201,
+    open_world=True,
 )
 PUBLISH_BATCH = Operation(
     name="feed_publish_batch",
@@ -193,6 +194,7 @@ PUBLISH_BATCH = Operation(
     permission="write",
     success=201,
     max_body=16 * 1024 * 1024,
+    open_world=True,
 )
 LIST = Operation(
     name="feed_list",
@@ -202,6 +204,7 @@ LIST = Operation(
     answer=MessageText,
     doc="Messages of others (and, with include_self, one's own), newest first.",
     paged=True,
+    untrusted=True,
 )
 AUTHOR = Operation(
     name="feed_author",
@@ -211,6 +214,7 @@ AUTHOR = Operation(
     answer=MessageText,
     doc="Messages of one author, newest first.",
     paged=True,
+    untrusted=True,
 )
 INSIGHTS = Operation(
     name="feed_insights",
@@ -220,6 +224,7 @@ INSIGHTS = Operation(
     answer=MessageText,
     doc="Messages whose content has the type 'insight', newest first.",
     paged=True,
+    untrusted=True,
 )
 SEARCH = Operation(
     name="feed_search",
@@ -229,6 +234,7 @@ SEARCH = Operation(
     answer=MessageText,
     doc="Full-text search over the content of all messages, with the stretch that matched.",
     paged=True,
+    untrusted=True,
 )
 MESSAGE = Operation(
     name="feed_message",
@@ -237,6 +243,7 @@ MESSAGE = Operation(
     request=MessageByHash,
     answer=MessageText,
     doc="One message by its hash.",
+    untrusted=True,
 )
 
 THREAD = Operation(
@@ -250,6 +257,7 @@ THREAD = Operation(
         "replies; what is not stored here is named as missing."
     ),
     paged=True,
+    untrusted=True,
 )
 
 
@@ -308,6 +316,8 @@ SCHEMA_ADD = Operation(
     doc="Check contents of a type by a JSON Schema from now on; one of the same name is replaced.",
     permission="admin",
     success=201,
+    destructive=True,
+    idempotent=True,
 )
 SCHEMA_REMOVE = Operation(
     name="feed_schema_remove",
@@ -318,6 +328,8 @@ SCHEMA_REMOVE = Operation(
     doc="Check contents of a type by this schema no longer.",
     permission="admin",
     success=204,
+    destructive=True,
+    idempotent=True,
 )
 
 
@@ -359,6 +371,8 @@ UNLOCK = Operation(
     answer=OwnFeed,
     doc="Publish again without waiting for peers to show how far they have this node's feed.",
     permission="admin",
+    destructive=True,
+    idempotent=True,
 )
 
 
@@ -384,6 +398,7 @@ EVENTS = Operation(
     doc="Messages as they are stored here, this node's own too; a reader that comes back goes on.",
     stream=True,
     resume="after",
+    untrusted=True,
 )
 
 
@@ -454,6 +469,7 @@ EXPORT = Operation(
     request=Export,
     answer=Exported,
     doc="Messages as they were signed, page by page, for feed_import on another node.",
+    untrusted=True,
 )
 IMPORT = Operation(
     name="feed_import",
@@ -464,6 +480,8 @@ IMPORT = Operation(
     doc="Check and store messages that were exported; each is stored by its own merits.",
     permission="write",
     max_body=16 * 1024 * 1024,
+    untrusted=True,
+    idempotent=True,
 )
 
 
@@ -499,6 +517,7 @@ BLOCK = Operation(
     doc="Block a key: its feed is not asked for, taken, served or listed; as a peer it is refused.",
     permission="write",
     success=201,
+    idempotent=True,
 )
 UNBLOCK = Operation(
     name="blocks_remove",
@@ -509,6 +528,7 @@ UNBLOCK = Operation(
     doc="Block a key no more.",
     permission="write",
     success=204,
+    idempotent=True,
 )
 
 
@@ -558,6 +578,8 @@ RETENTION_RUN = Operation(
     answer=Forgotten,
     doc="Empty now what the settings of retention say; answered when it is done.",
     permission="admin",
+    destructive=True,
+    idempotent=True,
 )
 FORGET = Operation(
     name="feed_forget",
@@ -567,6 +589,8 @@ FORGET = Operation(
     answer=Forgotten,
     doc="Empty all messages of an author who is blocked; answered when it is done.",
     permission="admin",
+    destructive=True,
+    idempotent=True,
 )
 
 

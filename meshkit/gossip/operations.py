@@ -45,6 +45,7 @@ FOLLOW = Operation(
     doc="Follow an author: from the first follow on, only followed feeds are asked for.",
     permission="write",
     success=201,
+    idempotent=True,
 )
 UNFOLLOW = Operation(
     name="follows_remove",
@@ -55,6 +56,7 @@ UNFOLLOW = Operation(
     doc="Stop following an author.  What is stored stays.",
     permission="write",
     success=204,
+    idempotent=True,
 )
 
 
@@ -89,6 +91,7 @@ SUBSCRIBE = Operation(
     doc="Subscribe to a tag: the whole feeds of those who have used it are replicated.",
     permission="write",
     success=201,
+    idempotent=True,
 )
 UNSUBSCRIBE = Operation(
     name="topics_remove",
@@ -99,6 +102,7 @@ UNSUBSCRIBE = Operation(
     doc="Subscribe to a tag no more.  What is stored stays.",
     permission="write",
     success=204,
+    idempotent=True,
 )
 
 

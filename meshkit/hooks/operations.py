@@ -106,6 +106,7 @@ LIST = Operation(
     request=Nothing,
     answer=list[HookStatus],
     doc="The commands and webhooks of the configuration, and how each is doing.",
+    untrusted=True,
 )
 PARKED = Operation(
     name="hooks_parked",
@@ -114,6 +115,7 @@ PARKED = Operation(
     request=ListParked,
     answer=list[ParkedMessage],
     doc="The messages that a hook has given up, in the order in which they were stored.",
+    untrusted=True,
 )
 RETRY = Operation(
     name="hooks_retry",
@@ -124,6 +126,7 @@ RETRY = Operation(
     doc="Try parked messages once more, and make the next attempt of the hook now.",
     permission="write",
     success=202,
+    open_world=True,
 )
 DISCARD = Operation(
     name="hooks_discard",
@@ -133,4 +136,6 @@ DISCARD = Operation(
     answer=Concerned,
     doc="Forget parked messages: the hook never gets them.  They stay in their feeds.",
     permission="write",
+    destructive=True,
+    idempotent=True,
 )

@@ -190,6 +190,7 @@ PEERS = Operation(
     request=Nothing,
     answer=list[Peer],
     doc="The addresses this node dials, and what happened when it did.",
+    untrusted=True,
 )
 PEER_LEDGER = Operation(
     name="peers_ledger",
@@ -199,6 +200,7 @@ PEER_LEDGER = Operation(
     answer=list[PeerBehaviour],
     doc="How peers behave, whoever dialled whom: score, round trip, counters, and why one was "
     "held back or banned.  The one heard of last comes first.",
+    untrusted=True,
 )
 PEER_ADD = Operation(
     name="peers_add",
@@ -210,6 +212,9 @@ PEER_ADD = Operation(
     "key, which is then pinned.",
     permission="admin",
     success=201,
+    untrusted=True,
+    idempotent=True,
+    open_world=True,
 )
 PEER_REMOVE = Operation(
     name="peers_remove",
@@ -220,6 +225,8 @@ PEER_REMOVE = Operation(
     doc="Stop dialling an address and forget it.",
     permission="admin",
     success=204,
+    destructive=True,
+    idempotent=True,
 )
 PEER_DIAL = Operation(
     name="peers_dial",
@@ -229,6 +236,8 @@ PEER_DIAL = Operation(
     answer=Dialled,
     doc="Dial an address once, to see whether it can be reached and who is there.",
     permission="admin",
+    idempotent=True,
+    open_world=True,
 )
 PEER_REPIN = Operation(
     name="peers_repin",
@@ -238,4 +247,7 @@ PEER_REPIN = Operation(
     answer=Repinned,
     doc="Expect from now on the key that answers at an address, or the one that is given.",
     permission="admin",
+    destructive=True,
+    idempotent=True,
+    open_world=True,
 )
