@@ -17,7 +17,18 @@ from importlib.metadata import version
 from time import perf_counter
 from typing import Final, NoReturn
 
-from tests.bench import bulk, handshakes, idle, large, publishing, replication, rpc, search
+from tests.bench import (
+    bulk,
+    handshakes,
+    idle,
+    large,
+    publishing,
+    replication,
+    rest,
+    rpc,
+    search,
+    starting,
+)
 
 _LIBRARIES: Final = ("Twisted", "PyNaCl", "msgspec", "attrs", "klein")
 
@@ -31,6 +42,8 @@ BENCHES: Final[dict[str, Callable[[bool], str]]] = {
     "idle": idle.measure,
     "search": search.measure,
     "large": large.measure,
+    "rest": rest.measure,
+    "starting": starting.measure,
 }
 
 
