@@ -532,6 +532,13 @@ class SearchTooSlow(OperationError):
     status = 422
 
 
+class KeyReused(OperationError):
+    """An idempotency key names one request, and was used for another one before."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+    status = 422
+
+
 class MethodNotAllowed(OperationError):
     """This path exists, but not with this method."""
 

@@ -37,7 +37,17 @@ Cursor = Annotated[
 ]
 
 
-class Publish(msgspec.Struct, forbid_unknown_fields=True):
+IdempotencyKey = Annotated[
+    str,
+    Meta(
+        pattern="^[!-~]{1,255}$",
+        description="names this request, best with a UUID: asked for again with the same key "
+        "within a day, it is not published a second time",
+    ),
+]
+
+
+class Publish(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """
     A message to sign and append to this node's feed.
 
@@ -65,15 +75,17 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True):
     form: Annotated[
         Literal["own", "egregore"], Meta(description="whose sealed form, with recipients")
     ] = "own"
+    idempotency_key: IdempotencyKey | None = None
 
 
-class PublishBatch(msgspec.Struct, forbid_unknown_fields=True):
+class PublishBatch(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Contents to publish as one message each, all or none."""
 
     contents: Annotated[
         list[msgspec.Raw],
         Meta(min_length=1, max_length=10_000, description="any JSON values, at most 64 KiB each"),
     ]
+    idempotency_key: IdempotencyKey | None = None
 
 
 class Published(msgspec.Struct):
@@ -183,6 +195,7 @@ PUBLISH = Operation(
     permission="write",
     success=201,
     open_world=True,
+    key="idempotency_key",
 )
 PUBLISH_BATCH = Operation(
     name="feed_publish_batch",
@@ -195,6 +208,7 @@ PUBLISH_BATCH = Operation(
     success=201,
     max_body=16 * 1024 * 1024,
     open_world=True,
+    key="idempotency_key",
 )
 LIST = Operation(
     name="feed_list",

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from meshkit.errors import Overloaded
 from meshkit.feed.canonical import Prepared
 from meshkit.feed.message import Message
+from meshkit.feed.repeats import Before, Named
 
 #: No further entry joins a job that has this many messages.
 MAX_TOGETHER: Final = 1_000
@@ -34,16 +35,20 @@ class Entry:
 
     @ivar contents: one or more.
     @ivar sign: makes a message of a content; see L{meshkit.feed.message.sign_message}.
+    @ivar named: what its publisher may ask for again.
+    @ivar warnings: what is said beside its answer, also if it is asked for again.
     @ivar stored: what the publisher waits for.
     """
 
     contents: Sequence[Prepared]
     sign: Callable[..., Message]
-    stored: Deferred[list[Message]] = field(factory=Deferred)
+    named: Named | None = None
+    warnings: Sequence[str] = ()
+    stored: Deferred[list[Message] | Before] = field(factory=Deferred)
 
 
-#: The messages that became of an entry, or why it could not be signed.
-Outcome = list[Message] | Exception
+#: The messages that became of an entry, or had become of it before, or why there are none.
+Outcome = list[Message] | Before | Exception
 
 
 class Outbox:
@@ -58,20 +63,25 @@ class Outbox:
         self._writing = False
 
     def add(
-        self, contents: Sequence[Prepared], sign: Callable[..., Message]
-    ) -> Deferred[list[Message]]:
+        self,
+        contents: Sequence[Prepared],
+        sign: Callable[..., Message],
+        named: Named | None = None,
+        warnings: Sequence[str] = (),
+    ) -> Deferred[list[Message] | Before]:
         """
         Take the next place in line.
 
-        @return: Deferred of the messages, fired when they are on the disk.  Fails with
-            what C{sign} raised, with L{Overloaded} if L{MAX_WAITING} entries wait
+        @return: Deferred of the messages, fired when they are on the disk, or of what came
+            of the same request before.  Fails with what C{sign} raised, with
+            L{meshkit.errors.KeyReused}, with L{Overloaded} if L{MAX_WAITING} entries wait
             already, or if the job could not be written.  It is not for cancelling.
         """
         if len(self._line) >= MAX_WAITING:
             return fail(
                 Overloaded(f"{MAX_WAITING} messages wait to be published: try again in a moment")
             )
-        entry = Entry(contents, sign)
+        entry = Entry(contents, sign, named, warnings)
         self._line.append(entry)
         self._next_job()
         return entry.stored

@@ -18,12 +18,13 @@ from meshkit.errors import (
     FeedError,
     IdentityError,
     InvalidRequest,
+    KeyReused,
     LimitReached,
     MeshkitError,
     NotFound,
     UnexpectedMessage,
 )
-from meshkit.feed import acceptance, schema_registry, search, store
+from meshkit.feed import acceptance, repeats, schema_registry, search, store
 from meshkit.feed import operations as offered
 from meshkit.feed.advice import Advice, Judge, shortened
 from meshkit.feed.blocking import Blocks
@@ -39,6 +40,7 @@ from meshkit.feed.message import Message, check_hash, parse_message, sign_messag
 from meshkit.feed.outbox import Entry, Outbox, Outcome
 from meshkit.feed.own import OwnFeed
 from meshkit.feed.presenter import Presenter
+from meshkit.feed.repeats import Before, Named
 from meshkit.feed.retention import Policy
 from meshkit.feed.rotation import Rotation
 from meshkit.feed.sealing import Form, seal_content
@@ -55,12 +57,14 @@ from meshkit.interfaces import (
     IFeedStore,
     MessagesStored,
 )
-from meshkit.operations import Advised, BoundOperation, Item
+from meshkit.operations import Advised, BoundOperation, Item, Operation
 from meshkit.parts import Part, PartContext, shield
 
 #: Calls in the worker pool at a time that check what others sent, for each thread: one
 #: that is made and one that follows at once.
 CALLS_PER_THREAD: Final = 2
+
+_ANY_SIZE: Final = 2**40
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -338,8 +342,8 @@ class FeedPart(Part):
         recipients: Sequence[str] = (),
         form: Form = "own",
     ) -> Deferred[Message]:
-        return Deferred.fromCoroutine(
-            self._publish_one(
+        async def published() -> Message:
+            messages = await self._publish_one(
                 partial(prepare_content, content),
                 [],
                 recipients,
@@ -351,7 +355,10 @@ class FeedPart(Part):
                 span_id=span_id,
                 expires_at=expires_at,
             )
-        )
+            assert isinstance(messages, list)
+            return messages[0]
+
+        return Deferred.fromCoroutine(published())
 
     async def _publish_one(
         self,
@@ -360,13 +367,16 @@ class FeedPart(Part):
         recipients: Sequence[str],
         form: Form,
         *,
+        named: Named | None = None,
         schema_id: str | None,
         relates: str | None,
         **fields: Any,
-    ) -> Message:
+    ) -> list[Message] | Before:
         """
         @param warnings: to which is added what the publisher should know.
+        @param named: the request, if it may come again.
         @param fields: others of L{sign_message}.
+        @return: the one message; or what came of the request before.
         """
         if relates is not None:
             check_hash(relates, "relates")
@@ -380,18 +390,21 @@ class FeedPart(Part):
                 self._identity, recipients, content, schema_id, form, self._rng
             )
         sign = partial(sign_message, self._identity, schema_id=schema_id, relates=relates, **fields)
-        (message,) = await self._append([content], sign)
-        return message
+        return await self._append([content], sign, named, warnings)
 
     def _append(
-        self, contents: Sequence[Prepared], sign: Callable[..., Message]
-    ) -> Deferred[list[Message]]:
+        self,
+        contents: Sequence[Prepared],
+        sign: Callable[..., Message],
+        named: Named | None,
+        warnings: Sequence[str],
+    ) -> Deferred[list[Message] | Before]:
         """
         @return: see L{Outbox.add}.  Cancelling only forgets the wish to be told.
         @raise FeedReadOnly: if the own feed must not be written now.
         """
         self._own.check()
-        return shield(self._outbox.add(contents, sign))
+        return shield(self._outbox.add(contents, sign, named, tuple(warnings)))
 
     def _write_own(self, entries: Sequence[Entry]) -> Deferred[list[Outcome]]:
         return Deferred.fromCoroutine(self._write_entries(entries))
@@ -409,15 +422,17 @@ class FeedPart(Part):
             outcomes: list[Outcome] = []
             together: list[Message] = []
             for entry in entries:
-                outcome = _signed(entry, tail, now_ns)
-                if not isinstance(outcome, Exception):
+                outcome = _outcome(connection, entry, tail, now_ns)
+                if isinstance(outcome, list):
                     try:
                         room = room.take(outcome)
                     except LimitReached as e:
                         outcome = e
-                if not isinstance(outcome, Exception):
+                if isinstance(outcome, list):
                     together.extend(outcome)
                     tail = outcome[-1].sequence, outcome[-1].hash
+                    if entry.named is not None:
+                        repeats.remember(connection, entry.named, outcome, entry.warnings, now_ns)
                 outcomes.append(outcome)
             return outcomes, store.append_own(connection, together, now_ns)
 
@@ -639,12 +654,17 @@ class FeedPart(Part):
     async def _answer_publish(self, request: offered.Publish) -> msgspec.Raw | Advised:
         if request.form != "own" and not request.recipients:
             raise InvalidRequest("a sealed form needs recipients", field="form")
+        named = _named(offered.PUBLISH, request)
+        before = await self._before(named)
+        if before is not None:
+            return await self._publish_again(before)
         warnings: list[str] = []
-        message = await self._publish_one(
+        published = await self._publish_one(
             partial(prepare_content_text, bytes(request.content)),
             warnings,
             request.recipients,
             request.form,
+            named=named,
             schema_id=request.schema_id,
             relates=request.relates,
             tags=tuple(request.tags),
@@ -652,15 +672,58 @@ class FeedPart(Part):
             span_id=request.span_id,
             expires_at=request.expires_at,
         )
+        if isinstance(published, Before):
+            # It was asked for twice at the same time.
+            return await self._publish_again(published)
+        (message,) = published
         # The row as it was committed just now, without reading it back.
         row = store.Row(message.raw, chain_valid=True)
         warnings += await self._advice.about([message.raw])
         shown = self._presenter.show(row)
         return Advised(shown, warnings) if warnings else shown
 
+    async def _before(self, named: Named | None) -> Before | None:
+        """
+        What came of a request before, whatever keeps others from being published now.
+
+        @raise KeyReused: if its key belongs to another one.
+        """
+        if named is None:
+            return None
+        now_ns = self._wall_clock()
+        before: Before | None = await self._database.read(
+            lambda connection: repeats.find(connection, named, now_ns)
+        )
+        return before
+
+    async def _publish_again(self, before: Before) -> msgspec.Raw | Advised:
+        row = await self._find_message(before.last_hash)
+        warnings = before.warnings + await self._advice.about([row.raw])
+        shown = self._presenter.show(row)
+        return Advised(shown, warnings) if warnings else shown
+
+    async def _publish_batch_again(self, before: Before) -> offered.Published | Advised:
+        first = before.last - before.count + 1
+        published = offered.Published(before.count, first, before.last, before.last_hash.hex())
+
+        def read(connection: Any) -> list[bytes]:
+            place = store.place_by_hash(connection, before.last_hash)
+            if place is None:
+                return []
+            # As many as came in one request.
+            return store.read_chain(connection, place[0], first - 1, _ANY_SIZE, before.count)
+
+        raws = await self._database.read(read)
+        warnings = before.warnings + await self._advice.about(raws)
+        return Advised(published, warnings) if warnings else published
+
     async def _answer_publish_batch(
         self, request: offered.PublishBatch
     ) -> offered.Published | Advised:
+        named = _named(offered.PUBLISH_BATCH, request)
+        before = await self._before(named)
+        if before is not None:
+            return await self._publish_batch_again(before)
         texts = [bytes(text) for text in request.contents]
         step = self._verify_batch
         pieces: list[tuple[Prepared, str | None]] = await _joined(
@@ -668,14 +731,17 @@ class FeedPart(Part):
             for at in range(0, len(texts), step)
         )
         contents = [content for content, _ in pieces]
-        messages = await self._append(contents, partial(sign_message, self._identity))
+        warnings = shortened(problem for _, problem in pieces if problem is not None)
+        sign = partial(sign_message, self._identity)
+        messages = await self._append(contents, sign, named, warnings)
+        if isinstance(messages, Before):
+            return await self._publish_batch_again(messages)
         published = offered.Published(
             count=len(messages),
             first=messages[0].sequence,
             last=messages[-1].sequence,
             last_hash=messages[-1].hash,
         )
-        warnings = shortened(problem for _, problem in pieces if problem is not None)
         warnings += await self._advice.about([message.raw for message in messages])
         return Advised(published, warnings) if warnings else published
 
@@ -696,7 +762,11 @@ class FeedPart(Part):
         )
 
     async def _answer_message(self, request: offered.MessageByHash) -> msgspec.Raw:
-        digest = bytes.fromhex(request.hash)
+        return self._presenter.show(await self._find_message(bytes.fromhex(request.hash)))
+
+    async def _find_message(self, digest: bytes) -> store.Row:
+        """@raise NotFound: if it is not stored, or not any more."""
+        row: store.Row | None
         row, place = await self._database.read(
             lambda connection: (
                 store.message_by_hash(connection, digest),
@@ -704,14 +774,14 @@ class FeedPart(Part):
             )
         )
         if row is not None:
-            return self._presenter.show(row)
+            return row
         if place is not None:
             author, sequence = place
             raise NotFound(
                 f"message {sequence} of {PublicKey(author).text} is not kept any more: it has "
                 f"expired, or retention has emptied it"
             )
-        raise NotFound(f"no message with hash {request.hash} is stored here")
+        raise NotFound(f"no message with hash {digest.hex()} is stored here")
 
 
 def _blocked_keys(texts: Sequence[str]) -> list[PublicKey]:
@@ -725,11 +795,31 @@ def _blocked_keys(texts: Sequence[str]) -> list[PublicKey]:
     return keys
 
 
+def _named(operation: Operation, request: offered.Publish | offered.PublishBatch) -> Named | None:
+    """What a request is remembered by, if it has a key: its texts count as they are spelt."""
+    if request.idempotency_key is None:
+        return None
+    told = msgspec.structs.replace(request, idempotency_key=None)
+    return Named.of(request.idempotency_key, msgspec.json.encode([operation.name, told]))
+
+
 def _rotated(rotation: Rotation) -> FeedRotated:
     return FeedRotated(rotation.old.raw, rotation.new.raw, rotation.sequence)
 
 
-def _signed(entry: Entry, tail: tuple[int, str | None], now_ns: int) -> Outcome:
+def _outcome(connection: Any, entry: Entry, tail: tuple[int, str | None], now_ns: int) -> Outcome:
+    """What becomes of an entry, if it has not been written before."""
+    if entry.named is not None:
+        try:
+            before = repeats.find(connection, entry.named, now_ns)
+        except KeyReused as e:
+            return e
+        if before is not None:
+            return before
+    return _signed(entry, tail, now_ns)
+
+
+def _signed(entry: Entry, tail: tuple[int, str | None], now_ns: int) -> list[Message] | Exception:
     """The messages of an entry, which follow a sequence number and its hash."""
     sequence, previous = tail
     messages: list[Message] = []

@@ -27,7 +27,7 @@ from meshkit.errors import (
     LimitReached,
     MeshkitError,
 )
-from meshkit.feed import guard
+from meshkit.feed import guard, repeats
 from meshkit.feed.chain import Link, Neighbours, Verdict, judge
 from meshkit.feed.closings import ENDS_THERE, Closings, closing, refusal
 from meshkit.feed.limits import NO_LIMITS, NOTHING, Amount, Limits
@@ -196,6 +196,7 @@ MIGRATIONS: Final = (
     ) STRICT;
     CREATE INDEX feed_rotations_successor ON feed_rotations (successor);
     """,
+    repeats.MIGRATION,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.

@@ -9,6 +9,8 @@ The REST routes of a node, derived from its operations.
  - C{HEAD} answers whatever C{GET} does, without the body.
  - Every answer is of the form that L{meshkit.web.answers} describes, also for paths
    that do not exist and for errors nobody foresaw.
+ - C{Idempotency-Key} is a field of the operations that have one; for others it says
+   nothing.
  - When the client goes away, what the handler waits for is cancelled.
  - The answer of a stream is C{text/event-stream} (L{meshkit.web.sse}).
 """
@@ -25,6 +27,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
@@ -338,7 +341,7 @@ def _read(reader: RequestReader, operation: Operation, request: Any, path: dict[
     if operation.method == "POST":
         if query:
             raise InvalidRequest("a POST takes its fields in the body, not in the query string")
-        return reader.from_json(path, body)
+        return reader.from_json(path, body, _named_by(operation, headers))
     if body:
         raise InvalidRequest(
             f"a {operation.method} takes its fields in the query string, not in a body"
@@ -351,6 +354,23 @@ def _read(reader: RequestReader, operation: Operation, request: Any, path: dict[
             text = last_seen.decode("latin-1")
             return reader.from_query(path, query, {operation.resume: text})
     return reader.from_query(path, query)
+
+
+def _named_by(operation: Operation, headers: Headers) -> Mapping[str, str]:
+    """
+    The field that makes a repetition harmless, if the header gives it: as it is, or in the
+    quotes of a structured field (RFC 9651, 3.3.3).
+
+    @raise InvalidRequest: if it is given twice.
+    """
+    given = headers.getRawHeaders(b"Idempotency-Key", []) if operation.key is not None else []
+    if operation.key is None or not given:
+        return {}
+    if len(given) > 1:
+        raise InvalidRequest("Idempotency-Key is given twice: give it once", field=operation.key)
+    text = given[0].decode("latin-1")
+    quoted = len(text) > 1 and text[0] == text[-1] == '"'
+    return {operation.key: text[1:-1] if quoted else text}
 
 
 def _good(request: IRequest, operation: Operation, answer: Any) -> bytes:

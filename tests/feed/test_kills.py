@@ -29,7 +29,7 @@ from meshkit.feed import doctor
 from meshkit.runtime.container import DiskFile
 from meshkit.testing.identities import Author
 from tests import PROFILE
-from tests.feed.writer import BATCH, LOADS, OWN
+from tests.feed.writer import BATCH, LOADS, OWN, REPEATS
 from tests.runtime.support import scratch
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -73,6 +73,9 @@ class KillTests(SynchronousTestCase):
         self.addCleanup(self.end)
         # By author and sequence.
         self.acknowledged: defaultdict[str, dict[int, str]] = defaultdict(dict)
+        # Of requests with a key: the number of the last one, and what each was answered.
+        self.request = 0
+        self.answered: dict[str, tuple[int, str]] = {}
 
     def end(self) -> None:
         """After a failure in the middle of a life."""
@@ -91,15 +94,22 @@ class KillTests(SynchronousTestCase):
         return line[:-1]
 
     def note(self, line: str) -> None:
-        key, number, digest = line.split()
+        key, number, digest, *request = line.split()
         sequence = int(number)
-        if key == Author(OWN).key.hex():
+        if request:
+            self.request = int(request[0])
+            name = str(self.request // REPEATS)
+            first = self.answered.setdefault(name, (sequence, digest))
+            self.assertEqual((sequence, digest), first, "a repetition got another answer")
+        elif key == Author(OWN).key.hex():
             self.assertNotIn(sequence, self.acknowledged[key], "a number was given twice")
         self.acknowledged[key][sequence] = digest
 
     def live(self, loads: str) -> None:
         """One life: it begins, works, and is killed."""
         assert self.process.stdin is not None
+        # What was under way when the last life ended is asked for again.
+        loads = loads.replace("keys", f"keys{self.request}")
         self.process.stdin.write(f"{self.path} {loads}\n")
         self.process.stdin.flush()
         pid = 0
@@ -143,12 +153,15 @@ class KillTests(SynchronousTestCase):
                 return
             stored: defaultdict[str, dict[int, str]] = defaultdict(dict)
             batches: Counter[str] = Counter()
+            keyed: Counter[str] = Counter()
             for key, sequence, digest, raw in connection.execute(
                 "SELECT hex(a.key), m.sequence, hex(m.hash), m.raw FROM feed_messages m "
                 "JOIN feed_authors a ON a.id = m.author AND m.chain_valid ORDER BY m.id"
             ):
                 stored[key.lower()][sequence] = digest.lower()
-                batches[json.loads(raw)["content"].get("batch")] += 1
+                content = json.loads(raw)["content"]
+                batches[content.get("batch")] += 1
+                keyed[content.get("keyed")] += 1
             complete = dict(
                 connection.execute("SELECT lower(hex(key)), contiguous FROM feed_authors")
             )
@@ -159,9 +172,12 @@ class KillTests(SynchronousTestCase):
             self.assertLessEqual(feed.items(), stored[key].items(), "acknowledged and lost")
         del batches[None]  # type: ignore[arg-type]
         self.assertEqual(set(batches.values()) - {BATCH}, set(), "a part of a batch is stored")
+        del keyed[None]  # type: ignore[arg-type]
+        self.assertEqual(set(keyed.values()) - {1}, set(), "a repetition was published")
+        self.assertLessEqual(self.answered.keys(), keyed.keys())
 
     def check_kills(self, loads: str) -> None:
-        for number in range(KILLS // 4):
+        for number in range(KILLS // 5):
             self.live(loads)
             try:
                 self.check_disk()
@@ -178,6 +194,9 @@ class KillTests(SynchronousTestCase):
 
     def test_killed_while_batches_are_published(self) -> None:
         self.check_kills("batches")
+
+    def test_killed_while_the_same_is_asked_for_again_and_again(self) -> None:
+        self.check_kills("keys publish")
 
     def test_killed_while_messages_are_received(self) -> None:
         self.check_kills("receive")

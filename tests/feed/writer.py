@@ -3,7 +3,8 @@ A process that writes feeds into a database until it is killed, for L{tests.feed
 
 C{python -m tests.feed.writer}: for each line on its standard input, which names a file and
 what to do, it forks a child that does it, and says when that one has died.  So a life costs
-no imports.  What was acknowledged is told as C{KEY SEQUENCE HASH}, a line each, at once.
+no imports.  What was acknowledged is told as C{KEY SEQUENCE HASH}, a line each, at once; with
+the number of the request if it had one.  C{keys17} begins with request 17.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sys
 import time
 from typing import Any, Final
 
+import msgspec
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
 from meshkit.feed import operations as offered
@@ -30,9 +32,11 @@ OWN: Final = "killed"
 PEER: Final = "peer"
 
 #: What there is to do at the same time.
-LOADS: Final = ("publish", "batches", "receive")
+LOADS: Final = ("publish", "batches", "keys", "receive")
 PUBLISHERS: Final = 4
 BATCH: Final = 7
+#: How often each request with a key is made before there is a next one, in all lives.
+REPEATS: Final = 4
 RECEIVED: Final = 300
 MOST_SECONDS: Final = 60
 
@@ -49,9 +53,9 @@ class Life:
         self._part = part
         self._raws = raws
         self._key = Author(OWN).key.hex()
-        (self._publish_batch,) = (
-            bound.handler for bound in part.operations() if bound.operation is offered.PUBLISH_BATCH
-        )
+        handlers = {bound.operation.name: bound.handler for bound in part.operations()}
+        self._publish_one = handlers["feed_publish"]
+        self._publish_batch = handlers["feed_publish_batch"]
 
     def begin(self, loads: list[str]) -> None:
         if "publish" in loads:
@@ -59,6 +63,9 @@ class Life:
                 self._go_on(self._publish())
         if "batches" in loads:
             self._go_on(self._publish_batches())
+        for load in loads:
+            if load.startswith("keys"):
+                self._go_on(self._publish_keys(int(load.removeprefix("keys"))))
         if "receive" in loads:
             self._go_on(self._receive())
 
@@ -69,6 +76,20 @@ class Life:
         while True:
             message = await self._part.publish({"text": "one alone"})
             say(f"{self._key} {message.sequence} {message.hash}")
+
+    async def _publish_keys(self, number: int) -> None:
+        """
+        Ask for the same again and again: first what the life before may have left half done.
+        Each request is made by two at a time.
+        """
+        while True:
+            content = msgspec.Raw(b'{"keyed":"%d"}' % (number // REPEATS))
+            request = offered.Publish(content, idempotency_key=f"key-{number // REPEATS}")
+            answers = [Deferred.fromCoroutine(self._publish_one(request)) for _ in range(2)]
+            for answer in await gatherResults(answers):
+                text = msgspec.json.decode(answer)
+                say(f"{self._key} {text['sequence']} {text['hash']} {number}")
+            number += 1
 
     async def _publish_batches(self) -> None:
         while True:
