@@ -6,6 +6,8 @@ The rules that pytest keeps for the whole suite.
     C{MESHKIT_TEST_SECONDS=10}.
   - A test is skipped only for a reason that stands in C{allowed_skips.txt}.  A suite
     that skips more and more stays green and tests less and less.
+  - An operation of ours that is called at a door answers and refuses as it was declared
+    (L{tests.declared}).
   - C{--failures-file PATH} tells C{.ci/run} what failed.
 """
 
@@ -18,7 +20,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests import PROFILE
+from tests import PROFILE, declared
 
 HERE: Final = Path(__file__).parent
 
@@ -42,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    declared.watch()
     config.stash[_limit] = _seconds(os.environ.get("MESHKIT_TEST_SECONDS"))
     config.stash[_reasons] = _allowed_reasons(
         (HERE / "allowed_skips.txt").read_text(encoding="utf-8")
@@ -56,8 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     before = _seconds_in_line()
     try:
-        return (yield)
+        result = yield
+        if declared.problems:
+            pytest.fail("\n".join(declared.problems), pytrace=False)
+        return result
     finally:
+        declared.problems.clear()
         item.stash[_in_line] = _seconds_in_line() - before
 
 

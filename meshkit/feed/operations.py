@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from meshkit.errors import (
+    ContentTooLarge,
+    CursorExpired,
+    FeedForked,
+    FeedReadOnly,
+    InvalidPublicKey,
+    InvalidSequence,
+    KeyReused,
+    LimitReached,
+    MalformedMessage,
+    NestedTooDeep,
+    NotFound,
+    NumberNotPortable,
+    Overloaded,
+    PrivateBoxInvalid,
+    SchemaInvalid,
+    SchemaMismatch,
+    SealedInvalid,
+    SearchTooSlow,
+    SelectionConfigured,
+    StorageFailed,
+)
 from meshkit.operations import Nothing, Operation
+
+# Of whatever needs the database.
+_KEPT: Final = (StorageFailed, Overloaded)
+# Of a list, which may have to look at everything.
+_LOOKED: Final = (SearchTooSlow, *_KEPT)
+# Of a content, and of the own feed that it is appended to.
+_PUBLISHED: Final = (
+    MalformedMessage,
+    NestedTooDeep,
+    NumberNotPortable,
+    ContentTooLarge,
+    SchemaMismatch,
+    InvalidSequence,
+    FeedReadOnly,
+    FeedForked,
+    LimitReached,
+    KeyReused,
+    *_KEPT,
+)
 
 Limit = Annotated[int, Meta(ge=1, le=200, description="how many at most")]
 Offset = Annotated[int, Meta(ge=0, le=1_000_000, description="how many to skip")]
@@ -196,6 +237,7 @@ PUBLISH = Operation(
     success=201,
     open_world=True,
     key="idempotency_key",
+    errors=(*_PUBLISHED, InvalidPublicKey, SealedInvalid, PrivateBoxInvalid, NotFound),
 )
 PUBLISH_BATCH = Operation(
     name="feed_publish_batch",
@@ -209,6 +251,7 @@ PUBLISH_BATCH = Operation(
     max_body=16 * 1024 * 1024,
     open_world=True,
     key="idempotency_key",
+    errors=_PUBLISHED,
 )
 LIST = Operation(
     name="feed_list",
@@ -219,6 +262,7 @@ LIST = Operation(
     doc="Messages of others (and, with include_self, one's own), newest first.",
     paged=True,
     untrusted=True,
+    errors=_LOOKED,
 )
 AUTHOR = Operation(
     name="feed_author",
@@ -229,6 +273,7 @@ AUTHOR = Operation(
     doc="Messages of one author, newest first.",
     paged=True,
     untrusted=True,
+    errors=(InvalidPublicKey, *_LOOKED),
 )
 INSIGHTS = Operation(
     name="feed_insights",
@@ -239,6 +284,7 @@ INSIGHTS = Operation(
     doc="Messages whose content has the type 'insight', newest first.",
     paged=True,
     untrusted=True,
+    errors=(InvalidPublicKey, *_LOOKED),
 )
 SEARCH = Operation(
     name="feed_search",
@@ -249,6 +295,7 @@ SEARCH = Operation(
     doc="Full-text search over the content of all messages, with the stretch that matched.",
     paged=True,
     untrusted=True,
+    errors=(InvalidPublicKey, CursorExpired, *_LOOKED),
 )
 MESSAGE = Operation(
     name="feed_message",
@@ -258,6 +305,7 @@ MESSAGE = Operation(
     answer=MessageText,
     doc="One message by its hash.",
     untrusted=True,
+    errors=(NotFound, *_KEPT),
 )
 
 THREAD = Operation(
@@ -272,6 +320,7 @@ THREAD = Operation(
     ),
     paged=True,
     untrusted=True,
+    errors=(NotFound, CursorExpired, *_LOOKED),
 )
 
 
@@ -320,6 +369,7 @@ SCHEMA = Operation(
     request=SchemaName,
     answer=msgspec.Raw,
     doc="One of these schemas, as it was added.",
+    errors=(NotFound,),
 )
 SCHEMA_ADD = Operation(
     name="feed_schema_add",
@@ -332,6 +382,7 @@ SCHEMA_ADD = Operation(
     success=201,
     destructive=True,
     idempotent=True,
+    errors=(SchemaInvalid, *_KEPT),
 )
 SCHEMA_REMOVE = Operation(
     name="feed_schema_remove",
@@ -344,6 +395,7 @@ SCHEMA_REMOVE = Operation(
     success=204,
     destructive=True,
     idempotent=True,
+    errors=(NotFound, *_KEPT),
 )
 
 
@@ -376,6 +428,7 @@ OWN = Operation(
     request=Nothing,
     answer=OwnFeed,
     doc="How far this node's own feed is, and whether it can be written now.",
+    errors=_KEPT,
 )
 UNLOCK = Operation(
     name="feed_unlock",
@@ -387,6 +440,7 @@ UNLOCK = Operation(
     permission="admin",
     destructive=True,
     idempotent=True,
+    errors=_KEPT,
 )
 
 
@@ -413,6 +467,7 @@ EVENTS = Operation(
     stream=True,
     resume="after",
     untrusted=True,
+    errors=(InvalidPublicKey,),
 )
 
 
@@ -484,6 +539,7 @@ EXPORT = Operation(
     answer=Exported,
     doc="Messages as they were signed, page by page, for feed_import on another node.",
     untrusted=True,
+    errors=(InvalidPublicKey, *_KEPT),
 )
 IMPORT = Operation(
     name="feed_import",
@@ -496,6 +552,7 @@ IMPORT = Operation(
     max_body=16 * 1024 * 1024,
     untrusted=True,
     idempotent=True,
+    errors=_KEPT,
 )
 
 
@@ -532,6 +589,7 @@ BLOCK = Operation(
     permission="write",
     success=201,
     idempotent=True,
+    errors=(InvalidPublicKey, *_KEPT),
 )
 UNBLOCK = Operation(
     name="blocks_remove",
@@ -543,6 +601,7 @@ UNBLOCK = Operation(
     permission="write",
     success=204,
     idempotent=True,
+    errors=(InvalidPublicKey, SelectionConfigured, *_KEPT),
 )
 
 
@@ -583,6 +642,7 @@ RETENTION_PLAN = Operation(
     request=Nothing,
     answer=RetentionPlan,
     doc="What the settings of retention would have emptied now.",
+    errors=_KEPT,
 )
 RETENTION_RUN = Operation(
     name="retention_run",
@@ -594,6 +654,7 @@ RETENTION_RUN = Operation(
     permission="admin",
     destructive=True,
     idempotent=True,
+    errors=_KEPT,
 )
 FORGET = Operation(
     name="feed_forget",
@@ -605,6 +666,7 @@ FORGET = Operation(
     permission="admin",
     destructive=True,
     idempotent=True,
+    errors=(InvalidPublicKey, *_KEPT),
 )
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from meshkit.errors import (
+    InvalidPublicKey,
+    Overloaded,
+    SelectionConfigured,
+    StorageFailed,
+)
 from meshkit.operations import Nothing, Operation
+
+# Of whatever needs the database.
+_KEPT: Final = (StorageFailed, Overloaded)
 
 
 class Follow(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,6 +55,7 @@ FOLLOW = Operation(
     permission="write",
     success=201,
     idempotent=True,
+    errors=(InvalidPublicKey, *_KEPT),
 )
 UNFOLLOW = Operation(
     name="follows_remove",
@@ -57,6 +67,7 @@ UNFOLLOW = Operation(
     permission="write",
     success=204,
     idempotent=True,
+    errors=(InvalidPublicKey, SelectionConfigured, *_KEPT),
 )
 
 
@@ -92,6 +103,7 @@ SUBSCRIBE = Operation(
     permission="write",
     success=201,
     idempotent=True,
+    errors=_KEPT,
 )
 UNSUBSCRIBE = Operation(
     name="topics_remove",
@@ -103,6 +115,7 @@ UNSUBSCRIBE = Operation(
     permission="write",
     success=204,
     idempotent=True,
+    errors=(SelectionConfigured, *_KEPT),
 )
 
 

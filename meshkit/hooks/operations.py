@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from meshkit.errors import (
+    NotFound,
+    Overloaded,
+    StorageFailed,
+)
 from meshkit.operations import Nothing, Operation
+
+# Of whatever needs the database.
+_KEPT: Final = (StorageFailed, Overloaded)
 
 
 class HookStatus(msgspec.Struct):
@@ -116,6 +124,7 @@ PARKED = Operation(
     answer=list[ParkedMessage],
     doc="The messages that a hook has given up, in the order in which they were stored.",
     untrusted=True,
+    errors=(NotFound, *_KEPT),
 )
 RETRY = Operation(
     name="hooks_retry",
@@ -127,6 +136,7 @@ RETRY = Operation(
     permission="write",
     success=202,
     open_world=True,
+    errors=(NotFound, *_KEPT),
 )
 DISCARD = Operation(
     name="hooks_discard",
@@ -138,4 +148,5 @@ DISCARD = Operation(
     permission="write",
     destructive=True,
     idempotent=True,
+    errors=(NotFound, *_KEPT),
 )

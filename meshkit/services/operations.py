@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
+from meshkit.errors import (
+    ConfigError,
+    FrameTooLarge,
+    HandshakeTimeout,
+    HandshakeTruncated,
+    HostUnknown,
+    InvalidAddress,
+    InvalidPublicKey,
+    KeyProbeFailed,
+    MalformedFrame,
+    NetworkKeyRefused,
+    NotFound,
+    Overloaded,
+    PeerKeyChanged,
+    PeerKeyRefused,
+    PeerTooSlow,
+    PeerUnreachable,
+    StorageFailed,
+    TamperedStream,
+    TruncatedStream,
+)
 from meshkit.operations import Nothing, Operation
+
+# Of whatever needs the database.
+_KEPT: Final = (StorageFailed, Overloaded)
+# Of finding and dialling whoever is at an address.
+_REACHED: Final = (
+    InvalidAddress,
+    InvalidPublicKey,
+    KeyProbeFailed,
+    PeerUnreachable,
+    HostUnknown,
+    NetworkKeyRefused,
+    PeerKeyRefused,
+    HandshakeTimeout,
+    HandshakeTruncated,
+)
+# Of talking to them.
+_TALKED: Final = (PeerTooSlow, MalformedFrame, FrameTooLarge, TamperedStream, TruncatedStream)
 
 
 class NodeStatus(msgspec.Struct):
@@ -215,6 +253,7 @@ PEER_ADD = Operation(
     untrusted=True,
     idempotent=True,
     open_world=True,
+    errors=(ConfigError, PeerKeyChanged, *_REACHED, *_KEPT),
 )
 PEER_REMOVE = Operation(
     name="peers_remove",
@@ -227,6 +266,7 @@ PEER_REMOVE = Operation(
     success=204,
     destructive=True,
     idempotent=True,
+    errors=(InvalidAddress, NotFound, ConfigError, *_KEPT),
 )
 PEER_DIAL = Operation(
     name="peers_dial",
@@ -238,6 +278,7 @@ PEER_DIAL = Operation(
     permission="admin",
     idempotent=True,
     open_world=True,
+    errors=(*_REACHED, *_TALKED),
 )
 PEER_REPIN = Operation(
     name="peers_repin",
@@ -250,4 +291,5 @@ PEER_REPIN = Operation(
     destructive=True,
     idempotent=True,
     open_world=True,
+    errors=(*_REACHED, *_KEPT),
 )

@@ -14,6 +14,7 @@ from meshkit.feed import part as feed_part
 from meshkit.feed.advice import INLINE, MAX_WARNINGS, Advice
 from meshkit.operations import Advised
 from meshkit.testing.nodes import MemoryMesh, make_context, run_clock
+from tests import declared
 
 
 class AdviceTests(SynchronousTestCase):
@@ -78,7 +79,7 @@ class PublishTests(SynchronousTestCase):
         def ask(name: str, **fields: Any) -> Any:
             request = bound[name].operation.request
             decoded = msgspec.json.decode(msgspec.json.encode(fields), type=request)
-            waiting = Deferred.fromCoroutine(bound[name].handler(decoded))
+            waiting = Deferred.fromCoroutine(declared.handler(bound[name])(decoded))
             run_clock(clock)
             return self.successResultOf(waiting)
 

@@ -35,6 +35,7 @@ from meshkit.interfaces import ForkProven, IFeedStore, IMeshPart, MessagesStored
 from meshkit.runtime.workers import MAX_WAITING, InlineWorkers
 from meshkit.testing.identities import DAY_NS, Author
 from meshkit.testing.nodes import make_context, run_clock
+from tests import declared
 
 
 class PartCase(SynchronousTestCase):
@@ -84,7 +85,7 @@ class PartCase(SynchronousTestCase):
     def answer(self, name: str, /, **fields: Any) -> Any:
         """Call an operation as a door does."""
         (bound,) = [b for b in self.part.operations() if b.operation.name == name]
-        return bound.handler(bound.operation.request(**fields))
+        return declared.handler(bound)(bound.operation.request(**fields))
 
     def ok(self, name: str, /, **fields: Any) -> Any:
         return self.done(self.answer(name, **fields))

@@ -43,6 +43,7 @@ from meshkit.runtime.container import MemoryFile
 from meshkit.testing.identities import Author
 from meshkit.testing.nodes import make_context, run_clock
 from meshkit.testing.transports import Chunker, MemoryWire
+from tests import declared
 
 MIGRATIONS = {"feed": feed_part.MIGRATIONS, "gossip": gossip_part.MIGRATIONS}
 
@@ -111,7 +112,7 @@ class Place:
 
     def call(self, name: str, **fields: Any) -> Any:
         (bound,) = [b for b in self.gossip.operations() if b.operation.name == name]
-        return self.result(bound.handler(bound.operation.request(**fields)))
+        return self.result(declared.handler(bound)(bound.operation.request(**fields)))
 
     def follow(self, key: PublicKey) -> None:
         self.call("follows_add", author=key.text)
@@ -124,7 +125,7 @@ class Place:
 
     def _block(self, name: str, key: PublicKey) -> None:
         (bound,) = [b for b in self.feed.operations() if b.operation.name == name]
-        self.result(bound.handler(bound.operation.request(author=key.text)))
+        self.result(declared.handler(bound)(bound.operation.request(author=key.text)))
 
     def unfollow(self, key: PublicKey) -> None:
         self.call("follows_remove", author=key.text)

@@ -20,6 +20,7 @@ from meshkit.hooks.signing import WebhookSecret, verify
 from meshkit.interfaces import IFeedStore, IMeshPart
 from meshkit.testing.nodes import MemoryFiles, MemoryHost, make_context, run_clock
 from meshkit.testing.transports import MemoryNetwork
+from tests import declared
 from tests.hooks.support import PartCase
 from tests.hooks.test_command import FakeProcess
 from tests.hooks.test_webhook import OK, ServerFactory
@@ -84,7 +85,7 @@ class HooksCase(PartCase):
     def ask(self, operation: str, **fields: Any) -> Any:
         assert self.part is not None
         (bound,) = [b for b in self.part.operations() if b.operation.name == operation]
-        answer = bound.handler(bound.operation.request(**fields))
+        answer = declared.handler(bound)(bound.operation.request(**fields))
         return self.done(answer) if hasattr(answer, "send") else answer
 
     def hook(self, name: str) -> offered.HookStatus:
@@ -180,7 +181,9 @@ class Hooks(HooksCase):
         ):
             assert self.part is not None
             (bound,) = [b for b in self.part.operations() if b.operation.name == operation]
-            waiting = Deferred.fromCoroutine(bound.handler(bound.operation.request(**fields)))
+            waiting = Deferred.fromCoroutine(
+                declared.handler(bound)(bound.operation.request(**fields))
+            )
             self.run_for()
             error = self.failureResultOf(waiting, NotFound).value
             self.assertIn("web", str(error))

@@ -6,7 +6,26 @@ from typing import Final
 
 import msgspec
 
+from meshkit.errors import (
+    HandshakeTimeout,
+    HandshakeTruncated,
+    InvalidPublicKey,
+    MalformedFrame,
+    MeshkitError,
+    NetworkKeyRefused,
+    NotFound,
+    Overloaded,
+    PeerKeyRefused,
+    StorageFailed,
+)
 from meshkit.operations import Nothing, Operation
+
+
+class NoAnswer(MeshkitError):
+    """The peer cannot be reached, or does not answer."""
+
+    code = "ROUNDTRIP_NO_ANSWER"
+    status = 504
 
 
 class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,6 +70,18 @@ MEASURE: Final = Operation(
     Measured,
     "Measure now how long it takes to a peer and back.",
     "write",
+    errors=(
+        InvalidPublicKey,
+        NotFound,
+        NoAnswer,
+        NetworkKeyRefused,
+        PeerKeyRefused,
+        HandshakeTimeout,
+        HandshakeTruncated,
+        MalformedFrame,
+        StorageFailed,
+        Overloaded,
+    ),
 )
 RESULTS: Final = Operation(
     "roundtrip_results",
@@ -59,4 +90,5 @@ RESULTS: Final = Operation(
     Nothing,
     list[Measured],
     "What was measured last of each peer, the fastest first.",
+    errors=(StorageFailed, Overloaded),
 )

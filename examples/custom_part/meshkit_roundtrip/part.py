@@ -26,7 +26,7 @@ from meshkit.identity.keys import PublicKey
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import Part, PartContext
 from meshkit_roundtrip import operations as offered
-from meshkit_roundtrip.protocol import MAX_PROBES, Answerer, NoAnswer, Prober
+from meshkit_roundtrip.protocol import MAX_PROBES, Answerer, Prober
 
 #: The label of our capability: a dotted name that we own, so that nobody else has it.
 LABEL: Final = "org.example.roundtrip"
@@ -138,12 +138,12 @@ class RoundtripPart(Part):
         try:
             return await measuring
         except (DeferredTimeout, ConnectingCancelledError):
-            raise NoAnswer(
+            raise offered.NoAnswer(
                 f"{address.text} did not answer {self._config.probes} probes within "
                 f"{self._config.timeout:g} s"
             ) from None
         except (ConnectError, ConnectionClosed, DNSLookupError) as error:
-            raise NoAnswer(f"{address.text} cannot be reached: {error}") from None
+            raise offered.NoAnswer(f"{address.text} cannot be reached: {error}") from None
 
     async def _probe(self, address: MeshAddress) -> list[float]:
         prober = Prober(self.reactor, self._rng, self._config.probes)

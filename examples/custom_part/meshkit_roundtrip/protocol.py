@@ -24,7 +24,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
-from meshkit.errors import MalformedFrame, MeshkitError
+from meshkit.errors import MalformedFrame
 from meshkit.shs import ISecureTransport
 
 PROBE_BYTES: Final = 16
@@ -33,13 +33,6 @@ PROBE_BYTES: Final = 16
 MAX_PROBES: Final = 1000
 #: Seconds without a byte after which a listener hangs up.
 MAX_SILENCE: Final = 30.0
-
-
-class NoAnswer(MeshkitError):
-    """The peer cannot be reached, or does not answer."""
-
-    code = "ROUNDTRIP_NO_ANSWER"
-    status = 504
 
 
 class Answerer(Protocol, TimeoutMixin):
