@@ -650,6 +650,23 @@ class StorageFailed(OperationError):
     status = 507
 
 
+class McpRefused(OperationError):
+    """An MCP client asked for what is not served, or against the rules of the protocol."""
+
+    code = "MCP_REFUSED"
+
+    def __init__(
+        self, rpc_code: int = -32603, message: str | None = None, data: object = None
+    ) -> None:
+        """
+        @param rpc_code: the code of JSON-RPC or MCP, a negative number.
+        @param data: of JSON types, for programs.
+        """
+        super().__init__(*([] if message is None else [message]))
+        self.rpc_code = rpc_code
+        self.data = data
+
+
 class DoorUnreachable(MeshkitError):
     """No node answers at its local door."""
 

@@ -67,6 +67,9 @@ PURE: Final = frozenset(
         "meshkit.shs.probe",
         "meshkit.shs.secretbox",
         "meshkit.shs.suites",
+        "meshkit.web.mcp.catalogue",
+        "meshkit.web.mcp.limits",
+        "meshkit.web.mcp.wire",
     }
 )
 
