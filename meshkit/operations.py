@@ -220,8 +220,11 @@ class BoundOperation(msgspec.Struct, frozen=True):
         iterator of L{Item}s: it is asked for the next one when the caller has taken the
         last, and a generator is closed when the caller goes away.
     @ivar part: name of the part that offers it; the node sets it.
+    @ivar with_caller: the handler is also told who calls, as its second argument: a
+        L{meshkit.web.callers.Caller}.
     """
 
     operation: Operation
-    handler: Callable[[Any], Any]
+    handler: Callable[..., Any]
     part: str = "node"
+    with_caller: bool = False

@@ -18,7 +18,9 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import IResource
 
 from meshkit.errors import MeshkitError
-from meshkit.operations import BoundOperation
+from meshkit.operations import BoundOperation, Nothing
+from meshkit.services import operations as offered
+from meshkit.services.listing import Listing
 from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.limits import LimitedSite, RequestHead
@@ -56,7 +58,9 @@ class NodeDoor:
         @raise PartConflict: if two operations have one name or one route.
         @raise ValueError: if an operation cannot be served; it begins with its name.
         """
-        self.operations = Dispatcher(operations, ready=ready, clock=reactor)
+        own = BoundOperation(offered.OPERATIONS, self._answer_operations, with_caller=True)
+        self.operations = Dispatcher([*operations, own], ready=ready, clock=reactor)
+        self._listing = Listing(self.operations)
         self._rest = RestDoor(self.operations, clock=reactor)
         self._guard = DoorGuard(self._root(), tokens, public=self._public_paths())
         self.site = LimitedSite(
@@ -67,6 +71,9 @@ class NodeDoor:
             admit=self._admit,
             wall_clock=wall_clock,
         )
+
+    def _answer_operations(self, request: Nothing, caller: Caller) -> list[offered.OperationShown]:
+        return self._listing.shown_to(caller)
 
     def _root(self) -> IResource:
         return self._rest.resource()

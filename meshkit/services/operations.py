@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -28,7 +28,7 @@ from meshkit.errors import (
     TamperedStream,
     TruncatedStream,
 )
-from meshkit.operations import Nothing, Operation
+from meshkit.operations import Method, Nothing, Operation, Permission
 
 # Of whatever needs the database.
 _KEPT: Final = (StorageFailed, Overloaded)
@@ -205,6 +205,66 @@ class Repinned(msgspec.Struct):
     before: str | None
 
 
+class OperationField(msgspec.Struct):
+    """
+    One field of an operation's request, as REST takes it.
+
+    @ivar name: as it is written.
+    @ivar place: where it goes: C{path}: in the place of its name in braces; C{query}: the
+        query string, a list as the same field again and again; C{body}: a member of the
+        JSON object in the body; C{raw}: it is the body, as it is.
+    @ivar required: it has to be given.
+    @ivar header: the header that may be sent in its place, if one may.
+    """
+
+    name: str
+    place: Literal["path", "query", "body", "raw"]
+    required: bool
+    header: str | None = None
+
+
+class OperationShown(msgspec.Struct):
+    """
+    One operation of this node, and all that is needed to call it.
+
+    @ivar name: unique in this node.
+    @ivar part: who offers it: the name of a part, or C{node}.
+    @ivar doc: what it is for.
+    @ivar permission: what a scope has to give.
+    @ivar usable: the token that asks has such a scope.
+    @ivar method: of the REST route.
+    @ivar path: of the REST route, with the fields of the place C{path} in braces.
+    @ivar kind: C{unary}: one answer; C{stream}: items as they come, as server-sent events;
+        C{raw}: bytes come or go, so that there is no MCP tool.
+    @ivar paged: the answer is a stretch of a list, with C{total} and perhaps
+        C{next_cursor} in its metadata.
+    @ivar sends: media type of an answer that is raw bytes.
+    @ivar fields: of the request.
+    @ivar request: JSON Schema (2020-12) of the request; its properties are the fields.
+    """
+
+    name: str
+    part: str
+    doc: str
+    permission: Permission
+    usable: bool
+    method: Method
+    path: str
+    kind: Literal["unary", "stream", "raw"]
+    paged: bool
+    sends: str | None
+    fields: list[OperationField]
+    request: dict[str, Any]
+
+
+OPERATIONS = Operation(
+    name="operations_list",
+    method="GET",
+    path="/v1/operations",
+    request=Nothing,
+    answer=list[OperationShown],
+    doc="All that can be asked of this node, and how; usable is what your token may use.",
+)
 STATUS = Operation(
     name="node_status",
     method="GET",

@@ -131,7 +131,8 @@ class Dispatcher:
         code = "OK"
         try:
             self.permit(bound, caller)
-            return await maybeDeferred(bound.handler, request)
+            asked = (request, caller) if bound.with_caller else (request,)
+            return await maybeDeferred(bound.handler, *asked)
         except MeshkitError as e:
             code = e.code
             raise

@@ -76,9 +76,19 @@ def input_schema(operation: Operation) -> Schema:
         for a stream those of L{Tail} as well.
     @raise ValueError: if there is no schema of a type.
     """
-    types: list[type[msgspec.Struct]] = [operation.request]
-    if operation.stream:
-        types.append(Tail)
+    return _side_by_side([operation.request, Tail] if operation.stream else [operation.request])
+
+
+def request_schema(operation: Operation) -> Schema:
+    """
+    @return: the schema of the request alone, whatever the door.
+    @raise ValueError: if there is no schema of a type.
+    """
+    return _side_by_side([operation.request])
+
+
+def _side_by_side(types: Sequence[type[msgspec.Struct]]) -> Schema:
+    """The schema of an object with the fields of all of them."""
     shown = _Types(types, _LOCAL, answers=False)
     schema: Schema = {"type": "object", "properties": {}}
     required: list[str] = []

@@ -56,6 +56,14 @@ class DispatcherTests(SynchronousTestCase):
         asked: Any = self.dispatcher.reader("publish").from_arguments(b'{"content": 1.0}')
         self.assertEqual(bytes(asked.content), b"1.0")
 
+    def test_a_handler_is_told_who_calls_if_it_asks_for_it(self) -> None:
+        operation = Operation("who", "GET", "/v1/who", Nothing, str, "Who?")
+        bound = BoundOperation(operation, lambda request, who: who.name, with_caller=True)
+        dispatcher = Dispatcher([bound], ready=lambda: True)
+        reader = Caller("r", (Scope.parse("read"),))
+        running = Deferred.fromCoroutine(dispatcher.run(bound, Nothing(), reader, "test"))
+        self.assertEqual(self.successResultOf(running), "r")
+
     def test_who_has_no_scope_is_refused_before_the_handler_runs(self) -> None:
         reader = Caller("r", (Scope.parse("read"),))
         for caller in (ANYONE, reader):
