@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
@@ -24,7 +24,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater, react
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, ResponseNeverReceived
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from meshkit.errors import DoorUnreachable, RemoteError
@@ -32,10 +32,16 @@ from meshkit.runtime.config import data_folder
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import stored_token
+from meshkit.web.requests import JSON_BODY
 from meshkit.web.sse import Event, EventReader
 
 T = TypeVar("T")
 
+#: Fields of a query string; one may stand there again and again.
+Query = list[tuple[str, str]]
+
+#: The variable with a token to use in place of the owner's.
+TOKEN_VARIABLE: Final = "MESHKIT_TOKEN"
 #: Seconds to wait for an answer.
 PATIENCE: Final = 60.0
 #: Seconds to wait for a node that was stopped to be started again, and between two looks.
@@ -43,6 +49,15 @@ REOPEN_SECONDS: Final = 60.0
 REOPEN_PAUSE: Final = 0.5
 #: Largest answer that is read.
 MAX_ANSWER: Final = 64 * 1024 * 1024
+
+
+def _owners_token(folder: DataFolder) -> str:
+    try:
+        return stored_token(folder).decode("ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise DoorUnreachable(
+            f"there is no token for the door in {folder.path}: restart the node, which makes one"
+        ) from None
 
 
 def open_folder(flag: str | None) -> DataFolder:
@@ -76,8 +91,11 @@ class Answer:
 class Door:
     """A node's door, for one command."""
 
-    def __init__(self, reactor: Any, folder: DataFolder) -> None:
-        """@raise DoorUnreachable: if the folder's node does not run."""
+    def __init__(self, reactor: Any, folder: DataFolder, token: str | None = None) -> None:
+        """
+        @param token: in place of the owner's, which lies in the folder.
+        @raise DoorUnreachable: if the folder's node does not run.
+        """
         self._folder = folder
         self._reactor = reactor
         endpoints = folder.read_endpoints()
@@ -92,13 +110,8 @@ class Door:
                 f"no node is running on {folder.path}: start it with '{_start_command(folder)}'"
             )
         self._url = doors[0]
-        try:
-            self._token = stored_token(folder).decode("ascii")
-        except (FileNotFoundError, UnicodeDecodeError):
-            raise DoorUnreachable(
-                f"there is no token for the door in {folder.path}: restart the node, which "
-                f"makes one"
-            ) from None
+        self._given = token
+        self._token = _owners_token(folder) if token is None else token
         if self._url.startswith("unix:"):
             inner: Any = UNIXClientEndpoint(reactor, self._url.removeprefix("unix:"))
             self._base = "http://localhost"
@@ -113,7 +126,7 @@ class Door:
 
     async def get(self, path: str, **query: Any) -> Answer:
         """@raise MeshkitError: what the node refused, or L{DoorUnreachable}."""
-        return _decoded(await self._ask("GET", path, query=query))
+        return _decoded(await self._ask("GET", path, query=_query(query)))
 
     async def read(self, path: str, kind: type[T], **query: Any) -> T:
         """
@@ -121,7 +134,8 @@ class Door:
 
         @param kind: what the answer is decoded as; C{msgspec.Raw} in it stays as it came.
         """
-        return msgspec.json.decode((await self._ask("GET", path, query=query)).data, type=kind)
+        answer = await self._ask("GET", path, query=_query(query))
+        return msgspec.json.decode(answer.data, type=kind)
 
     async def post(self, path: str, body: Any = None) -> Answer:
         """See L{get}."""
@@ -129,15 +143,45 @@ class Door:
 
     async def delete(self, path: str, **query: Any) -> Answer:
         """See L{get}."""
-        return _decoded(await self._ask("DELETE", path, query=query))
+        return _decoded(await self._ask("DELETE", path, query=_query(query)))
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: bytes | None = None,
+        *,
+        body_type: str = JSON_BODY,
+        raw: bool = False,
+    ) -> Answer:
+        """
+        Like L{get}, for a route that was told by the node.
+
+        @param path: percent-encoded.
+        @param body_type: media type of the body.
+        @param raw: a good answer is bytes as they are.
+        @return: with the data as they came: C{msgspec.Raw}, or bytes if C{raw}.
+        """
+        return await self._ask(method, path, query, body, body_type=body_type, raw=raw)
 
     async def events(
         self, path: str, on_event: Callable[[Event], None], after: str = "", **query: Any
     ) -> str:
+        """See L{stream}."""
+        return await self.stream(path, on_event, _query(query), after)
+
+    async def stream(
+        self,
+        path: str,
+        on_event: Callable[[Event], None],
+        query: Query | None = None,
+        after: str = "",
+    ) -> str:
         """
         Read a stream of events until it ends, which is when the node stops.
 
-        @param on_event: called with each.
+        @param on_event: called with each.  What it raises ends the reading.
         @param after: id of the last event seen, if any was.
         @return: id of the last event seen.
         @raise MeshkitError: what the node refused, or L{DoorUnreachable} if it cannot be
@@ -151,7 +195,7 @@ class Door:
             headers["Last-Event-ID"] = after
         stream = _EventStream(self._reactor, on_event, after)
         try:
-            response = await self._request("GET", self._base + path, _query(query), headers, None)
+            response = await self._request("GET", self._base + path, query or [], headers, None)
             if response.code == 200:
                 response.deliverBody(stream)
                 return await stream.ended
@@ -170,7 +214,7 @@ class Door:
         deadline = self._reactor.seconds() + REOPEN_SECONDS
         while True:
             try:
-                door = Door(self._reactor, self._folder)
+                door = Door(self._reactor, self._folder, self._given)
                 await door.get("/v1/status")
                 return door
             except (DoorUnreachable, RemoteError):
@@ -179,23 +223,32 @@ class Door:
             await deferLater(self._reactor, REOPEN_PAUSE)
 
     async def _ask(
-        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Any = None,
+        *,
+        body_type: str = JSON_BODY,
+        raw: bool = False,
     ) -> Answer:
         """@return: an answer whose data are not decoded."""
         headers: dict[bytes | str, bytes | str] = {"Authorization": f"Bearer {self._token}"}
         data = b""
         if method == "POST":
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = body_type
             data = body if isinstance(body, bytes) else msgspec.json.encode(body or {})
         asking = Deferred.fromCoroutine(
-            self._exchange(method, self._base + path, _query(query or {}), headers, data or None)
+            self._exchange(method, self._base + path, query or [], headers, data or None)
         )
         try:
             code, received = await asking.addTimeout(PATIENCE, self._reactor)
         except (ConnectError, ResponseFailed, ConnectionClosed, DeferredTimeout) as e:
             raise self._unreachable(e) from None
         if code == 204:
-            return Answer(b"null", {})
+            return Answer(msgspec.Raw(b"null"), {})
+        if raw and code < 300:
+            return Answer(received, {})
         return self._open_envelope(code, received)
 
     def _unreachable(self, error: BaseException) -> DoorUnreachable:
@@ -215,13 +268,13 @@ class Door:
         if envelope.success:
             return Answer(envelope.data, envelope.metadata or {})
         error = envelope.error or _Error("INTERNAL_ERROR", f"HTTP {code}")
-        raise RemoteError(error.message, error.code, code)
+        raise RemoteError(error.message, error.code, code, error.details)
 
     async def _exchange(
         self,
         method: str,
         url: str,
-        query: Mapping[str, str],
+        query: Query,
         headers: dict[bytes | str, bytes | str],
         data: bytes | None,
     ) -> tuple[int, bytes]:
@@ -232,7 +285,7 @@ class Door:
         self,
         method: str,
         url: str,
-        query: Mapping[str, str],
+        query: Query,
         headers: dict[bytes | str, bytes | str],
         data: bytes | None,
     ) -> Any:
@@ -243,12 +296,37 @@ class Door:
             url,
             params=query,
             headers=headers,
-            data=data,
+            data=None if data is None else _Body(data),
             # What is at this port after a crash may be anybody's.
             allow_redirects=False,
             # It is read once, and a stream has no end.
             unbuffered=True,
         )
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """
+    The body of a request, all at once.  treq's own producer takes turns by the clock of the
+    global reactor, which is not always the one that is used here.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """It is all written already."""
+
+    def resumeProducing(self) -> None:
+        """See L{pauseProducing}."""
+
+    def stopProducing(self) -> None:
+        """See L{pauseProducing}."""
 
 
 class _EventStream(Protocol):
@@ -298,6 +376,7 @@ class _EventStream(Protocol):
 class _Error(msgspec.Struct):
     code: str
     message: str
+    details: dict[str, Any] | None = None
 
 
 class _Envelope(msgspec.Struct):
@@ -311,11 +390,11 @@ def _decoded(answer: Answer) -> Answer:
     return Answer(msgspec.json.decode(answer.data), answer.metadata)
 
 
-def _query(given: Mapping[str, Any]) -> dict[str, str]:
-    texts = {}
+def _query(given: Mapping[str, Any]) -> Query:
+    texts = []
     for name, value in given.items():
         if value is not None:
-            texts[name] = str(value).lower() if isinstance(value, bool) else str(value)
+            texts.append((name, str(value).lower() if isinstance(value, bool) else str(value)))
     return texts
 
 
@@ -351,19 +430,24 @@ def segment(text: str) -> str:
     return quote(text, safe="@")
 
 
-def ask(flag: str | None, job: Callable[[Door], Coroutine[Any, Any, T]]) -> T:
+def ask(
+    flag: str | None, job: Callable[[Door], Coroutine[Any, Any, T]], token: str | None = None
+) -> T:
     """
     Run one conversation with the node and return what it gave.
 
     @param flag: the data folder, as the command line has it.
+    @param token: in place of C{$MESHKIT_TOKEN}, or else of the owner's, which lies in the
+        folder.
     @raise MeshkitError: what the node refused, or that there is none.
     """
     folder = open_folder(flag)
+    token = token or os.environ.get(TOKEN_VARIABLE) or None
     results: list[T] = []
     problems: list[Failure] = []
 
     async def talk(reactor: Any) -> None:
-        results.append(await job(Door(reactor, folder)))
+        results.append(await job(Door(reactor, folder, token)))
 
     def run(reactor: Any) -> Deferred[None]:
         talking = Deferred.fromCoroutine(talk(reactor))

@@ -15,6 +15,7 @@ from meshkit.errors import MeshkitError
 # that "meshkit --help" imports no verb.
 _VERBS: Final = {
     "backup": ("meshkit.cli.backup", "backup", "Copy the node's database into a file."),
+    "call": ("meshkit.cli.call", "call", "Call any operation of the running node."),
     "config": ("meshkit.cli.config", "config", "Show the settings and where they come from."),
     "doctor": ("meshkit.cli.doctor", "doctor", "Examine everything that is stored."),
     "demo": ("meshkit.cli.demo", "demo", "Three strangers build a mesh, before your eyes."),

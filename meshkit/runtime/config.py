@@ -90,9 +90,9 @@ MAX_CONFIG_FILE: Final = 64 * 1024
 #: What every variable that gives a setting begins with.
 ENVIRONMENT_PREFIX: Final = "MESHKIT_"
 
-#: Variables with the prefix that are no settings: where the data folder is, and what
-#: the test suite is told.
-IGNORED_ENVIRONMENT: Final = frozenset({"MESHKIT_HOME", "MESHKIT_TEST_SECONDS"})
+#: Variables with the prefix that are no settings: where the data folder is, what opens
+#: the door to a command, and what the test suite is told.
+IGNORED_ENVIRONMENT: Final = frozenset({"MESHKIT_HOME", "MESHKIT_TEST_SECONDS", "MESHKIT_TOKEN"})
 
 # Flags that every daemon has and no setting may take.
 _TAKEN_FLAGS: Final = frozenset({"config", "data-dir", "help", "passphrase-fd", "version"})
