@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from meshkit.errors import (
     HandshakeTimeout,
@@ -50,6 +51,18 @@ class Measured(msgspec.Struct, frozen=True):
     median_ms: float
 
 
+class Import(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """@ivar table: as C{roundtrip_export} gives it."""
+
+    table: bytes
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """@ivar count: how many results the table had."""
+
+    count: Annotated[int, Meta(ge=0)]
+
+
 class RoundtripStatus(msgspec.Struct, frozen=True):
     """
     @ivar measured: measurements that this node has made since it was started.
@@ -90,5 +103,36 @@ RESULTS: Final = Operation(
     Nothing,
     list[Measured],
     "What was measured last of each peer, the fastest first.",
+    errors=(StorageFailed, Overloaded),
+)
+WATCH: Final = Operation(
+    "roundtrip_watch",
+    "GET",
+    "/v1/roundtrip/watch",
+    Nothing,
+    Measured,
+    "What is measured, as it is measured.",
+    stream=True,
+)
+EXPORT: Final = Operation(
+    "roundtrip_export",
+    "GET",
+    "/v1/roundtrip.csv",
+    Nothing,
+    bytes,
+    "What was measured last of each peer, as a table.",
+    sends="text/csv",
+    errors=(StorageFailed, Overloaded),
+)
+IMPORT: Final = Operation(
+    "roundtrip_import",
+    "POST",
+    "/v1/roundtrip.csv",
+    Import,
+    Imported,
+    "Take a table of results over; of a peer that was measured here, the later result stays.",
+    "write",
+    takes="table",
+    idempotent=True,
     errors=(StorageFailed, Overloaded),
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from statistics import median
 from typing import Annotated, Any, Final
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import (
     ConnectError,
@@ -23,10 +23,14 @@ from twisted.logger import Logger
 from meshkit.errors import MeshkitError, NotFound
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
-from meshkit.operations import BoundOperation, Nothing
+from meshkit.operations import BoundOperation, Item, Nothing
 from meshkit.parts import Part, PartContext
 from meshkit_roundtrip import operations as offered
 from meshkit_roundtrip.protocol import MAX_PROBES, Answerer, Prober
+from meshkit_roundtrip.table import read_table, write_table
+
+#: Results that wait for somebody who watches.  Who reads slower misses what comes then.
+MAX_UNREAD: Final = 100
 
 #: The label of our capability: a dotted name that we own, so that nobody else has it.
 LABEL: Final = "org.example.roundtrip"
@@ -82,6 +86,8 @@ class RoundtripPart(Part):
         self._measured = 0
         self._failed = 0
         self._answered = 0
+        # A dict, for its order.
+        self._watchers: dict[DeferredQueue[offered.Measured], None] = {}
 
     # --- what the node asks of a part ---
 
@@ -95,6 +101,9 @@ class RoundtripPart(Part):
         return (
             BoundOperation(offered.MEASURE, self._answer_measure),
             BoundOperation(offered.RESULTS, self._answer_results),
+            BoundOperation(offered.WATCH, self._answer_watch),
+            BoundOperation(offered.EXPORT, self._answer_export),
+            BoundOperation(offered.IMPORT, self._answer_import),
         )
 
     def status(self) -> offered.RoundtripStatus:
@@ -129,7 +138,10 @@ class RoundtripPart(Part):
             fastest_ms=round(min(seconds) * 1000, 3),
             median_ms=round(median(seconds) * 1000, 3),
         )
-        await self._database.write(lambda connection: _store(connection, key, result))
+        await self._database.write(lambda connection: _store(connection, [result]))
+        for watcher in self._watchers:
+            if len(watcher.pending) < MAX_UNREAD:
+                watcher.put(result)
         return result
 
     async def _measure(self, address: MeshAddress) -> list[float]:
@@ -156,11 +168,32 @@ class RoundtripPart(Part):
         results: list[offered.Measured] = await self._database.read(_stored)
         return results
 
+    async def _answer_watch(self, request: Nothing) -> AsyncIterator[Item]:
+        unread: DeferredQueue[offered.Measured] = DeferredQueue()
+        self._watchers[unread] = None
+        try:
+            while True:
+                yield Item(await unread.get())
+        finally:
+            # Whoever watched has gone.
+            del self._watchers[unread]
 
-def _store(connection: sqlite3.Connection, peer: PublicKey, result: offered.Measured) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO roundtrip_results VALUES (?, ?, ?, ?, ?)",
-        (peer.raw, result.measured_at, result.probes, result.fastest_ms, result.median_ms),
+    async def _answer_export(self, request: Nothing) -> bytes:
+        return write_table(await self._database.read(_stored))
+
+    async def _answer_import(self, request: offered.Import) -> offered.Imported:
+        results = read_table(request.table)
+        await self._database.write(lambda connection: _store(connection, results))
+        return offered.Imported(len(results))
+
+
+def _store(connection: sqlite3.Connection, results: Sequence[offered.Measured]) -> None:
+    connection.executemany(
+        "INSERT INTO roundtrip_results VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (peer) DO UPDATE SET measured_at = excluded.measured_at,"
+        " probes = excluded.probes, fastest_ms = excluded.fastest_ms,"
+        " median_ms = excluded.median_ms WHERE excluded.measured_at >= measured_at",
+        [(PublicKey.parse(each.peer).raw, *msgspec.structs.astuple(each)[1:]) for each in results],
     )
 
 

@@ -6,23 +6,29 @@ Run it with C{python -m twisted.trial tests/test_roundtrip.py}, or with pytest.
 
 from __future__ import annotations
 
+import json
 from random import Random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from meshkit_roundtrip import part as part_module
+from meshkit_roundtrip.operations import Measured
 from meshkit_roundtrip.protocol import MAX_PROBES, MAX_SILENCE, PROBE_BYTES, Answerer, Prober
+from meshkit_roundtrip.table import COLUMNS, MAX_ROWS, read_table, write_table
+from twisted.internet.defer import DeferredQueue
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 import meshkit_plugins
-from meshkit.errors import MalformedFrame, TruncatedStream
+from meshkit.errors import InvalidRequest, MalformedFrame, TruncatedStream
 from meshkit.parts import PartMaker
 from meshkit.runtime.registry import discover_parts
 from meshkit.testing.channels import ChannelPair, connect_channels
 from meshkit.testing.identities import make_identity
 from meshkit.testing.nodes import MemoryMesh
-from meshkit.testing.strategies import chunkings
+from meshkit.testing.strategies import chunkings, public_keys
 
 
 # [channel]
@@ -150,6 +156,33 @@ class Keeper(Protocol):
 
 
 # [nodes]
+class TableTests(SynchronousTestCase):
+    """Results as comma-separated text."""
+
+    @given(st.lists(st.tuples(public_keys(), st.integers(0, 2**40), st.floats(0, 1e6)), max_size=9))
+    def test_what_was_written_is_read(self, rows: list[Any]) -> None:
+        results = [Measured(key.text, at, 3, ms, ms) for key, at, ms in rows]
+        self.assertEqual(read_table(write_table(results)), results)
+
+    @given(st.binary())
+    def test_anything_else_is_refused(self, table: bytes) -> None:
+        with self.assertRaises(InvalidRequest):
+            read_table(table)
+
+    def test_what_is_wrong_is_named(self) -> None:
+        head, peer = ",".join(COLUMNS), make_identity("ada").public.text
+        for rows, told in (
+            (["x,1,1,1,1"], "line 2"),
+            ([f"{peer},1,1,1,1", f"{peer},1,1,1"], "line 3"),
+            ([f"{peer},now,1,1,1"], "measured_at"),
+            ([f"{peer},1,1,1,1"] * (MAX_ROWS + 1), "divide it"),
+        ):
+            error = self.assertRaises(
+                InvalidRequest, read_table, "\r\n".join([head, *rows]).encode()
+            )
+            self.assertIn(told, str(error))
+
+
 class NodeTests(SynchronousTestCase):
     """Two whole nodes with the part, asked at their doors."""
 
@@ -176,6 +209,42 @@ class NodeTests(SynchronousTestCase):
         status = self.ada.ask("GET", "/v1/status").json["data"]["parts"]["roundtrip"]
         self.assertEqual(status, {"measured": 0, "failed": 0, "answered": 3})
         # [nodes-end]
+
+    def test_results_are_taken_over_from_another_node(self) -> None:
+        measured = self.bob.ask("POST", "/v1/roundtrip", {"peer": self.ada.identity.public.text})
+        table = self.bob.ask("GET", "/v1/roundtrip.csv")
+        self.assertIn(self.ada.identity.public.text.encode(), table.body)
+        kind = "application/octet-stream"
+        taken = self.ada.ask("POST", "/v1/roundtrip.csv", table.body, Content_Type=kind)
+        self.assertEqual(taken.json["data"], {"count": 1})
+        results = self.ada.ask("GET", "/v1/roundtrip").json["data"]
+        self.assertEqual(results, [measured.json["data"]])
+        # What is older changes nothing.
+        older = table.body.replace(b",3,", b",9,").replace(b",17", b",16")
+        self.assertNotEqual(older, table.body)
+        taken = self.ada.ask("POST", "/v1/roundtrip.csv", older, Content_Type=kind)
+        self.assertEqual(taken.status, 200)
+        self.assertEqual(self.ada.ask("GET", "/v1/roundtrip").json["data"], results)
+
+    def test_who_watches_is_told_of_each_measurement(self) -> None:
+        watching = self.bob.call("GET", "/v1/roundtrip/watch")
+        self.mesh.run(1)
+        measured = self.bob.ask("POST", "/v1/roundtrip", {"peer": self.ada.identity.public.text})
+        self.mesh.run(1)
+        (line,) = [each for each in watching.received.splitlines() if each.startswith(b"data:")]
+        self.assertEqual(json.loads(line[5:]), measured.json["data"])
+        watching.transport.abortConnection()
+        self.mesh.run(1)
+        self.assertEqual(self.bob.service._parts["roundtrip"]._watchers, {})
+
+    def test_who_does_not_read_makes_nothing_grow(self) -> None:
+        part = self.bob.service._parts["roundtrip"]
+        unread: DeferredQueue[Any] = DeferredQueue()
+        part._watchers[unread] = None
+        self.patch(part_module, "MAX_UNREAD", 2)
+        for _ in range(3):
+            self.bob.ask("POST", "/v1/roundtrip", {"peer": self.ada.identity.public.text})
+        self.assertEqual(len(unread.pending), 2)
 
     def test_whom_nobody_knows_is_not_found(self) -> None:
         stranger = make_identity("stranger").public.text
