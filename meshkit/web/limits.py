@@ -75,6 +75,9 @@ IDLE_SECONDS: Final = 60.0
 RECEIVE_SECONDS: Final = 30.0
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
+#: Seconds in which an answer that is being worked on has to be given when the token that
+#: asked for it is good for nothing any more.
+OVER_SECONDS: Final = 5.0
 
 # More digits than any length needs, and fewer than int() refuses to read.
 _LENGTH_DIGITS: Final = 19
@@ -359,6 +362,10 @@ class LimitedChannel(HTTPChannel):
     _successor: IProtocol | None = None
     _closing: Callable[[], None] | None = None
     _site_closes = False
+    # Who has the connection now, how not to be told of its end any more, and what follows it.
+    _caller = ANYONE
+    _unwatch: Callable[[], None] | None = None
+    _over: IDelayedCall | None = None
     _local: IAddress
     _peer: IAddress
 
@@ -375,6 +382,7 @@ class LimitedChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_deadline()
+        self._let_go()
         super().connectionLost(reason)
         try:
             if self._successor is not None:
@@ -443,6 +451,7 @@ class LimitedChannel(HTTPChannel):
         if error is not None:
             raise _Refused(error)
         request.head = head
+        self._belongs_to(head.caller)
         super().allHeadersReceived()
 
     def rawDataReceived(self, data: bytes) -> None:
@@ -473,6 +482,35 @@ class LimitedChannel(HTTPChannel):
             # Closing waits until the client has taken its answer, but not for ever.
             self._stop_deadline()
             self._deadline = self.callLater(self.site.timeOut, self._give_up)
+
+    # --- whose it is -----------------------------------------------------------------
+
+    def _belongs_to(self, caller: Caller) -> None:
+        if caller is not self._caller:
+            self._let_go()
+            self._caller = caller
+            self._unwatch = caller.watch(self._caller_is_over)
+
+    def _let_go(self) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+        if self._over is not None:
+            self._over.cancel()
+            self._over = None
+
+    def _caller_is_over(self) -> None:
+        """The token was revoked, has expired or was replaced: nothing goes on for it."""
+        if self._answering and self.requests[0].startedWriting and self._successor is None:
+            # A stream, which would otherwise have no end.
+            self.abort()
+            return
+        self.close_when_answered()
+        self._over = self.callLater(OVER_SECONDS, self._over_for_good)
+
+    def _over_for_good(self) -> None:
+        self._over = None
+        self.abort()
 
     # --- handing over ----------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import InvalidRequest
@@ -64,3 +66,50 @@ class ScopeTests(SynchronousTestCase):
         ):
             with self.assertRaises(InvalidRequest, msg=text):
                 Scope.parse(text)
+
+
+class StandingTests(SynchronousTestCase):
+    """A caller is over when its token is good for nothing any more."""
+
+    def setUp(self) -> None:
+        self.caller = Caller("x", (Scope("admin"),))
+        self.told: list[str] = []
+
+    def test_who_watches_is_told_once_and_in_order(self) -> None:
+        for name in ("a", "b", "c"):
+            self.caller.watch(lambda name=name: self.told.append(name))
+        self.assertFalse(self.caller.over)
+        self.caller.end()
+        self.caller.end()
+        self.assertEqual(self.told, ["a", "b", "c"])
+        self.assertTrue(self.caller.over)
+
+    def test_who_has_stopped_watching_is_not(self) -> None:
+        told = self.told
+        self.caller.watch(lambda: told.append("a"))
+        stop = self.caller.watch(lambda: told.append("b"))
+        # One that is told stops another.
+        stop_last: list[Any] = []
+        self.caller.watch(lambda: stop_last[0]())
+        stop_last.append(self.caller.watch(lambda: told.append("d")))
+        stop()
+        stop()
+        self.caller.end()
+        self.assertEqual(told, ["a"])
+        stop()
+
+    def test_who_comes_too_late_is_told_at_once(self) -> None:
+        self.caller.end()
+        self.caller.watch(lambda: self.told.append("a"))()
+        self.assertEqual(self.told, ["a"])
+
+    def test_one_that_fails_does_not_keep_it_from_the_others(self) -> None:
+        self.caller.watch(lambda: 1 // 0)
+        self.caller.watch(lambda: self.told.append("b"))
+        self.caller.end()
+        self.assertEqual(self.told, ["b"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_two_are_never_the_same(self) -> None:
+        self.assertNotEqual(self.caller, Caller("x", (Scope("admin"),)))
+        self.assertNotIn("watchers", repr(self.caller))
