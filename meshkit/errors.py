@@ -559,12 +559,23 @@ class Unauthorized(OperationError):
     code = "UNAUTHORIZED"
     status = 401
 
+    def __init__(self, *args: object, shown: bool = False) -> None:
+        """@param shown: a token was sent, and it is not a good one."""
+        super().__init__(*args)
+        self.shown = shown
+
 
 class PermissionDenied(OperationError):
     """The token has no scope for this operation: use another, or one with more scopes."""
 
     code = "PERMISSION_DENIED"
     status = 403
+
+    def __init__(self, *args: object, scope: str | None = None) -> None:
+        """@param scope: the least scope that would be enough."""
+        super().__init__(*args)
+        if scope is not None:
+            self.details = {"scope": scope}
 
 
 class ForbiddenOrigin(OperationError):

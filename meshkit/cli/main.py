@@ -35,6 +35,7 @@ _VERBS: Final = {
     "restore": ("meshkit.cli.backup", "restore", "Put a backup into the data folder."),
     "search": ("meshkit.cli.feed", "search", "Search the text of all messages."),
     "status": ("meshkit.cli.node", "status", "Show how the node is doing."),
+    "token": ("meshkit.cli.token", "token", "Give others a token for the door, and take it back."),
 }
 
 

@@ -223,9 +223,19 @@ def load_token(folder: DataFolder, rng: Random) -> bytes:
         return stored_token(folder)
     except FileNotFoundError:
         pass
-    token = rng.randbytes(_TOKEN_BYTES).hex().encode("ascii")
+    token = make_token(rng)
     folder.create_secret(DOOR_TOKEN, token + b"\n")
     return token
+
+
+def make_token(rng: Random) -> bytes:
+    """A new bearer token for a door."""
+    return rng.randbytes(_TOKEN_BYTES).hex().encode("ascii")
+
+
+def write_token(folder: DataFolder, token: bytes) -> None:
+    """Put a token in the place of the one that opens a data folder's door."""
+    folder.write_secret(DOOR_TOKEN, token + b"\n")
 
 
 def stored_token(folder: DataFolder) -> bytes:

@@ -75,6 +75,11 @@ class TokenBucket:
         self._tokens -= cost
         return 0.0
 
+    def owe(self, cost: float, now: float) -> None:
+        """Pay for something that was had already, whether the bucket holds that or not."""
+        self._fill(now)
+        self._tokens -= cost
+
     def full(self, now: float) -> bool:
         """Is it as if it had never been used?"""
         self._fill(now)

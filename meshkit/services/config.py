@@ -22,6 +22,21 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(description="Endpoint of the local HTTP door; 'none' for no door", min_length=1),
     ] = "tcp:7654:interface=127.0.0.1"
+    api_rate: Annotated[
+        int,
+        Meta(
+            description="Requests a second that each token of 'meshkit token' is granted at the "
+            "door, in bursts of up to ten seconds' worth; 0 is any number",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 100
+    api_owner_rate: Annotated[
+        int,
+        Meta(
+            description="The same for the owner's token, the one in door.token", ge=0, le=1_000_000
+        ),
+    ] = 0
     peers: Annotated[
         tuple[str, ...],
         Meta(

@@ -24,6 +24,7 @@ from meshkit.services.listing import Listing
 from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.limits import LimitedSite, RequestHead
+from meshkit.web.rates import RATE, Rates
 from meshkit.web.rest import RestDoor
 from meshkit.web.security import DoorGuard
 
@@ -50,19 +51,27 @@ class NodeDoor:
         *,
         ready: Callable[[], bool],
         wall_clock: Callable[[], int],
+        rate: float = RATE,
+        owner_rate: float = 0,
     ) -> None:
         """
         @param tokens: says whose a token is.
         @param ready: are all parts started?
         @param wall_clock: nanoseconds since 1970.
+        @param rate: requests a second for each token, and for all who have none together;
+            0 for any number.
+        @param owner_rate: the same for the owner.
         @raise PartConflict: if two operations have one name or one route.
         @raise ValueError: if an operation cannot be served; it begins with its name.
         """
         own = BoundOperation(offered.OPERATIONS, self._answer_operations, with_caller=True)
-        self.operations = Dispatcher([*operations, own], ready=ready, clock=reactor)
+        rates = Rates(reactor, rate=rate, owner_rate=owner_rate)
+        self.operations = Dispatcher(
+            [*operations, own], ready=ready, clock=reactor, charge=rates.charge
+        )
         self._listing = Listing(self.operations)
         self._rest = RestDoor(self.operations, clock=reactor)
-        self._guard = DoorGuard(self._root(), tokens, public=self._public_paths())
+        self._guard = DoorGuard(self._root(), tokens, public=self._public_paths(), rates=rates)
         self.site = LimitedSite(
             self._guard,
             reactor,

@@ -71,17 +71,19 @@ from meshkit.runtime.ledger import Account
 from meshkit.runtime.peers import PeerBook, PeerEntry, Unknown
 from meshkit.runtime.registry import Composition
 from meshkit.runtime.tables import MIGRATIONS
+from meshkit.runtime.tokens import TokenBook
 from meshkit.runtime.workers import WorkerFactory, WorkerPool
 from meshkit.services import operations as offered
 from meshkit.services import ping
 from meshkit.services.config import NodeConfig
 from meshkit.services.dialling import Dialler
 from meshkit.services.door import NodeDoor
+from meshkit.services.tokens import TokenDesk
 from meshkit.shs import Capability, SecureListener, wrap_client
 from meshkit.shs import probe as key_probe
 from meshkit.shs.listener import Authorize
 from meshkit.shs.prober import admit_probes
-from meshkit.web.security import OwnersToken
+from meshkit.web.doorkeeper import Doorkeeper
 
 #: Seconds that one part may take to stop.
 STOP_DEADLINE: Final = 10.0
@@ -192,6 +194,7 @@ class NodeService(Service):
         self._workers = make_workers(reactor, self._config.workers, name="meshkit-worker")
         self._database = make_database(reactor, os.path.join(folder.path, DATABASE))
         self._peers = PeerBook(self._database, wall_clock)
+        self._tokens = TokenBook(reactor, self._database, wall_clock, rng)
         self._events = EventBus()
         self._parts: dict[str, Any] = {}
         self._begun: list[str] = []
@@ -321,19 +324,22 @@ class NodeService(Service):
 
     def _make_door(self) -> NodeDoor:
         try:
-            owners = OwnersToken(load_token(self._folder, self._rng))
+            doorkeeper = Doorkeeper(load_token(self._folder, self._rng), self._tokens)
         except ValueError as e:
             raise StartError(
                 f"{self._folder.file(DOOR_TOKEN)} holds no token that can be used ({e}): remove "
                 f"it, a new one is made at the next start"
             ) from None
+        desk = TokenDesk(self._tokens, doorkeeper, self._folder, self._rng, self._workers.run)
         try:
             return NodeDoor(
                 self._reactor,
-                self._operations(),
-                owners,
+                [*desk.operations(), *self._operations()],
+                doorkeeper,
                 ready=lambda: self.ready,
                 wall_clock=self._wall_clock,
+                rate=self._config.api_rate,
+                owner_rate=self._config.api_owner_rate,
             )
         except ValueError as e:
             # Its message begins with the name of the operation.
@@ -352,6 +358,7 @@ class NodeService(Service):
 
     async def _start_parts(self) -> None:
         await self._peers.load()
+        await self._tokens.load()
         served = self._offer_own()
         for name, part in self._parts.items():
             # Before it is started: what failed half-way has something to stop as well.
@@ -465,6 +472,7 @@ class NodeService(Service):
             await maybeDeferred(port.stopListening)
         if self._door is not None:
             await self._door.close()
+        self._tokens.stop()
         while self._begun:
             await self._stop_part(self._begun.pop())
         await self._listener.close_all()

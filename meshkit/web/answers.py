@@ -15,13 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
+from math import ceil
 from typing import Any, Final
 
 import msgspec
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 
-from meshkit.errors import MeshkitError, MethodNotAllowed, Unauthorized, UpgradeRequired
+from meshkit.errors import (
+    MeshkitError,
+    MethodNotAllowed,
+    PermissionDenied,
+    Unauthorized,
+    UpgradeRequired,
+)
 from meshkit.operations import Advised, Page
 
 Header = tuple[bytes, bytes]
@@ -34,7 +41,8 @@ SAFE_HEADERS: Final[tuple[Header, ...]] = (
     (b"Cache-Control", b"no-store"),
 )
 
-_RETRY_SECONDS: Final = b"1"
+# Where nobody can tell.
+_RETRY_SECONDS: Final = 1
 
 # C{twisted.web} does not know them all.
 _PHRASES: Final = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
@@ -97,8 +105,8 @@ def error_headers(error: MeshkitError) -> Iterable[Header]:
     """@return: the headers that belong to an error, without its length."""
     yield b"Content-Type", JSON
     yield from SAFE_HEADERS
-    if isinstance(error, Unauthorized):
-        yield b"WWW-Authenticate", b'Bearer realm="meshkit"'
+    if isinstance(error, (Unauthorized, PermissionDenied)):
+        yield b"WWW-Authenticate", _challenge(error)
     elif isinstance(error, MethodNotAllowed) and error.details is not None:
         allowed: Any = error.details["allow"]
         yield b"Allow", ", ".join(allowed).encode("ascii")
@@ -106,8 +114,26 @@ def error_headers(error: MeshkitError) -> Iterable[Header]:
         names: Any = error.details["upgrade"]
         yield b"Upgrade", ", ".join(names).encode("ascii")
         yield b"Connection", b"upgrade"
-    elif error.status == 503:
-        yield b"Retry-After", _RETRY_SECONDS
+    elif error.status in (429, 503):
+        yield b"Retry-After", b"%d" % _retry_after(error)
+
+
+def _challenge(error: Unauthorized | PermissionDenied) -> bytes:
+    """What to show instead.  Source: RFC 6750, 3 and 3.1."""
+    challenge = 'Bearer realm="meshkit"'
+    if isinstance(error, PermissionDenied):
+        challenge += ', error="insufficient_scope"'
+        if error.details is not None:
+            challenge += f', scope="{error.details["scope"]}"'
+    elif error.shown:
+        challenge += ', error="invalid_token"'
+    return challenge.encode("ascii")
+
+
+def _retry_after(error: MeshkitError) -> int:
+    """Whole seconds: RFC 9110, 10.2.3.  They are never too few."""
+    seconds = (error.details or {}).get("retry_after")
+    return ceil(seconds) if isinstance(seconds, float) else _RETRY_SECONDS
 
 
 def tokens(headers: Headers, name: bytes) -> list[str]:

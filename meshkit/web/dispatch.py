@@ -23,10 +23,13 @@ from meshkit.errors import (
     NotReady,
     PartConflict,
     PermissionDenied,
+    RateLimited,
+    Unauthorized,
 )
 from meshkit.operations import BoundOperation
 from meshkit.web.answers import internal_error
 from meshkit.web.callers import Caller
+from meshkit.web.rates import STREAM_COST
 from meshkit.web.requests import RequestReader
 
 #: What any operation may refuse with, at any door.
@@ -34,6 +37,8 @@ COMMON_ERRORS: Final[tuple[type[MeshkitError], ...]] = (
     InvalidRequest,
     NotReady,
     PermissionDenied,
+    RateLimited,
+    Unauthorized,
 )
 
 
@@ -60,6 +65,10 @@ def _unobserved(called: Called) -> None:
     pass
 
 
+def _for_nothing(caller: Caller, cost: float, again: float) -> None:
+    pass
+
+
 class Dispatcher:
     """
     The operations of one node.
@@ -76,12 +85,15 @@ class Dispatcher:
         ready: Callable[[], bool],
         clock: IReactorTime | None = None,
         observe: Callable[[Called], None] = _unobserved,
+        charge: Callable[[Caller, float, float], None] = _for_nothing,
     ) -> None:
         """
         @param ready: asked at each call; while it says no, all but C{early} operations
             answer C{NOT_READY}.
         @param clock: measures how long calls take; without it they take no time.
         @param observe: told of each call when it has been answered.
+        @param charge: asked whether a caller is granted something, and what it costs beside
+            the HTTP request: L{meshkit.web.rates.Rates.charge}.
         @raise PartConflict: if two operations have the same name.
         @raise ValueError: if an operation's request cannot be read from where its
             method and path say it is.
@@ -89,6 +101,8 @@ class Dispatcher:
         self._ready = ready
         self._seconds: Callable[[], float] = (lambda: 0.0) if clock is None else clock.seconds
         self._observe = observe
+        #: See above.  Doors whose calls are no HTTP requests ask it themselves.
+        self.charge = charge
         self.operations: dict[str, BoundOperation] = {}
         self._readers: dict[str, RequestReader] = {}
         for bound in operations:
@@ -131,6 +145,8 @@ class Dispatcher:
         code = "OK"
         try:
             self.permit(bound, caller)
+            if operation.stream:
+                self.charge(caller, STREAM_COST, 1.0)
             asked = (request, caller) if bound.with_caller else (request,)
             return await maybeDeferred(bound.handler, *asked)
         except MeshkitError as e:
@@ -151,13 +167,21 @@ class Dispatcher:
     def permit(self, bound: BoundOperation, caller: Caller) -> None:
         """
         @raise NotReady: if the node is not.
-        @raise PermissionDenied: if the caller's token has no scope for the operation.
+        @raise Unauthorized: if the caller's token is good for nothing any more.
+        @raise PermissionDenied: if it has no scope for the operation.
         """
         operation = bound.operation
+        if caller.over:
+            # Doors that stay open ask with the caller that opened them.
+            raise Unauthorized(
+                "the token that this was opened with is not good any more", shown=True
+            )
         if not caller.may(operation):
+            scope = f"{operation.permission}:{operation.name}"
             raise PermissionDenied(
                 f"the token {caller.name!r} may not use {operation.name}: it needs the scope "
-                f"{operation.permission}, or {operation.permission}:{operation.name}"
+                f"{operation.permission}, or {scope}",
+                scope=scope,
             )
         if not operation.early and not self._ready():
             raise NotReady

@@ -8,18 +8,22 @@ answers.  So each request is checked for three things that a page cannot fake:
 
  1. C{Host} is a name of this door.  A rebound name is not.
  2. C{Origin}, if there is one, is the door itself.  Browsers send it with everything
-    that changes state.
- 3. C{Authorization} holds the token, which only those can read who can read the
-    data folder.  Reads need it as well.
+    that changes state.  C{Sec-Fetch-Site}, which they send with the rest as well, does
+    not name another site.
+ 3. C{Authorization} holds a token: the one in the data folder, or one that its owner has
+    given out.  Reads need it as well.
 
-And a request that changes state has to be of type JSON, which no HTML form sends.
+And a request that changes state has to be of type JSON, or of bytes, neither of which an
+HTML form sends.  A script has to be allowed to by the answer to an C{OPTIONS} that its browser
+sends first: that is refused like everything that a page sends, and no answer ever has a
+header C{Access-Control-...}.
 
-Sources: Fetch standard, section 3.1 (Origin); RFC 6750, 2.1 and 3 (bearer tokens).
+Sources: Fetch standard, sections 3.2 (Origin) and 3.3 (CORS); Fetch Metadata, section 2.2
+(Sec-Fetch-Site); RFC 6750, 2.1 and 3 (bearer tokens).
 """
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Callable, Collection
@@ -31,34 +35,16 @@ from twisted.web.resource import IResource, Resource, getChildForRequest
 
 from meshkit.errors import ForbiddenOrigin, MeshkitError, Unauthorized
 from meshkit.web.answers import SAFE_HEADERS, prepare_error
-from meshkit.web.callers import OWNER, Caller
+from meshkit.web.callers import Caller
 from meshkit.web.limits import RequestHead
+from meshkit.web.rates import Rates, body_cost
 from meshkit.web.requests import JSON_BODY, RAW_BODY, check_content_type
 
-# RFC 6750, 2.1: what a token may consist of.
-_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _HOST: Final = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _READS: Final = ("GET", "HEAD")
 _HTTP_PORT: Final = 80
 _MAX_KNOWN: Final = 64
-
-
-class OwnersToken:
-    """Knows one token, that of the owner.  Called with what somebody has shown."""
-
-    def __init__(self, token: bytes) -> None:
-        """@raise ValueError: if the token cannot stand in a header."""
-        if not _TOKEN.fullmatch(token):
-            raise ValueError("the token has to be non-empty and of the form of RFC 6750, 2.1")
-        self._token = token
-
-    def __call__(self, shown: bytes) -> Caller | None:
-        """
-        @return: the owner, or L{None}.  Comparing takes as long for a wrong token as for
-            one that is nearly right.
-        """
-        return OWNER if hmac.compare_digest(shown, self._token) else None
 
 
 class DoorGuard(Resource):
@@ -79,20 +65,23 @@ class DoorGuard(Resource):
         *,
         hosts: Collection[str] = (),
         public: Collection[str] = (),
+        rates: Rates | None = None,
     ) -> None:
         """
         @param inner: what is guarded.
         @param tokens: says whose token it is that C{Authorization: Bearer} holds, if it is
-            anybody's; such as L{OwnersToken}.
+            anybody's; such as a L{meshkit.web.doorkeeper.Doorkeeper}.
         @param hosts: further names under which the door is reached, for instance
             through a reverse proxy: C{name} (with the door's port or none) or
             C{name:port}.
         @param public: paths, exactly as requested, that may be read without token.
+        @param rates: how much each caller may ask for; any amount without it.
         @raise ValueError: if a host is none.
         """
         super().__init__()
         self._inner = inner
         self._tokens = tokens
+        self._rates = rates
         self._configured = tuple(host.lower() for host in hosts)
         for host in self._configured:
             if not _HOST.fullmatch(host):
@@ -105,13 +94,16 @@ class DoorGuard(Resource):
         """
         May this request come in?
 
-        @return: L{None}, or the error to answer with: L{ForbiddenOrigin},
-            L{Unauthorized} or L{meshkit.errors.UnsupportedMediaType}.
+        @return: L{None}, or the error to answer with: L{ForbiddenOrigin}, L{Unauthorized},
+            L{meshkit.errors.UnsupportedMediaType}, L{meshkit.errors.RateLimited}, or
+            L{meshkit.errors.NotReady} while it is not known yet whose the token is.
         """
         try:
             self._check_host(head)
             self._check_origin(head)
             self._check_token(head)
+            if self._rates is not None:
+                self._rates.charge(head.caller)
             # Which of the two it has to be is the operation's to say.
             types = head.values(b"Content-Type")
             check_content_type(head.method, types, head.length != 0, (JSON_BODY, RAW_BODY))
@@ -126,6 +118,11 @@ class DoorGuard(Resource):
         error = self._judge(request)
         if error is not None:
             return prepare_error(request, error)
+        if self._rates is not None:
+            # Not before it is here: a body in chunks announces nothing.
+            length = request.content.seek(0, 2)
+            request.content.seek(0)
+            self._rates.owe(request.head.caller, body_cost(length))
         return getChildForRequest(self._inner, request).render(request)
 
     def _judge(self, request: Any) -> MeshkitError | None:
@@ -159,6 +156,10 @@ class DoorGuard(Resource):
             )
 
     def _check_origin(self, head: RequestHead) -> None:
+        site = head.values(b"Sec-Fetch-Site")
+        if site and site not in (["same-origin"], ["none"]):
+            # An image or a link of another page: a GET that comes without an Origin.
+            raise ForbiddenOrigin("a web page of another site may not use this door")
         given = head.values(b"Origin")
         if not given:
             return
@@ -177,11 +178,15 @@ class DoorGuard(Resource):
         caller = self._tokens(token.strip(b" "))
         if len(given) == 1 and scheme.lower() == b"bearer" and caller is not None:
             head.caller = caller
-        else:
-            raise Unauthorized(
-                "the Authorization header does not hold this door's token: send "
-                "'Bearer' and the content of door.token in the data folder"
-            )
+            return
+        if self._rates is not None:
+            self._rates.guessed()
+        # The same words whatever is wrong with it, as a guess must learn nothing.
+        raise Unauthorized(
+            "the Authorization header does not hold a good token of this door: send 'Bearer' "
+            "and the content of door.token in the data folder, or what 'meshkit token add' gave",
+            shown=True,
+        )
 
     def _names(self, local: IAddress) -> list[str]:
         """Every spelling of the C{Host} header under which the door is reached."""

@@ -20,9 +20,10 @@ from meshkit import errors
 from meshkit.operations import MAX_BODY, BoundOperation, Nothing, Operation, Page
 from meshkit.web.callers import OWNER
 from meshkit.web.dispatch import Dispatcher
+from meshkit.web.doorkeeper import Doorkeeper
 from meshkit.web.limits import LimitedSite
 from meshkit.web.rest import RestDoor
-from meshkit.web.security import DoorGuard, OwnersToken
+from meshkit.web.security import DoorGuard
 
 TOKEN = b"a-token.of_the~door+/="
 HOST = "127.0.0.1:7654"
@@ -301,7 +302,7 @@ class Stage:
         root: IResource = door
         limits.setdefault("max_body", rest.max_body)
         if guarded:
-            root = guard = DoorGuard(door, OwnersToken(TOKEN))
+            root = guard = DoorGuard(door, Doorkeeper(TOKEN))
             limits.setdefault("admit", lambda head: guard.admit(head) or rest.admit(head))
         self.site = LimitedSite(root, self.clock, **limits)
 

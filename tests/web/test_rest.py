@@ -110,7 +110,7 @@ class AnswerTests(SynchronousTestCase):
                 answer.json,
                 {"success": False, "error": {"code": kind.code, "message": str(kind())}},
             )
-            retry = ["1"] if kind.status == 503 else None
+            retry = ["1"] if kind.status in (429, 503) else None
             self.assertEqual(answer.headers.get("retry-after"), retry, name)
 
     def test_a_bug_is_logged_and_nothing_of_it_shown(self) -> None:

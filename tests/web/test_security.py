@@ -12,8 +12,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from meshkit.errors import ForbiddenOrigin, Unauthorized, UnsupportedMediaType
+from meshkit.web.doorkeeper import Doorkeeper
 from meshkit.web.limits import LimitedSite, RequestHead
-from meshkit.web.security import DoorGuard, OwnersToken
+from meshkit.web.security import DoorGuard
 from tests.web.stage import CLIENT, DOOR, HOST, TOKEN, Connection, Stage, WireTransport, request
 
 _RIGHT = f"Bearer {TOKEN.decode()}"
@@ -51,7 +52,7 @@ class Inner(Resource):
 
 
 def guard(**options: Any) -> DoorGuard:
-    return DoorGuard(Inner(), OwnersToken(TOKEN), **options)
+    return DoorGuard(Inner(), Doorkeeper(TOKEN), **options)
 
 
 class HostTests(SynchronousTestCase):
@@ -209,12 +210,6 @@ class TokenTests(SynchronousTestCase):
             door.admit(head("GET", "/v1/health", Authorization=None, Host="evil")), ForbiddenOrigin
         )
 
-    def test_a_token_that_cannot_be_sent_is_refused_at_once(self) -> None:
-        for token in (b"", b" ", b"a b", b"a\n", b"\xff", b"=", b"a=b"):
-            with self.assertRaises(ValueError, msg=repr(token)) as caught:
-                OwnersToken(token)
-            self.assertNotIn(repr(token)[1:], str(caught.exception))
-
     def test_the_token_is_never_logged_or_shown(self) -> None:
         events: list[Any] = []
         observer: Any = events.append
@@ -258,7 +253,7 @@ class GuardedResourceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.stage = Stage()
         self.inner = Inner()
-        self.stage.site = LimitedSite(DoorGuard(self.inner, OwnersToken(TOKEN)), self.stage.clock)
+        self.stage.site = LimitedSite(DoorGuard(self.inner, Doorkeeper(TOKEN)), self.stage.clock)
 
     def test_who_is_let_through_gets_the_answer_of_what_is_guarded(self) -> None:
         answer = self.stage.ask("GET", "/anything")
@@ -281,14 +276,17 @@ class GuardedResourceTests(SynchronousTestCase):
                 answer = stage.ask(method, "/v1/publish", body, headers)
                 self.assertEqual((answer.status, answer.code), (status, code))
                 self.assertEqual(answer.headers["cache-control"], ["no-store"])
-                challenge = ['Bearer realm="meshkit"'] if status == 401 else None
+                challenge = None
+                if status == 401:
+                    wrong = ', error="invalid_token"' if headers["Authorization"] else ""
+                    challenge = [f'Bearer realm="meshkit"{wrong}']
                 self.assertEqual(answer.headers.get("www-authenticate"), challenge)
         self.assertEqual(self.inner.seen, 0)
 
     def test_it_guards_a_tree_of_resources(self) -> None:
         root = Resource()
         root.putChild(b"a", self.inner)
-        self.stage.site = LimitedSite(DoorGuard(root, OwnersToken(TOKEN)), self.stage.clock)
+        self.stage.site = LimitedSite(DoorGuard(root, Doorkeeper(TOKEN)), self.stage.clock)
         self.assertEqual(self.stage.ask("GET", "/a").body, b"in")
         self.assertEqual(self.stage.ask("GET", "/a", headers={"Authorization": None}).status, 401)
         self.assertEqual(self.inner.seen, 1)
