@@ -301,9 +301,10 @@ class _Stream:
         self._events = Events(server.limits, self._overflow)
         self.closed: Deferred[None] = Deferred()
         self._gone = False
-        request.notifyFinish().addErrback(self._client_gone)
         writer = EventWriter(request, clock)
         self._running = Deferred.fromCoroutine(writer.write(self._events))
+        # After the writer, which has to know before it is cancelled.
+        request.notifyFinish().addErrback(self._client_gone)
         self._running.addBoth(self._done)
 
     def send(self, text: bytes) -> None:
