@@ -521,32 +521,33 @@ class MemoryNode:
         """Was it started and not stopped?"""
         return self._made > 0 and bool(self.service.running)
 
-    def ask(self, method: str, target: str, body: Any = None, token: str | None = None) -> Answer:
+    def ask(self, method: str, target: str, body: Any = None, **headers: str) -> Answer:
         """
         Call its door as a program on its host does, over HTTP.
 
         @param target: path and query string.
-        @param body: what is sent as JSON.
-        @param token: what opens the door; its owner's token, if not given.
+        @param body: what is sent as JSON; bytes are sent as they are.
+        @param headers: further ones, or in place of those that are sent anyway, with C{_}
+            for C{-}.
         """
-        call = self.call(method, target, body, token)
+        call = self.call(method, target, body, **headers)
         self._mesh.until(lambda: call.ended, f"{method} {target}")
         return call.answer()
 
-    def call(self, method: str, target: str, body: Any = None, token: str | None = None) -> _Call:
+    def call(self, method: str, target: str, body: Any = None, **headers: str) -> _Call:
         """Like L{ask}, without waiting for the answer."""
-        if token is None:
-            token = self.files.content[f"{self.folder}/{DOOR_TOKEN}"].strip().decode("ascii")
-        lines = [
-            f"{method} {target} HTTP/1.1",
-            f"Host: {_LOOPBACK}:{DOOR_PORT}",
-            f"Authorization: Bearer {token}",
-            "Connection: close",
-        ]
+        token = self.files.content[f"{self.folder}/{DOOR_TOKEN}"].strip()
+        sent = {
+            "Host": f"{_LOOPBACK}:{DOOR_PORT}",
+            "Authorization": f"Bearer {token.decode('ascii')}",
+            "Connection": "close",
+        }
         data = b""
         if body is not None:
             data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-            lines += ["Content-Type: application/json", f"Content-Length: {len(data)}"]
+            sent |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items())]
         head = "\r\n".join([*lines, "", ""]).encode("ascii")
         call = _Call(head + data)
         network, host = self.host._where(_LOOPBACK)

@@ -10,8 +10,13 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.services.tokens import ADD
-from meshkit.testing.nodes import MemoryMesh, MemoryNode
+from meshkit.testing.nodes import Answer, MemoryMesh, MemoryNode
 from meshkit.web.limits import OVER_SECONDS
+
+
+def shown(token: str | None) -> dict[str, str]:
+    """The header that shows a token; the owner's, if it is none."""
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
 class Case(SynchronousTestCase):
@@ -28,12 +33,15 @@ class Case(SynchronousTestCase):
         self.assertEqual(self.mesh.clock.getDelayedCalls(), [])
 
     def ok(self, method: str, target: str, body: Any = None, token: str | None = None) -> Any:
-        answer = self.node.ask(method, target, body, token)
+        answer = self.ask(method, target, body, token)
         self.assertLess(answer.status, 300, answer.body)
         return answer.json["data"] if answer.body else None
 
+    def ask(self, method: str, target: str, body: Any = None, token: str | None = None) -> Answer:
+        return self.node.ask(method, target, body, **shown(token))
+
     def refused(self, *asked: Any, **more: Any) -> tuple[int, str | None]:
-        answer = self.node.ask(*asked, **more)
+        answer = self.ask(*asked, **more)
         return answer.status, answer.code
 
     def add(self, name: str, *scopes: str, **more: Any) -> str:
@@ -43,7 +51,7 @@ class Case(SynchronousTestCase):
         return token
 
     def opens(self, token: str | None) -> bool:
-        answer = self.node.ask("GET", "/v1/identity", token=token)
+        answer = self.ask("GET", "/v1/identity", token=token)
         self.assertIn(answer.status, (200, 401))
         return answer.status == 200
 
@@ -66,7 +74,7 @@ class TokensTests(Case):
             ("POST", "/v1/tokens/rotate", {}),
         ):
             self.assertEqual(self.refused(*asked, token=token), (403, "PERMISSION_DENIED"))
-        answer = self.node.ask("GET", "/v1/peers", token=token)
+        answer = self.ask("GET", "/v1/peers", token=token)
         self.assertEqual(answer.json["error"]["details"], {"scope": "read:peers_list"})
 
     def test_what_is_shown_of_it(self) -> None:
@@ -113,7 +121,7 @@ class TokensTests(Case):
         self.mesh.run(11)
         bodies = set()
         for token in (revoked, expired, good[:-1], good[:21] + revoked[21:], "x", "mkt_"):
-            answer = self.node.ask("GET", "/v1/status", token=token)
+            answer = self.ask("GET", "/v1/status", token=token)
             self.assertEqual(answer.status, 401)
             bodies.add(answer.body)
         self.assertEqual(len(bodies), 1)
@@ -140,7 +148,7 @@ class TokensTests(Case):
     def test_no_scope_is_a_way_to_all_others(self) -> None:
         for scope in (f"admin:{ADD.name}", "admin:tokens_*", "admin:t*", "admin:tokens_a*"):
             body = {"name": "a", "scopes": ["read", scope]}
-            answer = self.node.ask("POST", "/v1/tokens", body)
+            answer = self.ask("POST", "/v1/tokens", body)
             self.assertEqual((answer.status, answer.code), (400, "INVALID_REQUEST"), scope)
             self.assertIn("admin", answer.json["error"]["message"])
         lister = self.add("lister", "admin:tokens_list", "admin:peers_*", "write:tokens_*")
@@ -158,8 +166,8 @@ class TokensTests(Case):
     def test_open_streams_end_with_their_token(self) -> None:
         token, other = self.add("a"), self.add("b", expires_secs=60)
         streams = {
-            name: self.node.call("GET", "/v1/events", token=shown)
-            for name, shown in (("a", token), ("b", other), ("owner", None))
+            name: self.node.call("GET", "/v1/events", **shown(each))
+            for name, each in (("a", token), ("b", other), ("owner", None))
         }
         self.mesh.run(1)
         for stream in streams.values():
@@ -177,7 +185,7 @@ class TokensTests(Case):
 
     def test_the_owners_token_is_replaced(self) -> None:
         old, token = self.owners, self.add("a")
-        answer = self.node.ask("POST", "/v1/tokens/rotate", {})
+        answer = self.ask("POST", "/v1/tokens/rotate", {})
         self.assertEqual((answer.status, answer.body), (204, b""))
         new = self.owners
         self.assertRegex(new, r"\A[0-9a-f]{64}\Z")
@@ -200,7 +208,7 @@ class TokensTests(Case):
             raise OSError(28, "No space left on device", "/ada/door.token")
 
         refusing = self.patch(self.node.files, "write_atomic", refuse)
-        answer = self.node.ask("POST", "/v1/tokens/rotate", {})
+        answer = self.ask("POST", "/v1/tokens/rotate", {})
         self.assertEqual((answer.status, answer.code), (507, "STORAGE_FAILED"))
         self.assertIn("No space left", answer.json["error"]["message"])
         self.assertTrue(self.opens(None))
@@ -236,9 +244,9 @@ class RateTests(Case):
 
     def test_the_settings_are_those_of_the_door(self) -> None:
         token = self.add("a")
-        for shown, granted in ((token, 20), (None, 30)):
+        for each, granted in ((token, 20), (None, 30)):
             self.mesh.run(60)
-            codes = [self.node.ask("GET", "/v1/identity", token=shown).status for _ in range(40)]
+            codes = [self.ask("GET", "/v1/identity", token=each).status for _ in range(40)]
             first = codes.index(429)
             # A little virtual time passes with each.
             self.assertTrue(granted <= first <= granted + 1, (granted, first))
