@@ -22,6 +22,7 @@ __all__ = [
     "ForkProven",
     "Frontier",
     "Gap",
+    "IAdvisesAgents",
     "IConnections",
     "IFeedStore",
     "IFiles",
@@ -30,6 +31,7 @@ __all__ = [
     "IMeshProtocol",
     "IPeerBook",
     "ISelection",
+    "IToolAliases",
     "Interest",
     "MessagesStored",
     "RoomMade",
@@ -112,6 +114,37 @@ class IMeshPart(IService):
 
     def status() -> Any:
         """@return: a C{msgspec.Struct} that C{GET /v1/status} shows under the part's name."""
+
+
+class IAdvisesAgents(Interface):
+    """
+    What a part provides beside L{IMeshPart} that has something to say to agents about its
+    state, before they ask.
+    """
+
+    def advice() -> Any:
+        """
+        What should be done now, or be known before anything is done.
+
+        It stands in the description of a tool that all agents read, and they are told of
+        every change: so it is asked for every few seconds and must cost little, and it has
+        no counters, no ids and no word that a peer wrote.
+
+        @return: sequence of sentences; empty if all is well.
+        """
+
+
+class IToolAliases(Interface):
+    """
+    What a part provides beside L{IMeshPart} whose operations agents know by other names.
+    """
+
+    def aliases() -> Any:
+        """
+        Asked once, when the door is made.
+
+        @return: sequence of L{meshkit.aliases.Alias}.
+        """
 
 
 class IForeignProtocols(Interface):

@@ -96,6 +96,7 @@ FEATURES: Final = frozenset(
 GROUND: Final = frozenset(
     {
         "meshkit",
+        "meshkit.aliases",
         "meshkit.dropins",
         "meshkit.errors",
         "meshkit.interfaces",
