@@ -647,6 +647,12 @@ class NotReady(OperationError):
     status = 503
 
 
+class AnswerTooLarge(OperationError):
+    """The answer is more than an agent is given at a time: ask for less."""
+
+    code = "ANSWER_TOO_LARGE"
+
+
 class Overloaded(OperationError):
     """Too much is waiting already: try again in a moment."""
 
