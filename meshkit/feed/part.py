@@ -54,6 +54,7 @@ from meshkit.interfaces import (
     ForkProven,
     Frontier,
     Gap,
+    IAdvisesAgents,
     IFeedStore,
     MessagesStored,
 )
@@ -226,7 +227,7 @@ def prepare_texts(
     return contents
 
 
-@implementer(IFeedStore)
+@implementer(IFeedStore, IAdvisesAgents)
 class FeedPart(Part):
     """
     This node's feeds.
@@ -326,6 +327,15 @@ class FeedPart(Part):
             forgotten=self._forgetting.forgotten,
             blocked=len(self._blocks),
         )
+
+    def advice(self) -> list[str]:
+        """See L{IAdvisesAgents}."""
+        if self._own.status() is None:
+            return []
+        return [
+            "This node's own feed is read-only now, so that nothing can be published: feed_own "
+            "says why, and until when. Whether it is unlocked is for your owner to say."
+        ]
 
     # --- IFeedStore ----------------------------------------------------------------
 

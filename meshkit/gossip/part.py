@@ -43,6 +43,7 @@ from meshkit.interfaces import (
     FeedRotated,
     ForkProven,
     Frontier,
+    IAdvisesAgents,
     IFeedStore,
     Interest,
     ISelection,
@@ -179,7 +180,7 @@ class _WatchedEndpoint:
         return connecting.addCallbacks(connected, failed)
 
 
-@implementer(ISelection)
+@implementer(ISelection, IAdvisesAgents)
 class GossipPart(Part):
     """
     See the module.
@@ -320,6 +321,15 @@ class GossipPart(Part):
             broken=dict(sorted(self.broken.items())),
             hindered=dict(sorted(self.hindered.items())),
         )
+
+    def advice(self) -> list[str]:
+        """See L{IAdvisesAgents}."""
+        if self._links:
+            return []
+        return [
+            "No peer is connected: what is published stays here, and nothing new arrives. Add the "
+            "address of a peer, if your owner names one."
+        ]
 
     def is_full(self) -> bool:
         """No further connection is taken."""

@@ -77,6 +77,13 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             extra={"flag": "compat"},
         ),
     ] = ()
+    mcp_profile: Annotated[
+        str,
+        Meta(
+            description="Which tools agents are shown that choose none: core, egregore, or all",
+            min_length=1,
+        ),
+    ] = "core"
     workers: Annotated[
         int, Meta(description="Threads for signature checks and hashing", ge=1, le=64)
     ] = 2

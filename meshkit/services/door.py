@@ -5,6 +5,7 @@ The local door of a node: all that answers on the endpoint C{api}, put together.
 
     LimitedSite         limits, before anything is kept
       DoorGuard         host, origin, token: who calls
+        AgentDoor       MCP, at /mcp
         RestDoor        one route for each operation
           Dispatcher    readiness, scopes, the handler
 """
@@ -20,6 +21,7 @@ from twisted.web.resource import IResource
 from meshkit.errors import MeshkitError
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.services import operations as offered
+from meshkit.services.agents import PATHS, AgentDoor
 from meshkit.services.listing import Listing
 from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
@@ -41,6 +43,7 @@ class NodeDoor:
 
     @ivar site: the factory, to be listened with.
     @ivar operations: what is offered.
+    @ivar agents: the part of it that speaks MCP.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class NodeDoor:
         *,
         ready: Callable[[], bool],
         wall_clock: Callable[[], int],
+        make_agents: Callable[[Dispatcher], AgentDoor],
         rate: float = RATE,
         owner_rate: float = 0,
     ) -> None:
@@ -58,6 +62,7 @@ class NodeDoor:
         @param tokens: says whose a token is.
         @param ready: are all parts started?
         @param wall_clock: nanoseconds since 1970.
+        @param make_agents: makes the door for agents of what is offered.
         @param rate: requests a second for each token, and for all who have none together;
             0 for any number.
         @param owner_rate: the same for the owner.
@@ -71,11 +76,12 @@ class NodeDoor:
         )
         self._listing = Listing(self.operations)
         self._rest = RestDoor(self.operations, clock=reactor)
+        self.agents = make_agents(self.operations)
         self._guard = DoorGuard(self._root(), tokens, public=self._public_paths(), rates=rates)
         self.site = LimitedSite(
             self._guard,
             reactor,
-            max_body=self._rest.max_body,
+            max_body=max(self._rest.max_body, self.agents.max_body),
             max_connections=MAX_CONNECTIONS,
             admit=self._admit,
             wall_clock=wall_clock,
@@ -85,14 +91,15 @@ class NodeDoor:
         return self._listing.shown_to(caller)
 
     def _root(self) -> IResource:
-        return self._rest.resource()
+        return self.agents.resource(self._rest.resource())
 
     def _public_paths(self) -> list[str]:
         declared = (bound.operation for bound in self.operations)
         return [operation.path for operation in declared if operation.public]
 
     def _admit(self, head: RequestHead) -> MeshkitError | None:
-        return self._guard.admit(head) or self._rest.admit(head)
+        inner = self.agents if head.path in PATHS else self._rest
+        return self._guard.admit(head) or inner.admit(head)
 
     def close(self) -> Deferred[None]:
         """
@@ -101,5 +108,6 @@ class NodeDoor:
 
         @return: Deferred that fires when no connection is left.
         """
+        self.agents.stop()
         self._rest.end_streams()
         return self.site.close(CLOSE_GRACE)

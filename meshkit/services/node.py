@@ -39,6 +39,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshkit import __version__
+from meshkit.aliases import Alias
 from meshkit.errors import (
     BrokenPart,
     CannotListen,
@@ -51,7 +52,14 @@ from meshkit.errors import (
 from meshkit.identity.addresses import HostPort, MeshAddress, parse_target
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.network import NetworkKey, NetworkSecret
-from meshkit.interfaces import IConnections, IFiles, IForeignProtocols, IMeshPart
+from meshkit.interfaces import (
+    IAdvisesAgents,
+    IConnections,
+    IFiles,
+    IForeignProtocols,
+    IMeshPart,
+    IToolAliases,
+)
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import PartContext
 from meshkit.runtime.config import Settings, declare
@@ -75,6 +83,7 @@ from meshkit.runtime.tokens import TokenBook
 from meshkit.runtime.workers import WorkerFactory, WorkerPool
 from meshkit.services import operations as offered
 from meshkit.services import ping
+from meshkit.services.agents import AgentDoor
 from meshkit.services.config import NodeConfig
 from meshkit.services.dialling import Dialler
 from meshkit.services.door import NodeDoor
@@ -212,6 +221,8 @@ class NodeService(Service):
         self._dialler: Dialler
         # Peer -> the network with which it came last; the one heard of last is last.
         self._seen: dict[PublicKey, bytes] = {}
+        # Parts with a fault in what they would say to agents.
+        self._mute: set[str] = set()
 
     # --- starting ------------------------------------------------------------------
 
@@ -338,6 +349,16 @@ class NodeService(Service):
                 doorkeeper,
                 ready=lambda: self.ready,
                 wall_clock=self._wall_clock,
+                make_agents=partial(
+                    AgentDoor,
+                    clock=self._reactor,
+                    rng=self._rng,
+                    ready=lambda: self.ready,
+                    advice=self._advice,
+                    events=self._events,
+                    aliases=self._aliases(),
+                    profile=self._config.mcp_profile,
+                ),
                 rate=self._config.api_rate,
                 owner_rate=self._config.api_owner_rate,
             )
@@ -534,6 +555,27 @@ class NodeService(Service):
             # A part with a fault must not hide how the others are doing.
             self._log.failure("the part {name} cannot say how it is doing", name=name)
             return {"failed": "this part cannot say how it is doing: see the log"}
+
+    def _aliases(self) -> list[Alias]:
+        found: list[Alias] = []
+        for name, part in self._parts.items():
+            if IToolAliases.providedBy(part):
+                with naming_the_part(name):
+                    found.extend(part.aliases())
+        return found
+
+    def _advice(self) -> list[str]:
+        said: list[str] = []
+        for name, part in self._parts.items():
+            if not IAdvisesAgents.providedBy(part) or name in self._mute:
+                continue
+            try:
+                said.extend(part.advice())
+            except Exception:
+                # It is asked every few seconds: once in the log is enough.
+                self._mute.add(name)
+                self._log.failure("the part {name} cannot advise agents", name=name)
+        return said
 
     def _answer_identity(self, request: Nothing) -> offered.NodeIdentity:
         return offered.NodeIdentity(
