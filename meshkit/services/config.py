@@ -87,3 +87,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[
         int, Meta(description="Threads for signature checks and hashing", ge=1, le=64)
     ] = 2
+    log_format: Annotated[
+        Literal["auto", "json", "text"],
+        Meta(description="Form of the log: auto is text on a terminal, else lines of JSON"),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warn", "error", "critical"],
+        Meta(description="Events of less importance are not logged"),
+    ] = "info"

@@ -132,6 +132,10 @@ class _Connections:
         )
 
 
+def _forget(secret: str) -> None:
+    """Whoever runs this node keeps no log of it."""
+
+
 class NodeService(Service):
     """
     See the module.
@@ -157,6 +161,7 @@ class NodeService(Service):
         identity: Identity | None = None,
         make_workers: WorkerFactory = WorkerPool,
         make_database: Callable[..., Database] = Database,
+        keep_secret: Callable[[str], None] = _forget,
     ) -> None:
         """
         @param reactor: clock, sockets and threads.
@@ -173,6 +178,8 @@ class NodeService(Service):
             without it, one that is under a passphrase cannot be started.
         @param make_workers: the worker pool to use.
         @param make_database: the database to use.
+        @param keep_secret: told each secret of the node in the forms in which it is
+            written, so that it can be kept out of the log.
         @raise ConfigError: if an endpoint or a peer address is malformed.
         """
         self._reactor = reactor
@@ -192,6 +199,7 @@ class NodeService(Service):
             else _endpoint(reactor, "api", _private(self._config.api))
         )
         self._unlocked = identity
+        self._keep_secret = keep_secret
         self._configured: list[MeshAddress] = []
         self._configured_bare: list[HostPort] = []
         for text in self._config.peers:
@@ -251,6 +259,8 @@ class NodeService(Service):
         self._secrets = load_networks(
             self._folder, self._config.network_key, self._config.network_keys, self._rng
         )
+        for secret in self._secrets:
+            self._keep_secret(secret.text)
         # The first one is that of the node; the other may still be used by peers.
         self._networks = [secret.key() for secret in self._secrets]
         migrations: dict[str, Sequence[str]] = {"node": MIGRATIONS}
@@ -335,7 +345,9 @@ class NodeService(Service):
 
     def _make_door(self) -> NodeDoor:
         try:
-            doorkeeper = Doorkeeper(load_token(self._folder, self._rng), self._tokens)
+            token = load_token(self._folder, self._rng)
+            self._keep_secret(token.decode("latin-1"))
+            doorkeeper = Doorkeeper(token, self._tokens)
         except ValueError as e:
             raise StartError(
                 f"{self._folder.file(DOOR_TOKEN)} holds no token that can be used ({e}): remove "

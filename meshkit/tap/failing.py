@@ -20,6 +20,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.components import Componentized
 
 from meshkit.errors import MeshkitError, StartError
 
@@ -33,6 +34,10 @@ class StartFailed(SystemExit, Exception):
 
     def __str__(self) -> str:
         return self._error.code
+
+
+def _join(application: Componentized) -> None:
+    """Nothing is to be arranged with the application."""
 
 
 class Daemon(Service):
@@ -49,14 +54,22 @@ class Daemon(Service):
         name: str,
         reactor: Any,
         make: Callable[[Callable[[MeshkitError], None]], Service],
+        joining: Callable[[Any], None] = _join,
     ) -> None:
         """
         @param make: called once with what to call when starting fails later on.
+        @param joining: called with the application that this is put into.
         """
+        self._joining = joining
         self._command = name
         self._reactor = reactor
         self._shell: int | None = _duplicate_stderr()
         self._inner: Any = make(self.failed_later)
+
+    def setServiceParent(self, parent: Any) -> None:
+        super().setServiceParent(parent)
+        if isinstance(parent, Componentized):
+            self._joining(parent)
 
     def privilegedStartService(self) -> None:
         self._guard(self._inner.privilegedStartService)

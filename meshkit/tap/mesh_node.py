@@ -18,10 +18,12 @@ from meshkit.runtime.config import Declaration, Settings, config_file, data_fold
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import needs_passphrase
+from meshkit.runtime.logs import Redactor
 from meshkit.runtime.registry import Composition, compose, discover_parts
 from meshkit.services.config import NodeConfig
 from meshkit.services.node import NodeService, usable_sections
 from meshkit.tap.failing import Daemon
+from meshkit.tap.logs import LogChoice, set_up
 from meshkit.tap.passphrase import unlock
 
 COMMAND = "mesh-node"
@@ -114,6 +116,8 @@ def makeService(options: NodeOptions) -> Service:
     """@return: the node's service.  Nothing is opened yet: twistd forks after this."""
     from twisted.internet import reactor
 
+    redactor = Redactor()
+
     def make(on_failure: Callable[[MeshkitError], None]) -> NodeService:
         return NodeService(
             reactor,
@@ -126,8 +130,13 @@ def makeService(options: NodeOptions) -> Service:
             pid=os.getpid,
             on_failure=on_failure,
             identity=options.identity,
+            keep_secret=redactor.hide,
         )
 
+    config = options.settings.root
+    chosen = options.settings.origin("log_level") != "default"
+    choice = LogChoice(config.log_format, config.log_level if chosen else None, redactor)
     with refusals_on_the_shell():
-        return Daemon(COMMAND, reactor, make)
+        joining = set_up(getattr(options, "parent", None), choice, reactor)
+        return Daemon(COMMAND, reactor, make, joining)
     raise AssertionError("unreachable")

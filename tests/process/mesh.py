@@ -189,6 +189,7 @@ class Node:
     @ivar arguments: further arguments of C{mesh-node}.
     @ivar network_secret: what a member of its network is given.
     @ivar prefix: a program that the daemon is run by.
+    @ivar runner: what makes a daemon of the command C{mesh-node}.
     """
 
     home: Path
@@ -196,6 +197,7 @@ class Node:
     network_secret: str = ""
     process: subprocess.Popen[bytes] | None = None
     prefix: Sequence[str] = ()
+    runner: Sequence[str] = (*TWISTD, "-n", "--pidfile=")
 
     @property
     def data(self) -> Path:
@@ -229,13 +231,7 @@ class Node:
         (self.data / "endpoints.json").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *self.prefix,
-                    *TWISTD,
-                    "-n",
-                    "--pidfile=",
-                    *self.command(*self.arguments, *arguments),
-                ],
+                [*self.prefix, *self.runner, *self.command(*self.arguments, *arguments)],
                 cwd=self.home,
                 env=environment(self.home, **more),
                 stdin=subprocess.DEVNULL,

@@ -150,7 +150,8 @@ class _Refusals(SynchronousTestCase):
                     self.assertRegex(line, "^(An error has occurred: |Please look at log file)")
                 log = home / "daemon.log"
                 if log.exists():
-                    self.assertIn(ours[0], log.read_text(), shown)
+                    events = map(json.loads, log.read_text().splitlines())
+                    self.assertIn(ours[0], [event["message"] for event in events], shown)
             reasons.append(ours[0].removeprefix("mesh-node: ").removesuffix(f" [{code}]"))
         return reasons
 

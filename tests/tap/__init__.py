@@ -1,0 +1,1 @@
+"""Tests of L{meshkit.tap} that need no process of their own."""
