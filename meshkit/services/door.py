@@ -13,6 +13,7 @@ The local door of a node: all that answers on the endpoint C{api}, put together.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -27,6 +28,7 @@ from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.limits import LimitedSite, RequestHead
 from meshkit.web.rates import RATE, Rates
+from meshkit.web.request_ids import RequestIds
 from meshkit.web.rest import RestDoor
 from meshkit.web.security import DoorGuard
 
@@ -55,6 +57,7 @@ class NodeDoor:
         ready: Callable[[], bool],
         wall_clock: Callable[[], int],
         make_agents: Callable[[Dispatcher], AgentDoor],
+        rng: Random,
         rate: float = RATE,
         owner_rate: float = 0,
     ) -> None:
@@ -66,13 +69,19 @@ class NodeDoor:
         @param rate: requests a second for each token, and for all who have none together;
             0 for any number.
         @param owner_rate: the same for the owner.
+        @param rng: for the names of requests.
         @raise PartConflict: if two operations have one name or one route.
         @raise ValueError: if an operation cannot be served; it begins with its name.
         """
         own = BoundOperation(offered.OPERATIONS, self._answer_operations, with_caller=True)
         rates = Rates(reactor, rate=rate, owner_rate=owner_rate)
+        request_ids = RequestIds(rng)
         self.operations = Dispatcher(
-            [*operations, own], ready=ready, clock=reactor, charge=rates.charge
+            [*operations, own],
+            ready=ready,
+            clock=reactor,
+            charge=rates.charge,
+            request_ids=request_ids,
         )
         self._listing = Listing(self.operations)
         self._rest = RestDoor(self.operations, clock=reactor)
@@ -85,6 +94,7 @@ class NodeDoor:
             max_connections=MAX_CONNECTIONS,
             admit=self._admit,
             wall_clock=wall_clock,
+            request_ids=request_ids,
         )
 
     def _answer_operations(self, request: Nothing, caller: Caller) -> list[offered.OperationShown]:

@@ -373,6 +373,7 @@ class NodeService(Service):
                 ),
                 rate=self._config.api_rate,
                 owner_rate=self._config.api_owner_rate,
+                rng=self._rng,
             )
         except ValueError as e:
             # Its message begins with the name of the operation.

@@ -27,9 +27,11 @@ from meshkit.errors import (
     Unauthorized,
 )
 from meshkit.operations import BoundOperation
+from meshkit.runtime.logs import noted, noting
 from meshkit.web.answers import internal_error
 from meshkit.web.callers import Caller
 from meshkit.web.rates import STREAM_COST
+from meshkit.web.request_ids import RequestIds
 from meshkit.web.requests import RequestReader
 
 #: What any operation may refuse with, at any door.
@@ -86,6 +88,7 @@ class Dispatcher:
         clock: IReactorTime | None = None,
         observe: Callable[[Called], None] = _unobserved,
         charge: Callable[[Caller, float, float], None] = _for_nothing,
+        request_ids: RequestIds | None = None,
     ) -> None:
         """
         @param ready: asked at each call; while it says no, all but C{early} operations
@@ -94,6 +97,7 @@ class Dispatcher:
         @param observe: told of each call when it has been answered.
         @param charge: asked whether a caller is granted something, and what it costs beside
             the HTTP request: L{meshkit.web.rates.Rates.charge}.
+        @param request_ids: names the calls of doors whose requests have no names.
         @raise PartConflict: if two operations have the same name.
         @raise ValueError: if an operation's request cannot be read from where its
             method and path say it is.
@@ -103,6 +107,7 @@ class Dispatcher:
         self._observe = observe
         #: See above.  Doors whose calls are no HTTP requests ask it themselves.
         self.charge = charge
+        self._request_ids = request_ids
         self.operations: dict[str, BoundOperation] = {}
         self._readers: dict[str, RequestReader] = {}
         for bound in operations:
@@ -147,8 +152,8 @@ class Dispatcher:
             self.permit(bound, caller)
             if operation.stream:
                 self.charge(caller, STREAM_COST, 1.0)
-            asked = (request, caller) if bound.with_caller else (request,)
-            return await maybeDeferred(bound.handler, *asked)
+            with noting(**self._names(operation.name, caller)):
+                return await self._handled(bound, request, caller)
         except MeshkitError as e:
             code = e.code
             raise
@@ -156,13 +161,26 @@ class Dispatcher:
             # By the caller, who will not see this, or by what the handler uses.
             code = NotReady.code
             raise NotReady("the call was cancelled: try again") from None
-        except Exception:
-            self._log.failure("the operation {operation} failed", operation=operation.name)
-            error = internal_error()
-            code = error.code
-            raise error from None
         finally:
             self._observe(Called(operation.name, door, caller.name, code, self._seconds() - began))
+
+    def _names(self, operation: str, caller: Caller) -> dict[str, str]:
+        """What stands in every event that is logged for a call."""
+        names = {"operation": operation, "caller": caller.name}
+        if self._request_ids is not None and "request_id" not in noted():
+            names["request_id"] = self._request_ids.new()
+        return names
+
+    async def _handled(self, bound: BoundOperation, request: Any, caller: Caller) -> Any:
+        asked = (request, caller) if bound.with_caller else (request,)
+        try:
+            return await maybeDeferred(bound.handler, *asked)
+        except (MeshkitError, CancelledError):
+            raise
+        except Exception:
+            name = bound.operation.name
+            self._log.failure("the operation {operation} failed", operation=name, part=bound.part)
+            raise internal_error() from None
 
     def permit(self, bound: BoundOperation, caller: Caller) -> None:
         """

@@ -26,6 +26,7 @@ neither TLS's ALPN nor an upgrade can put HTTP/2 in its place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final
@@ -58,6 +59,7 @@ from meshkit.errors import (
     RequestTimeout,
 )
 from meshkit.operations import MAX_BODY
+from meshkit.runtime.logs import noting
 from meshkit.web.answers import (
     Header,
     encode_error,
@@ -67,6 +69,7 @@ from meshkit.web.answers import (
     prepare_error,
 )
 from meshkit.web.callers import ANYONE, Caller
+from meshkit.web.request_ids import HEADER, RequestIds
 
 MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
@@ -98,6 +101,8 @@ class RequestHead:
     @ivar peer: the address of the client.
     @ivar passed: who has let this request in, and need not look at it again.
     @ivar caller: whose token it bears; set by who lets it in.
+    @ivar request_id: what it is called in the log and in the answer; empty where the site
+        gives no names.
     """
 
     method: str
@@ -108,6 +113,7 @@ class RequestHead:
     peer: IAddress
     passed: list[object] = field(factory=list, init=False, eq=False, repr=False)
     caller: Caller = field(default=ANYONE, init=False, eq=False)
+    request_id: str = field(default="", init=False, eq=False)
 
     @property
     def path(self) -> str:
@@ -151,6 +157,7 @@ class LimitedSite(Site):
         receive_timeout: float = RECEIVE_SECONDS,
         admit: Admit = admit_all,
         wall_clock: Callable[[], int] | None = None,
+        request_ids: RequestIds | None = None,
     ) -> None:
         """
         @param resource: the root of the site.
@@ -169,6 +176,7 @@ class LimitedSite(Site):
             answer with, or L{None}.  It must not wait: it decides on what is in memory.
         @param wall_clock: nanoseconds since 1970, for the C{Date} header.  Without
             it there is none, as RFC 9110 (6.6.1) wants of a server without a clock.
+        @param request_ids: names each request; without it they have none.
         """
         super().__init__(
             resource,
@@ -185,6 +193,7 @@ class LimitedSite(Site):
         self.admit = admit
         self._max_connections = max_connections
         self._wall_clock = wall_clock
+        self.request_ids = request_ids
         # A dict, for its order: connections are closed in the order they came.
         self._channels: dict[LimitedChannel, None] = {}
         self._waiting_for_none: list[Deferred[None]] = []
@@ -284,7 +293,8 @@ class LimitedRequest(Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         """A resource raised an error that nobody foresaw: say so, without the insides."""
-        self._log.failure("answering {method} failed", failure=reason, method=self.method)
+        with self._named():
+            self._log.failure("answering {method} failed", failure=reason, method=self.method)
         if self.startedWriting:
             # Half an answer is out.  Only a broken connection tells the client so.
             self.loseConnection()
@@ -294,7 +304,13 @@ class LimitedRequest(Request):
         return reason
 
     def render(self, resrc: IResource) -> None:
-        super().render(_MethodsInJSON(resrc))
+        # What is begun in here, and goes on later, is logged under the same name.
+        with self._named():
+            super().render(_MethodsInJSON(resrc))
+
+    def _named(self) -> AbstractContextManager[None]:
+        name = "" if self.head is None else self.head.request_id
+        return noting(request_id=name) if name else nullcontext()
 
     def hand_over(
         self, successor: IProtocol, name: str, closing: Callable[[], None] | None
@@ -352,6 +368,7 @@ class LimitedChannel(HTTPChannel):
     site: LimitedSite
     transport: Any
     _request_line = b""
+    _request_id = b""
     _head_bytes = 0
     _headers = 0
     _answering = False
@@ -441,6 +458,10 @@ class LimitedChannel(HTTPChannel):
             # RFC 9112, 3.2.
             raise _Refused(OperationError("the request needs exactly one Host header"))
         head = RequestHead(method, target, headers, self.length, self._local, self._peer)
+        if self.site.request_ids is not None:
+            head.request_id = self.site.request_ids.of(headers.getRawHeaders(HEADER, []))
+            self._request_id = head.request_id.encode("ascii")
+            request.setHeader(HEADER, self._request_id)
         try:
             error = self.site.admit(head)
         except Exception:
@@ -468,6 +489,7 @@ class LimitedChannel(HTTPChannel):
         self._stop_deadline()
         self._answering = True
         self._request_line = b""
+        self._request_id = b""
         self._head_bytes = 0
         self._headers = 0
         super().allContentReceived()
@@ -550,7 +572,11 @@ class LimitedChannel(HTTPChannel):
         is_head = self._request_line.startswith(b"HEAD ")
         # Its body goes with it; nobody else has seen this request.
         self.requests.clear()
-        _write_error(self, error, self.site.date_header(), not is_head)
+        more = self.site.date_header()
+        if self.site.request_ids is not None:
+            name = self._request_id or self.site.request_ids.new().encode("ascii")
+            more.append((HEADER, name))
+        _write_error(self, error, more, not is_head)
         self._close_politely()
 
     def timeoutConnection(self) -> None:

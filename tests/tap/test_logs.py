@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.runtime.logs import Redactor
 from meshkit.tap.failing import Daemon
 from meshkit.tap.logs import LogChoice, set_up
+from tests.runtime.support import scratch
 
 
 class Terminal(io.StringIO):
@@ -85,8 +86,7 @@ class ObserverTests(LogCase):
 class TwistdTests(LogCase):
     def setUp(self) -> None:
         self.clock = Threads()
-        self.folder = self.mktemp()
-        os.mkdir(self.folder)
+        self.folder = scratch(self)
         self.addCleanup(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1))
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 from hypothesis import given
@@ -163,6 +164,7 @@ class LimitedDoorTests(SynchronousTestCase):
             [*self.stage.toys.operations(), BoundOperation(TICKS, self.ticks)],
             lambda shown: self.caller if shown == b"agents" else owner(shown),
             ready=lambda: True,
+            rng=Random(1),
             wall_clock=lambda: DAY_NS,
             rate=1,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -37,6 +38,7 @@ class RevokedTests(SynchronousTestCase):
             [*self.stage.toys.operations(), BoundOperation(TICKS, self.ticks)],
             self.whose,
             ready=lambda: True,
+            rng=Random(1),
             wall_clock=lambda: DAY_NS,
         )
         self.site = self.door.site
