@@ -70,6 +70,8 @@ class Operation(msgspec.Struct, frozen=True):
         type C{application/octet-stream}; the other fields come from the path and the query
         string.  Agents get no such tool.
     @ivar public: no token is needed.  Only a C{GET} that reads.
+    @ivar granted: whoever shows a token may use it, whatever its scopes.  Only a C{GET} that
+        reads.
     @ivar early: is answered before the node is ready as well.
     @ivar etag: the answer to one request hardly ever changes: REST sends an C{ETag} and
         answers 304 to who has it already.
@@ -97,6 +99,7 @@ class Operation(msgspec.Struct, frozen=True):
     sends: str | None = None
     takes: str | None = None
     public: bool = False
+    granted: bool = False
     early: bool = False
     etag: bool = False
     key: str | None = None
@@ -144,8 +147,8 @@ class Operation(msgspec.Struct, frozen=True):
                 f"{self.name}: {self.takes!r} has to be a field of a POST's request, and not of "
                 f"its path"
             )
-        if self.public and (self.method != "GET" or self.permission != "read"):
-            raise ValueError(f"{self.name}: only a GET that reads can be public")
+        if (self.public or self.granted) and (self.method != "GET" or self.permission != "read"):
+            raise ValueError(f"{self.name}: only a GET that reads can be public, or granted")
 
     @property
     def path_fields(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ C{meshkit call} knows of a node's operations what stands here, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -21,15 +22,22 @@ class Listing:
     """The operations of one node."""
 
     def __init__(self, operations: Iterable[BoundOperation]) -> None:
-        """@raise ValueError: if there is no schema of a request."""
-        self._all = [(bound.operation, _shown(bound)) for bound in operations]
+        self._operations = tuple(operations)
 
     def shown_to(self, caller: Caller) -> list[OperationShown]:
-        """@return: all of them, and which are for the caller."""
+        """
+        @return: all of them, and which are for the caller.
+        @raise ValueError: if there is no schema of a request.
+        """
         return [
-            msgspec.structs.replace(shown, usable=caller.may(operation))
-            for operation, shown in self._all
+            msgspec.structs.replace(shown, usable=caller.may(bound.operation))
+            for bound, shown in zip(self._operations, self._shown, strict=True)
         ]
+
+    @cached_property
+    def _shown(self) -> list[OperationShown]:
+        # Made when it is wanted: that takes longer than many a start of a node.
+        return [_shown(bound) for bound in self._operations]
 
 
 def _shown(bound: BoundOperation) -> OperationShown:

@@ -264,6 +264,7 @@ OPERATIONS = Operation(
     request=Nothing,
     answer=list[OperationShown],
     doc="All that can be asked of this node, and how; usable is what your token may use.",
+    granted=True,
 )
 STATUS = Operation(
     name="node_status",

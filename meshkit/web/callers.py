@@ -96,7 +96,9 @@ class Caller:
 
     def may(self, operation: Operation) -> bool:
         """Is the caller allowed to use an operation?"""
-        return operation.public or any(scope.covers(operation) for scope in self.scopes)
+        if operation.public or (operation.granted and self.scopes):
+            return True
+        return any(scope.covers(operation) for scope in self.scopes)
 
     @property
     def over(self) -> bool:

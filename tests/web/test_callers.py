@@ -49,6 +49,12 @@ class ScopeTests(SynchronousTestCase):
         self.assertTrue(ANYONE.may(operation("node_health", "read", public=True)))
         self.assertTrue(OWNER.may(ADMIN))
 
+    def test_what_is_granted_is_for_everybody_who_has_a_token(self) -> None:
+        granted = Operation("all", "GET", "/v1/all", Nothing, None, "", granted=True)
+        self.assertTrue(Caller("x", (Scope.parse("write:feed_publish"),)).may(granted))
+        self.assertTrue(OWNER.may(granted))
+        self.assertFalse(ANYONE.may(granted))
+
     def test_a_scope_is_written_as_it_was_read(self) -> None:
         for text in ("read", "write:feed_*", "admin:peers_add"):
             self.assertEqual(Scope.parse(text).text, text)

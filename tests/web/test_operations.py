@@ -58,6 +58,7 @@ class DeclarationTests(SynchronousTestCase):
             ({"takes": "author", "method": "POST"}, "path"),
             ({"public": True, "method": "POST"}, "public"),
             ({"public": True, "permission": "admin"}, "public"),
+            ({"granted": True, "method": "DELETE"}, "granted"),
         ]
         for change, word in table:
             with self.assertRaises(ValueError, msg=str(change)) as caught:
