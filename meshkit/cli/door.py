@@ -193,10 +193,10 @@ class Door:
         }
         if after:
             headers["Last-Event-ID"] = after
-        stream = _EventStream(self._reactor, on_event, after)
         try:
             response = await self._request("GET", self._base + path, query or [], headers, None)
             if response.code == 200:
+                stream = _EventStream(self._reactor, on_event, after)
                 response.deliverBody(stream)
                 return await stream.ended
             received = await _read(response)
