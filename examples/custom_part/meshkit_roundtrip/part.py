@@ -139,7 +139,8 @@ class RoundtripPart(Part):
             median_ms=round(median(seconds) * 1000, 3),
         )
         await self._database.write(lambda connection: _store(connection, [result]))
-        for watcher in self._watchers:
+        # Who is told may go at once.
+        for watcher in list(self._watchers):
             if len(watcher.pending) < MAX_UNREAD:
                 watcher.put(result)
         return result

@@ -155,7 +155,6 @@ class Keeper(Protocol):
         self.lost = True
 
 
-# [nodes]
 class TableTests(SynchronousTestCase):
     """Results as comma-separated text."""
 
@@ -183,6 +182,7 @@ class TableTests(SynchronousTestCase):
             self.assertIn(told, str(error))
 
 
+# [nodes]
 class NodeTests(SynchronousTestCase):
     """Two whole nodes with the part, asked at their doors."""
 
