@@ -8,16 +8,15 @@ really listens on in C{endpoints.json}, the bearer token in C{door.token}.
 from __future__ import annotations
 
 import os
-import shlex
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
@@ -27,9 +26,14 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, Respon
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
+from meshkit.cli.locate import (
+    TOKEN_VARIABLE,
+    DoorEndpoint,
+    open_folder,
+    start_command,
+    the_door,
+)
 from meshkit.errors import DoorUnreachable, RemoteError
-from meshkit.runtime.config import data_folder
-from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import stored_token
 from meshkit.web.requests import JSON_BODY
@@ -40,13 +44,12 @@ T = TypeVar("T")
 #: Fields of a query string; one may stand there again and again.
 Query = list[tuple[str, str]]
 
-#: The variable with a token to use in place of the owner's.
-TOKEN_VARIABLE: Final = "MESHKIT_TOKEN"
 #: Seconds to wait for an answer.
 PATIENCE: Final = 60.0
 #: Seconds to wait for a node that was stopped to be started again, and between two looks.
 REOPEN_SECONDS: Final = 60.0
 REOPEN_PAUSE: Final = 0.5
+_IPV6: Final = re.compile(r"\[.*\]")
 #: Largest answer that is read.
 MAX_ANSWER: Final = 64 * 1024 * 1024
 
@@ -58,12 +61,6 @@ def _owners_token(folder: DataFolder) -> str:
         raise DoorUnreachable(
             f"there is no token for the door in {folder.path}: restart the node, which makes one"
         ) from None
-
-
-def open_folder(flag: str | None) -> DataFolder:
-    """The data folder that the command line means."""
-    path = data_folder(flag, os.environ, os.path.expanduser("~"))
-    return DataFolder(os.path.abspath(path), LocalFiles())
 
 
 @implementer(IAgentEndpointFactory)
@@ -98,29 +95,12 @@ class Door:
         """
         self._folder = folder
         self._reactor = reactor
-        endpoints = folder.read_endpoints()
-        doors = (endpoints or {}).get("api", [])
-        if endpoints is not None and not doors:
-            raise DoorUnreachable(
-                f"the node on {folder.path} runs without a door: restart it without "
-                f"'--api none', and without api = \"none\" in its settings"
-            )
-        if not doors:
-            raise DoorUnreachable(
-                f"no node is running on {folder.path}: start it with '{_start_command(folder)}'"
-            )
-        self._url = doors[0]
+        self._url = the_door(folder)
         self._given = token
         self._token = _owners_token(folder) if token is None else token
-        if self._url.startswith("unix:"):
-            inner: Any = UNIXClientEndpoint(reactor, self._url.removeprefix("unix:"))
-            self._base = "http://localhost"
-        else:
-            parts = urlsplit(self._url)
-            host, port = str(parts.hostname), int(parts.port or 80)
-            inner = HostnameEndpoint(reactor, host, port)
-            # treq takes an IPv6 address in a URL for a name that it cannot encode.
-            self._base = f"http://localhost:{port}" if ":" in host else self._url
+        inner = DoorEndpoint(reactor, folder, self._url)
+        # treq takes an IPv6 address in a URL for a name that it cannot encode.
+        self._base = f"http://{_IPV6.sub('localhost', inner.host)}"
         self._pool = HTTPConnectionPool(reactor, persistent=False)
         self._agent = Agent.usingEndpointFactory(reactor, _DoorEndpoints(inner), pool=self._pool)
 
@@ -254,7 +234,7 @@ class Door:
     def _unreachable(self, error: BaseException) -> DoorUnreachable:
         return DoorUnreachable(
             f"the node at {self._url} does not answer ({_reason(error)}): is it still running? "
-            f"Start it with '{_start_command(self._folder)}'"
+            f"Start it with '{start_command(self._folder)}'"
         )
 
     def _open_envelope(self, code: int, received: bytes) -> Answer:
@@ -419,10 +399,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, (ResponseFailed, ResponseNeverReceived)) and error.reasons:
         return str(error.reasons[0].getErrorMessage()).rstrip(".")
     return str(error).rstrip(".") or type(error).__name__
-
-
-def _start_command(folder: DataFolder) -> str:
-    return f"twistd -n mesh-node --data-dir {shlex.quote(folder.path)}"
 
 
 def segment(text: str) -> str:

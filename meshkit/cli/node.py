@@ -183,7 +183,7 @@ def show_id(flag: str | None, as_json: bool) -> None:
         raise NotFound(
             f"there is no identity in {folder.path}: make one with 'meshkit init'"
         ) from None
-    addresses = (folder.read_endpoints() or {}).get("mesh", [])
+    addresses = (folder.live_endpoints() or {}).get("mesh", [])
     if as_json:
         print_json({"public_id": public.text, "addresses": addresses})
         return

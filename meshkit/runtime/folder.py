@@ -6,6 +6,8 @@ The data folder: one daemon at a time, for its owner's eyes only.
     lock             held by the running daemon; says which process that is
     format           version of what lies here, a decimal number
     endpoints.json   the addresses listened on, while a daemon runs
+    start.lock       held by whoever is starting a daemon in the background
+    door.port        the port that api = "auto" found last time
     ...              the secrets, the settings, the database, a folder for each part
 """
 
@@ -41,6 +43,8 @@ MAX_ENDPOINTS_BYTES: Final = 64 * 1024
 _MAX_NOTE_BYTES: Final = 256
 _FOR_OTHERS: Final = 0o077
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LAST_PORT: Final = 65_535
+_PORT: Final = re.compile(rb"[1-9][0-9]{0,4}\n?")
 _NUMBER: Final = re.compile(rb"(0|[1-9][0-9]{0,8})\n?")
 
 
@@ -143,6 +147,54 @@ class DataFolder:
         """Does this object hold the folder?"""
         return self._release is not None
 
+    def in_use(self) -> bool:
+        """
+        Does a daemon, or a command that wants the folder to itself, hold it now?
+
+        The lock decides, and not what lies here: a daemon that was killed leaves its
+        endpoint file behind, and who listens there by now may be anybody.  What such a
+        one left is taken away.
+
+        @raise OSError: if the lock cannot be read.
+        """
+        if self._release is not None:
+            return True
+        path = self.file("lock")
+        try:
+            note = self._files.read(path, _MAX_NOTE_BYTES)
+        except FileNotFoundError:
+            return False
+        if not note.strip():
+            # Given back in good order.  Not to try it then keeps us out of the way of a
+            # daemon that is about to take it.
+            return False
+        try:
+            release = self._files.lock(path, note.decode("utf-8", "replace"))
+        except BlockingIOError:
+            return True
+        try:
+            self.remove_endpoints()
+        finally:
+            release()
+        return False
+
+    def take_turn(self, pid: int) -> Callable[[], None] | None:
+        """
+        Be the one who starts a daemon in the background, until the turn is given back or
+        the process ends.  Who starts one in another way does not ask: the lock decides.
+
+        @param pid: our process id, for people.
+        @return: what gives the turn back; L{None} if somebody else has it.
+        """
+        try:
+            return self._files.lock(self.file("start.lock"), f"{pid}\n")
+        except BlockingIOError:
+            return None
+
+    def holder(self) -> str:
+        """Who holds the folder, for people."""
+        return self._holder(self.file("lock"))
+
     def _holder(self, path: str) -> str:
         try:
             note = self._files.read(path, _MAX_NOTE_BYTES).strip()
@@ -227,6 +279,34 @@ class DataFolder:
                 f"{path} does not say where the daemon listens ({error}): restart the daemon, "
                 f"which writes it anew"
             ) from error
+
+    def live_endpoints(self) -> dict[str, list[str]] | None:
+        """
+        Like L{read_endpoints}, but never what a daemon that was killed has left.
+
+        @raise DoorUnreachable: if it cannot be read.
+        """
+        try:
+            # In this order: whoever holds the folder has removed what others left.
+            return self.read_endpoints() if self.in_use() else None
+        except OSError as error:
+            raise DoorUnreachable(
+                f"whether a daemon runs on {self.path} cannot be seen "
+                f"({error.strerror or error}): are you its owner?"
+            ) from error
+
+    def last_port(self) -> int:
+        """The port that was remembered; 0 if none was."""
+        try:
+            content = self._files.read(self.file("door.port"), _MAX_NOTE_BYTES)
+        except FileNotFoundError:
+            return 0
+        port = int(content) if _PORT.fullmatch(content) else 0
+        return port if port <= _LAST_PORT else 0
+
+    def remember_port(self, port: int) -> None:
+        """Remember a port for the next start, durably."""
+        self._files.write_atomic(self.file("door.port"), b"%d\n" % port, 0o600)
 
     def remove_endpoints(self) -> None:
         """Say that nobody listens any more."""

@@ -11,7 +11,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.cli import door, rotate
+from meshkit.cli import locate, rotate
 from meshkit.cli.backup import all_migrations
 from meshkit.cli.main import cli
 from meshkit.errors import DataFolderLocked, FeedClosed, NotFound, WrongPassphrase
@@ -106,15 +106,15 @@ class RotateTests(SynchronousTestCase):
 
     def test_it_can_be_interrupted_anywhere(self) -> None:
         """Ended after each of the changes it makes to the disk, and run again."""
-        self.addCleanup(setattr, door, "LocalFiles", LocalFiles)
+        self.addCleanup(setattr, locate, "LocalFiles", LocalFiles)
         steps = 0
         while True:
             self.setUp()
             _DyingFiles.left = steps
             with self.subTest(steps=steps):
-                door.LocalFiles = _DyingFiles  # type: ignore[misc]
+                locate.LocalFiles = _DyingFiles  # type: ignore[misc]
                 done = self.run_cli("--yes")
-                door.LocalFiles = LocalFiles  # type: ignore[misc]
+                locate.LocalFiles = LocalFiles  # type: ignore[misc]
                 finished = not isinstance(done.exception, _Killed)
                 present = keyring.stored_public(self.folder)
                 # It may have ended while the folder was given back, with all done.

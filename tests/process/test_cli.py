@@ -17,6 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit import __version__
 from meshkit.cli.feed.publishing import BATCH_MESSAGES
 from meshkit.identity.keys import Identity
+from meshkit.runtime.files import LocalFiles
+from meshkit.runtime.folder import DataFolder
 from meshkit.testing.identities import Author
 from tests.process.mesh import (
     MESHKIT,
@@ -694,12 +696,35 @@ class OfflineTests(_Tests):
             f"twistd -n mesh-node --data-dir {node.data}",
         )
 
-    def test_somebody_else_has_the_port_of_a_node_that_was_killed(self) -> None:
+    def test_the_token_is_not_for_a_stranger_on_the_port_of_a_node_that_was_killed(self) -> None:
         node = self.mesh.node("a").start()
         node.kill()
         with closing(socket.create_server(("127.0.0.1", 0))) as server:
             url = f"http://127.0.0.1:{server.getsockname()[1]}"
-            (node.data / "endpoints.json").write_text(json.dumps({"api": [url], "mesh": []}))
+            written = json.dumps({"api": [url], "mesh": []})
+            for note in ("", "1\n", (node.data / "lock").read_text()):
+                (node.data / "lock").write_text(note)
+                (node.data / "endpoints.json").write_text(written)
+                self.check_refused(
+                    node.cli("status"), "DOOR_UNREACHABLE", f"mesh-node --data-dir {node.data}"
+                )
+            # Not so much as a connection was made.
+            server.setblocking(False)
+            self.assertRaises(BlockingIOError, server.accept)
+
+    def pretend_to_be_its_node(self, node: Node, url: str) -> None:
+        """Hold its folder and say that the door is elsewhere."""
+        folder = DataFolder(str(node.data), LocalFiles())
+        folder.lock(os.getpid())
+        self.addCleanup(folder.unlock)
+        folder.write_endpoints({"api": [url], "mesh": []})
+
+    def test_what_answers_does_not_speak_as_a_node_does(self) -> None:
+        node = self.mesh.node("a").start()
+        node.stop()
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            self.pretend_to_be_its_node(node, url)
 
             def serve(answer: bytes) -> None:
                 sock, _ = server.accept()
@@ -724,10 +749,9 @@ class OfflineTests(_Tests):
 
     def test_interrupted_while_the_node_thinks(self) -> None:
         node = self.mesh.node("a").start()
-        node.kill()
+        node.stop()
         with closing(socket.create_server(("127.0.0.1", 0))) as server:
-            url = f"http://127.0.0.1:{server.getsockname()[1]}"
-            (node.data / "endpoints.json").write_text(json.dumps({"api": [url], "mesh": []}))
+            self.pretend_to_be_its_node(node, f"http://127.0.0.1:{server.getsockname()[1]}")
             process = subprocess.Popen(
                 [*MESHKIT, "-d", str(node.data), "status"],
                 cwd=node.home,

@@ -241,6 +241,47 @@ class LockTests(Folders):
         self.folder.lock(1)
         self.assertIsNone(self.folder.read_endpoints())
 
+    def test_only_a_holder_makes_the_endpoint_file_count(self) -> None:
+        self.assertFalse(self.folder.in_use())
+        self.assertIsNone(self.folder.live_endpoints())
+        child = self.child(HOLDER)
+        self.assertEqual(self.line(child), "locked")
+        self.assertTrue(self.folder.in_use())
+        self.assertEqual(self.folder.live_endpoints(), {"mesh": ["tcp:127.0.0.1:7655"]})
+        self.assertEqual(self.folder.holder(), f"process {child.pid}")
+        child.kill()
+        child.wait()
+        self.assertIsNotNone(self.folder.read_endpoints())
+        self.assertIsNone(self.folder.live_endpoints())
+        # And what it left is gone for those as well who do not ask.
+        self.assertIsNone(self.folder.read_endpoints())
+        self.assertEqual(self.content("lock"), b"")
+
+    def test_an_endpoint_file_that_nobody_vouches_for_does_not_count(self) -> None:
+        """After a power cut the lock's note, which is not synced, may be gone."""
+        self.folder.lock(1)
+        self.folder.unlock()
+        self.put("endpoints.json", b'{"api":["http://127.0.0.1:1"]}')
+        self.assertIsNone(self.another().live_endpoints())
+
+    def test_looking_does_not_take_the_lock_of_a_folder_that_was_given_back(self) -> None:
+        self.folder.lock(1)
+        self.folder.unlock()
+        taken: list[str] = []
+        self.patch(self.files, "lock", lambda path, note: taken.append(path))
+        self.assertFalse(self.folder.in_use())
+        self.assertEqual(taken, [])
+
+    def test_one_at_a_time_has_the_turn_to_start_a_daemon(self) -> None:
+        self.folder.prepare()
+        give_back = self.folder.take_turn(1)
+        assert give_back is not None
+        self.assertIsNone(self.another().take_turn(2))
+        # It is not the lock of the daemon itself.
+        self.another().lock(3)
+        give_back()
+        self.assertIsNotNone(self.another().take_turn(2))
+
     def test_it_is_held_by_a_daemon_that_has_forked_away(self) -> None:
         child = self.child(FORKER)
         said, pid = self.line(child).split()
@@ -324,6 +365,14 @@ class EndpointTests(Folders):
             path = self.put("endpoints.json", damage)
             error = self.assertRaises(DoorUnreachable, self.folder.read_endpoints)
             self.assertIn(path, str(error))
+
+    def test_a_port_is_remembered(self) -> None:
+        self.assertEqual(self.folder.last_port(), 0)
+        self.folder.remember_port(40123)
+        self.assertEqual(self.another().last_port(), 40123)
+        for damage in (b"", b"0\n", b"-7\n", b"65536\n", b"123456\n", b"port\n"):
+            self.put("door.port", damage)
+            self.assertEqual(self.folder.last_port(), 0)
 
     def test_the_limit_holds(self) -> None:
         content = b'{"mesh":["%b"]}' % (b"x" * (MAX_ENDPOINTS_BYTES - 13))
