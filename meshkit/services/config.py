@@ -20,7 +20,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "tcp:7655"
     api: Annotated[
         str,
-        Meta(description="Endpoint of the local HTTP door; 'none' for no door", min_length=1),
+        Meta(
+            description="Endpoint of the local HTTP door; 'auto' for a free port of this "
+            "machine, 'none' for no door",
+            min_length=1,
+        ),
     ] = "tcp:7654:interface=127.0.0.1"
     api_rate: Annotated[
         int,

@@ -84,6 +84,7 @@ from meshkit.runtime.workers import WorkerFactory, WorkerPool
 from meshkit.services import operations as offered
 from meshkit.services import ping
 from meshkit.services.agents import AgentDoor
+from meshkit.services.auto import AUTO_DOOR, AutoEndpoint
 from meshkit.services.config import NodeConfig
 from meshkit.services.dialling import Dialler
 from meshkit.services.door import NodeDoor
@@ -193,11 +194,7 @@ class NodeService(Service):
         self._pid = pid
         self._on_failure = on_failure
         self._mesh_endpoint = _endpoint(reactor, "listen", self._config.listen)
-        self._door_endpoint = (
-            None
-            if self._config.api == NO_DOOR
-            else _endpoint(reactor, "api", _private(self._config.api))
-        )
+        self._door_endpoint = self._make_door_endpoint()
         self._unlocked = identity
         self._keep_secret = keep_secret
         self._configured: list[MeshAddress] = []
@@ -231,6 +228,13 @@ class NodeService(Service):
         self._seen: dict[PublicKey, bytes] = {}
         # Parts with a fault in what they would say to agents.
         self._mute: set[str] = set()
+
+    def _make_door_endpoint(self) -> Any:
+        if self._config.api == NO_DOOR:
+            return None
+        if self._config.api == AUTO_DOOR:
+            return AutoEndpoint(self._reactor, self._folder)
+        return _endpoint(self._reactor, "api", _private(self._config.api))
 
     # --- starting ------------------------------------------------------------------
 

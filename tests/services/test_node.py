@@ -176,6 +176,33 @@ class Starting(NodeCase):
         written = json.loads(node.files.content[self.file(node, "endpoints.json")])
         self.assertTrue(written["mesh"][0].startswith("net:127.0.0.1:7655~shs:"))
 
+    def doors(self, node: MemoryNode) -> list[str]:
+        written = json.loads(node.files.content[self.file(node, "endpoints.json")])
+        doors: list[str] = written["api"]
+        return doors
+
+    def test_a_door_that_finds_a_port_keeps_it(self) -> None:
+        node = self.node(config='api = "auto"')
+        node.start()
+        first = self.doors(node)
+        self.assertEqual(first, ["http://127.0.0.1:20001"])
+        node.stop()
+        node.start()
+        self.assertEqual(self.doors(node), first)
+
+    def test_a_door_whose_port_was_taken_meanwhile_finds_another(self) -> None:
+        node = self.node(config='api = "auto"')
+        node.start()
+        node.stop()
+        taken = node.host.listenTCP(20001, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        node.start()
+        self.assertEqual(self.doors(node), ["http://127.0.0.1:20002"])
+        node.stop()
+        taken.stopListening()
+        # The other one is the one of the last time now.
+        node.start()
+        self.assertEqual(self.doors(node), ["http://127.0.0.1:20002"])
+
     def test_a_node_without_a_door(self) -> None:
         node = self.node(config='api = "none"')
         node.start()
