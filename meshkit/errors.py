@@ -691,6 +691,12 @@ class DoorUnreachable(MeshkitError):
     status = 502
 
 
+class NodeNotStarted(DoorUnreachable):
+    """The node could not be started in the background: the end of its log says why."""
+
+    code = "NODE_NOT_STARTED"
+
+
 class RemoteError(MeshkitError):
     """The other side refused: its own code and sentence follow."""
 
