@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint types wheel docs bench soak clean
+.PHONY: help demo test test-all lint types wheel docs api bench soak clean
 
 # Ours is the environment in .venv, not the caller's.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
@@ -61,6 +61,10 @@ docs: ## build the site with the API reference into docs/_build/html
 		docs docs/_build/html
 	@$(PYTHON_VENV) docs/api_reference.py docs/_build/html/reference
 	@echo docs/_build/html/index.html
+
+api: ## write docs/api/node-api.yaml anew, from the operations of a node
+	@.ci/bootstrap test
+	@$(PYTHON_VENV) docs/node_api.py
 
 bench: ## measure, and print figures; BENCH_ARGS="--quick bulk rpc" for a short look at some
 	@.ci/bootstrap test

@@ -1,9 +1,16 @@
 """What the documents say is what the code does."""
 
 import re
+from itertools import zip_longest
 from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import click
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 import meshkit_plugins
@@ -16,6 +23,7 @@ from meshkit.services.node import all_sections
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+node_api = SimpleNamespace(**run_path(str(DOCS / "node_api.py")))
 
 
 class TroubleshootingTests(SynchronousTestCase):
@@ -101,6 +109,65 @@ class ConfigurationTests(SynchronousTestCase):
             for column in table.columns
         }
         self.assertEqual(sorted(documented), sorted(declared))
+
+
+class NodeApiTests(SynchronousTestCase):
+    """C{docs/api/node-api.yaml} is what a node says of itself."""
+
+    document: ClassVar[Any]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.document = node_api.fetch_document()
+
+    def test_the_file_is_what_make_api_writes(self) -> None:
+        written = (DOCS / "api" / "node-api.yaml").read_text("utf-8")
+        made = node_api.write_yaml(self.document)
+        # Not assertEqual: the difference of two long texts takes it minutes to find.
+        for number, (line, wanted) in enumerate(
+            zip_longest(written.splitlines(), made.splitlines()), 1
+        ):
+            if line != wanted:
+                self.fail(f"line {number} is {line!r}, not {wanted!r}: run 'make api'")
+        self.assertTrue(written == made)
+
+    def test_it_is_yaml_of_the_same_content(self) -> None:
+        text = (DOCS / "api" / "node-api.yaml").read_text("utf-8")
+        self.assertTrue(yaml.load(text, yaml.CSafeLoader) == self.document)
+
+    def test_every_field_is_described(self) -> None:
+        silent = []
+        for item in self.document["paths"].values():
+            for method in item.values():
+                name = method["operationId"]
+                for parameter in method.get("parameters", ()):
+                    if not parameter.get("description"):
+                        silent.append(f"{name}: {parameter['name']}")
+                content = method.get("requestBody", {}).get("content", {})
+                body = content.get("application/json", {}).get("schema", {})
+                for field, schema in body.get("properties", {}).items():
+                    if not schema.get("description"):
+                        silent.append(f"{name}: {field}")
+        for name, struct in self.document["components"]["schemas"].items():
+            for field, schema in struct.get("properties", {}).items():
+                if name != "error-answer" and not schema.get("description"):
+                    silent.append(f"{name}: {field}")
+        self.assertEqual(silent, [])
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+            ),
+            max_leaves=8,
+        )
+    )
+    @example({"a": ["on", "No", "1", "0x1", "~", "- a", "a: b", "a #b", "", " a", "a "]})
+    @example({"a": "one\ntwo\n", "b": "\none", "c": "one\n\n", "d": ["x" * 99], "e": " a\nb"})
+    @example({"a": [], "b": {}, "c": [[], [1, [2]], {"a": {"b": [{"c": 1, "d": 2}]}}]})
+    def test_any_json_comes_back_from_it(self, value: Any) -> None:
+        self.assertEqual(yaml.safe_load(node_api.write_yaml(value)), value)
 
 
 class CommandTests(SynchronousTestCase):

@@ -94,6 +94,11 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     C{content} stays raw JSON until it is canonicalised: its numbers are signed as
     they are written.
+
+    @ivar schema_id: by which JSON Schema the content is made, such as C{note/v1}.
+    @ivar tags: what it is about; others subscribe to them.
+    @ivar trace_id: of the trace that it belongs to, if there is one.
+    @ivar span_id: of the span.
     """
 
     content: Annotated[msgspec.Raw, Meta(description="any JSON value, at most 64 KiB")]
@@ -480,7 +485,12 @@ class Export(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Place(msgspec.Struct):
-    """What to ask for next."""
+    """
+    What to ask for next.
+
+    @ivar after_author: to be given as C{after_author}.
+    @ivar after: to be given as C{after}.
+    """
 
     after_author: str
     after: int
@@ -502,7 +512,10 @@ class Exported(msgspec.Struct):
 class Import(msgspec.Struct, forbid_unknown_fields=True):
     """Messages as they were signed, of any author, in any order."""
 
-    messages: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=10_000)]
+    messages: Annotated[
+        list[msgspec.Raw],
+        Meta(min_length=1, max_length=10_000, description="as feed_export gives them"),
+    ]
 
 
 class NotImported(msgspec.Struct):

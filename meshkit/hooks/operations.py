@@ -67,7 +67,7 @@ class HooksStatus(msgspec.Struct):
 class ListParked(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[str, Meta(description="the hook's name in the configuration")]
     after: Annotated[int, Meta(ge=0, description="begin after this position")] = 0
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    limit: Annotated[int, Meta(ge=1, le=1000, description="how many at most")] = 100
 
 
 class ParkedMessage(msgspec.Struct):

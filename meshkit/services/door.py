@@ -16,9 +16,11 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.web.resource import IResource
 
+from meshkit import __version__
 from meshkit.errors import MeshkitError
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.services import operations as offered
@@ -27,6 +29,7 @@ from meshkit.services.listing import Listing
 from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.limits import LimitedSite, RequestHead
+from meshkit.web.openapi import document
 from meshkit.web.rates import RATE, Rates
 from meshkit.web.request_ids import RequestIds
 from meshkit.web.rest import RestDoor
@@ -73,17 +76,21 @@ class NodeDoor:
         @raise PartConflict: if two operations have one name or one route.
         @raise ValueError: if an operation cannot be served; it begins with its name.
         """
-        own = BoundOperation(offered.OPERATIONS, self._answer_operations, with_caller=True)
+        own = [
+            BoundOperation(offered.OPERATIONS, self._answer_operations, with_caller=True),
+            BoundOperation(offered.OPENAPI, self._answer_openapi),
+        ]
         rates = Rates(reactor, rate=rate, owner_rate=owner_rate)
         request_ids = RequestIds(rng)
         self.operations = Dispatcher(
-            [*operations, own],
+            [*operations, *own],
             ready=ready,
             clock=reactor,
             charge=rates.charge,
             request_ids=request_ids,
         )
         self._listing = Listing(self.operations)
+        self._openapi: bytes | None = None
         self._rest = RestDoor(self.operations, clock=reactor)
         self.agents = make_agents(self.operations)
         self._guard = DoorGuard(self._root(), tokens, public=self._public_paths(), rates=rates)
@@ -99,6 +106,11 @@ class NodeDoor:
 
     def _answer_operations(self, request: Nothing, caller: Caller) -> list[offered.OperationShown]:
         return self._listing.shown_to(caller)
+
+    def _answer_openapi(self, request: Nothing) -> bytes:
+        if self._openapi is None:
+            self._openapi = msgspec.json.encode(document(list(self.operations), __version__))
+        return self._openapi
 
     def _root(self) -> IResource:
         return self.agents.resource(self._rest.resource())

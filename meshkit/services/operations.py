@@ -354,3 +354,14 @@ PEER_REPIN = Operation(
     open_world=True,
     errors=(*_REACHED, *_KEPT),
 )
+OPENAPI = Operation(
+    name="node_openapi",
+    method="GET",
+    path="/v1/openapi.json",
+    request=Nothing,
+    answer=bytes,
+    doc="The OpenAPI 3.1 document of the routes of this very node, its parts' as well.",
+    sends="application/json",
+    early=True,
+    etag=True,
+)
