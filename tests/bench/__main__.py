@@ -22,6 +22,7 @@ from tests.bench import (
     handshakes,
     idle,
     large,
+    mcp,
     publishing,
     replication,
     rest,
@@ -43,6 +44,7 @@ BENCHES: Final[dict[str, Callable[[bool], str]]] = {
     "search": search.measure,
     "large": large.measure,
     "rest": rest.measure,
+    "mcp": mcp.measure,
     "starting": starting.measure,
 }
 

@@ -25,7 +25,7 @@ _CLIENTS: Final = (1, 20)
 
 def measure(quick: bool) -> str:
     """@return: the section."""
-    rounds, seconds = (2, 0.5) if quick else (5, 2.0)
+    rounds, seconds = (2, 0.5) if quick else (5, 1.0)
     network = NetworkSecret.generate(random.SystemRandom()).text
     with (
         tempfile.TemporaryDirectory(prefix="meshkit-bench-") as name,
