@@ -1,6 +1,9 @@
 """
 The door of a node for agents: MCP at C{/mcp}, made from the same operations as the routes.
 
+It speaks HTTP there, and lines to who asks for them (L{meshkit.web.lines}): that is how
+C{meshkit mcp} brings clients in that know standard input and output only.
+
 A client may choose a profile: C{/mcp?profile=egregore}.  One that holds no tools here is
 refused, so that nobody looks at an empty list and wonders.
 """
@@ -8,6 +11,7 @@ refused, so that nobody looks at an empty list and wonders.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from random import Random
 from typing import Any, Final
 from urllib.parse import quote
@@ -26,11 +30,14 @@ from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.instructions import GOOD_CITIZEN
 from meshkit.web.limits import RequestHead, too_large
+from meshkit.web.lines import PROTOCOL
 from meshkit.web.live import LiveStatus
 from meshkit.web.mcp.http import McpResource
+from meshkit.web.mcp.lines import LineProtocol
 from meshkit.web.mcp.server import Server
 from meshkit.web.profiles import ALIASES, Profiles
 from meshkit.web.readables import SCHEME, add_resources
+from meshkit.web.takeover import asks_for, take_over
 from meshkit.web.tools import NodeTools
 
 PATHS: Final = ("/mcp", "/mcp/")
@@ -155,12 +162,21 @@ class _Root(Resource):
         if request.path not in _RAW_PATHS:
             return self._others.render(request)
         try:
-            self._agents.view(request)
+            view = self._agents.view(request)
         except MeshkitError as e:
             return prepare_error(request, e)
+        if asks_for(request, PROTOCOL):
+            lines = LineProtocol(self._agents.server, _caller(request), view)
+            return take_over(request, PROTOCOL, lambda: lines, closing=partial(_say_goodbye, lines))
         # It answers where it was put.
         request.prepath.append(request.postpath.pop(0))
         return self._mcp.render(request)
+
+
+def _say_goodbye(lines: LineProtocol) -> None:
+    """End a client's session, which sends what waits for it and closes the connection."""
+    if lines.session is not None:
+        lines.session.close()
 
 
 def _caller(request: Any) -> Caller:
