@@ -32,6 +32,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 #: Modules without reactor, clock, file or socket.  Add those of a new room here.
 PURE: Final = frozenset(
     {
+        "meshkit.cli.pump",
         "meshkit.feed.acceptance",
         "meshkit.feed.canonical",
         "meshkit.feed.chain",
@@ -67,6 +68,7 @@ PURE: Final = frozenset(
         "meshkit.shs.probe",
         "meshkit.shs.secretbox",
         "meshkit.shs.suites",
+        "meshkit.web.lines",
         "meshkit.web.mcp.catalogue",
         "meshkit.web.mcp.limits",
         "meshkit.web.mcp.wire",

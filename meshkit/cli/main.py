@@ -24,6 +24,7 @@ _VERBS: Final = {
     "hook": ("meshkit.cli.hook", "hook", "See what the hooks do, and try again what failed."),
     "id": ("meshkit.cli.node", "show_id", "Print this node's id and addresses."),
     "init": ("meshkit.cli.node", "init", "Make the identity and the network of a data folder."),
+    "mcp": ("meshkit.cli.mcp", "mcp", "Serve MCP to the client that launches this."),
     "network": ("meshkit.cli.network", "network", "Show the network's secret, and replace it."),
     "passphrase": (
         "meshkit.cli.passphrase",

@@ -52,9 +52,7 @@ class LineProtocol(Protocol):
         self.session: Session | None = None
 
     def connectionMade(self) -> None:
-        self.session = self._server.session(
-            self._send, self._caller, self._view, self._close, self._room
-        )
+        self.session = self._server.session(self._send, self._caller, self._view, self._close)
         self.transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -118,9 +116,6 @@ class LineProtocol(Protocol):
             self._log.info("an MCP client does not read: its connection is cut")
             self._closing = True
             self._abort()
-
-    def _room(self) -> bool:
-        return self._backlog.room
 
     def _abort(self) -> None:
         abort = getattr(self.transport, "abortConnection", None)

@@ -1,0 +1,299 @@
+"""
+C{meshkit mcp}: the node as a server of the Model Context Protocol, for clients that launch
+one and talk to its standard input and output.
+
+Clients wait for it, so what is not needed is not imported: the functions below import what
+they use.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from meshkit.cli.output import json_option, line, print_json
+from meshkit.errors import ConfigError, DoorUnreachable, MeshkitError
+
+if TYPE_CHECKING:
+    from meshkit.runtime.folder import DataFolder
+
+_MAX_TOKEN_FILE: Final = 4096
+
+_profile = click.option(
+    "--profile",
+    metavar="NAME",
+    help="Which names of tools to show: core, egregore, nocturne, darkmatter or all "
+    "[default: the node's setting mcp_profile].",
+)
+_no_start = click.option(
+    "--no-start", is_flag=True, help="Use a node that runs, and never start one."
+)
+_token_file = click.option(
+    "--token-file",
+    metavar="FILE",
+    help="File with the token to use [default: $MESHKIT_TOKEN, else the owner's].",
+)
+
+
+@click.group(invoke_without_command=True)
+@_profile
+@_no_start
+@_token_file
+@click.option(
+    "--instructions", "tell", is_flag=True, help="Print what an agent should know, and end."
+)
+@click.pass_context
+def mcp(
+    ctx: click.Context, profile: str | None, no_start: bool, token_file: str | None, tell: bool
+) -> None:
+    """
+    Serve MCP on standard input and output, for the client that launched this.
+
+    The node does the work, for all its clients together; it is started in the background if
+    it is not running, and goes on running when the client ends. 'meshkit mcp config' prints
+    what to paste into a client.
+    """
+    if tell:
+        _print_instructions()
+        ctx.exit()
+    if ctx.invoked_subcommand is not None:
+        if profile is not None or no_start or token_file is not None:
+            raise click.UsageError(f"write the options after '{ctx.invoked_subcommand}'")
+        return
+    serve(ctx.obj, profile, no_start, token_file)
+
+
+@mcp.command()
+@click.option(
+    "--client",
+    "names",
+    multiple=True,
+    type=click.Choice(["claude", "cursor", "vscode", "generic"]),
+    help="For this client; may be repeated [default: all].",
+)
+@click.option("--name", default="meshkit", show_default=True, help="What the client calls it.")
+@click.option("--http", is_flag=True, help="For clients that speak HTTP to the running node.")
+@_profile
+@_no_start
+@_token_file
+@json_option
+@click.pass_obj
+def config(
+    flag: str | None,
+    names: tuple[str, ...],
+    name: str,
+    http: bool,
+    profile: str | None,
+    no_start: bool,
+    token_file: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Print what to paste into a client.
+
+    With --json and one --client, it is the document alone.
+    """
+    from meshkit.cli.clients import CLIENTS
+    from meshkit.cli.locate import open_folder
+
+    folder = open_folder(flag)
+    if http:
+        if no_start or token_file is not None:
+            raise ConfigError("--no-start and --token-file are for clients that launch meshkit")
+        url = _url(folder, profile)
+        documents = {each: CLIENTS[each].http(name, url) for each in names or CLIENTS}
+    else:
+        command = [*own_command(), "--data-dir", folder.path, "mcp"]
+        command += [] if profile is None else ["--profile", profile]
+        command += ["--no-start"] if no_start else []
+        command += [] if token_file is None else ["--token-file", os.path.abspath(token_file)]
+        documents = {each: CLIENTS[each].stdio(name, command) for each in names or CLIENTS}
+    if as_json:
+        print_json(documents[names[0]] if len(names) == 1 else documents)
+        return
+    for each, document in documents.items():
+        line(f"{CLIENTS[each].title}: {CLIENTS[each].place}")
+        print_json(document)
+        line("")
+    if http:
+        line(f"The token is in {folder.file('door.token')}; for an agent, make one that can do")
+        line("less: meshkit token add NAME --scope write")
+        line("The address is the present one. It changes with the setting api, and with")
+        line('api = "auto" it can change at any start; clients that launch meshkit find it anyway.')
+
+
+@mcp.command()
+def instructions() -> None:
+    """Print what an agent should know to be a good citizen of the mesh."""
+    _print_instructions()
+
+
+def _print_instructions() -> None:
+    from meshkit.web.instructions import GOOD_CITIZEN
+
+    click.echo(GOOD_CITIZEN.rstrip("\n"))
+
+
+def own_command() -> list[str]:
+    """
+    How to run this command from anywhere: the program of this installation, with its
+    absolute path, as clients are not started where people have their C{$PATH}.
+    """
+    beside = os.path.join(os.path.dirname(sys.executable), "meshkit")
+    for path in (os.path.abspath(sys.argv[0]), beside):
+        if os.path.basename(path) == "meshkit" and os.access(path, os.X_OK):
+            return [path]
+    return [sys.executable, "-P", "-m", "meshkit.cli.main"]
+
+
+def _url(folder: DataFolder, profile: str | None) -> str:
+    from meshkit.cli.locate import the_door
+    from meshkit.web.lines import PATH
+
+    url = the_door(folder)
+    if url.startswith("unix:"):
+        raise ConfigError(
+            f"the door is the unix socket {url.removeprefix('unix:')}, which clients cannot reach "
+            f"over HTTP: leave out --http, or set api to a port"
+        )
+    return f"{url}{PATH}" + ("" if profile is None else f"?profile={profile}")
+
+
+# --- serving ---------------------------------------------------------------------------
+
+
+def serve(flag: str | None, profile: str | None, no_start: bool, token_file: str | None) -> None:
+    """
+    Be the proxy, until the client closes our input or we are told to end.
+
+    @raise MeshkitError: because of which it could not go on; the client was told as well.
+    """
+    # First of all: what is imported may print.
+    from meshkit.runtime.descriptors import claim_wire
+
+    source, target = claim_wire()
+    blocking = os.get_blocking(source), os.get_blocking(target)
+    try:
+        error = _run(flag, profile, no_start, token_file, source, target)
+    finally:
+        # These may be a terminal, which others go on using.
+        os.set_blocking(0, True)
+        for descriptor, was in zip((source, target), blocking, strict=True):
+            _restore(descriptor, was)
+    if error is not None:
+        for each in _log_end(error):
+            print(f"  {each}", file=sys.stderr)
+        raise error
+
+
+def _run(
+    flag: str | None,
+    profile: str | None,
+    no_start: bool,
+    token_file: str | None,
+    source: int,
+    target: int,
+) -> MeshkitError | None:
+    from twisted.internet import reactor as installed
+    from twisted.internet.stdio import StandardIO
+
+    from meshkit.cli.locate import open_folder
+    from meshkit.cli.proxy import STOP_SECONDS, NodePlace, Proxy
+    from meshkit.cli.starting import Starter
+
+    reactor: Any = installed
+    _log_to_stderr()
+    folder = open_folder(flag)
+    starter = Starter(reactor, folder, pid=os.getpid(), environ=os.environ, may_start=not no_start)
+    place = NodePlace(reactor, folder, starter, token_reader(folder, token_file))
+    proxy = Proxy(reactor, place, profile)
+    results: list[MeshkitError | None] = []
+
+    def over(result: MeshkitError | None) -> None:
+        results.append(result)
+        if reactor.running and not stopping:
+            reactor.stop()
+
+    stopping: list[bool] = []
+
+    def stop() -> Any:
+        # SIGTERM or SIGINT: the reactor waits for what is returned.
+        stopping.append(True)
+        proxy.finish(STOP_SECONDS)
+        return proxy.done
+
+    # What type checkers take for it depends on the machine they run on.
+    connect: Any = StandardIO
+    connect(proxy.client, stdin=source, stdout=target, reactor=reactor)
+    proxy.start()
+    proxy.done.addCallback(over)
+    if not results:
+        reactor.addSystemEventTrigger("before", "shutdown", stop)
+        reactor.run()
+    return results[0] if results else None
+
+
+def _restore(descriptor: int, blocking: bool) -> None:
+    try:
+        os.set_blocking(descriptor, blocking)
+    except OSError:
+        # Twisted has closed it, or the client has; then it is nobody's any more.
+        return
+
+
+def _log_to_stderr() -> None:
+    """Warnings, in text: clients keep what a server says there."""
+    from twisted.logger import (
+        FilteringLogObserver,
+        LogLevel,
+        LogLevelFilterPredicate,
+        globalLogBeginner,
+        textFileLogObserver,
+    )
+
+    observer = FilteringLogObserver(
+        textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]
+    )
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+
+
+def _log_end(error: MeshkitError) -> list[str]:
+    details = error.details or {}
+    lines = details.get("log_end")
+    return [str(each) for each in lines] if isinstance(lines, list) else []
+
+
+def token_reader(folder: DataFolder, path: str | None) -> Callable[[], str]:
+    """
+    @param path: a file with a token, for its owner alone; without it, it is that of
+        C{$MESHKIT_TOKEN}, else the owner's, in the data folder.
+    @return: reads the token; raises L{ConfigError} if it cannot be had.
+    """
+
+    from meshkit.cli.locate import TOKEN_VARIABLE
+
+    def read() -> str:
+        given = os.environ.get(TOKEN_VARIABLE, "") if path is None else ""
+        if given:
+            return given.strip()
+        try:
+            if path is None:
+                return folder.read_secret("door.token", _MAX_TOKEN_FILE).decode("ascii").strip()
+            from meshkit.runtime.files import LocalFiles
+
+            return LocalFiles().read_secret(path, _MAX_TOKEN_FILE).decode("ascii").strip()
+        except FileNotFoundError:
+            if path is None:
+                raise DoorUnreachable(
+                    f"there is no token for the door in {folder.path}: restart the node, which "
+                    f"makes one"
+                ) from None
+            raise ConfigError(f"there is no file {path} with a token") from None
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"the token in {path or 'door.token'} cannot be read: {e}") from None
+
+    return read
