@@ -21,7 +21,7 @@ from twisted.web.resource import IResource, Resource
 
 from meshkit import __version__
 from meshkit.aliases import Alias
-from meshkit.errors import ConfigError, InvalidRequest, MeshkitError
+from meshkit.errors import ConfigError, InvalidRequest, McpRefused, MeshkitError, RateLimited
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import MessagesStored
 from meshkit.runtime.events import EventBus
@@ -32,6 +32,7 @@ from meshkit.web.instructions import GOOD_CITIZEN
 from meshkit.web.limits import RequestHead, too_large
 from meshkit.web.lines import PROTOCOL
 from meshkit.web.live import LiveStatus
+from meshkit.web.mcp import wire
 from meshkit.web.mcp.http import McpResource
 from meshkit.web.mcp.lines import LineProtocol
 from meshkit.web.mcp.server import Server
@@ -85,6 +86,8 @@ class AgentDoor:
             rng=rng,
             instructions=GOOD_CITIZEN,
             title="meshkit: a node of a peer-to-peer mesh",
+            watch=Caller.watch,
+            charge=partial(_charge, operations),
         )
         self._live = LiveStatus(clock, ready, advice, self.server.tools_changed)
         try:
@@ -177,6 +180,13 @@ def _say_goodbye(lines: LineProtocol) -> None:
     """End a client's session, which sends what waits for it and closes the connection."""
     if lines.session is not None:
         lines.session.close()
+
+
+def _charge(operations: Dispatcher, caller: Caller) -> None:
+    try:
+        operations.charge(caller, 1.0, 0.0)
+    except RateLimited as e:
+        raise McpRefused(wire.BUSY, f"{e} [{e.code}]", e.details) from None
 
 
 def _caller(request: Any) -> Caller:

@@ -361,7 +361,7 @@ class NodeService(Service):
         try:
             return NodeDoor(
                 self._reactor,
-                [*desk.operations(), *self._operations()],
+                [*self._operations(), *desk.operations()],
                 doorkeeper,
                 ready=lambda: self.ready,
                 wall_clock=self._wall_clock,

@@ -4,14 +4,18 @@ The tokens of a whole node's door: made, used, revoked, replaced, through the do
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.services.tokens import ADD
-from meshkit.testing.nodes import Answer, MemoryMesh, MemoryNode
+from meshkit.testing.nodes import Answer, MemoryMesh, MemoryNode, _Call
+from meshkit.web.callers import Caller
 from meshkit.web.limits import OVER_SECONDS
+from meshkit.web.mcp.server import Server
+from tests.web.agent import Agent
 
 
 def shown(token: str | None) -> dict[str, str]:
@@ -250,3 +254,103 @@ class RateTests(Case):
             first = codes.index(429)
             # A little virtual time passes with each.
             self.assertTrue(granted <= first <= granted + 1, (granted, first))
+
+
+class AgentTests(Case):
+    """Clients that speak MCP go with their token like all others, over any binding."""
+
+    config = "api_rate = 1\n"
+
+    def caller(self, token: str) -> Caller:
+        door = self.node.service._door
+        assert door is not None
+        found = door._guard._tokens(token.encode())
+        assert found is not None
+        return found
+
+    @property
+    def server(self) -> Server:
+        door = self.node.service._door
+        assert door is not None
+        return door.agents.server
+
+    def agent(self, token: str) -> Agent:
+        return Agent(
+            self.server,
+            self.caller(token),
+            None,
+            lambda ready: self.mesh.until(ready, "an answer"),
+        )
+
+    def post(self, token: str, message: dict[str, Any], **headers: str) -> _Call:
+        accept = "application/json, text/event-stream"
+        body = {"jsonrpc": "2.0", **message}
+        call = self.node.call("POST", "/mcp", body, Accept=accept, **shown(token), **headers)
+        self.mesh.run(0.1)
+        return call
+
+    def initialize(self, token: str) -> str:
+        """@return: the id of a session over HTTP."""
+        params = {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        }
+        call = self.post(token, {"id": 1, "method": "initialize", "params": params})
+        (found,) = re.findall(rb"(?i)\r\nmcp-session-id: ([^\r]+)\r\n", call.received)
+        return str(found.decode("ascii"))
+
+    def test_it_is_shown_what_its_token_may_do_and_no_more(self) -> None:
+        agent = self.agent(self.add("a", "read:node_*", "write:feed_publish"))
+        self.assertEqual(
+            set(agent.tools()), {"feed_publish", "node_identity", "node_status", "operations_list"}
+        )
+
+    def test_a_connection_ends_with_its_token(self) -> None:
+        token, other = self.add("a"), self.add("b")
+        agent, others = self.agent(token), self.agent(other)
+        self.ok("DELETE", "/v1/tokens/a")
+        self.assertTrue(agent.session.closed)
+        self.assertFalse(others.session.closed)
+        self.assertEqual(self.server.sessions, 1)
+        others.session.close()
+        self.assertEqual(self.caller(other)._standing.watchers, {})
+
+    def test_a_call_that_is_under_way_ends_with_its_token(self) -> None:
+        agent = self.agent(self.add("a"))
+        agent.begin("tools/call", '{"name": "feed_events", "arguments": {"wait_seconds": 50}}')
+        self.mesh.run(1)
+        self.assertEqual(self.server.calls, 1)
+        self.ok("DELETE", "/v1/tokens/a")
+        self.assertEqual(self.server.calls, 0)
+
+    def test_a_session_over_http_ends_with_its_token(self) -> None:
+        token, other = self.add("a", expires_secs=60), self.add("b")
+        session = self.initialize(token)
+        stream = self.node.call(
+            "GET", "/mcp", Accept="text/event-stream", Mcp_Session_Id=session, **shown(token)
+        )
+        self.mesh.run(0.1)
+        self.assertIn(b" 200 ", stream.received)
+        # It is nobody else's, the owner's included.
+        ping = {"id": 2, "method": "ping"}
+        for each in (other, self.owners):
+            self.assertIn(b" 404 ", self.post(each, ping, Mcp_Session_Id=session).received)
+        self.assertIn(b" 200 ", self.post(token, ping, Mcp_Session_Id=session).received)
+        self.assertFalse(stream.ended)
+        self.mesh.run(60)
+        self.assertTrue(stream.ended)
+        self.assertEqual(self.server.sessions, 0)
+        self.assertIn(b" 401 ", self.post(token, ping, Mcp_Session_Id=session).received)
+
+    def test_each_request_is_paid_for_over_a_connection_of_its_own_too(self) -> None:
+        agent = self.agent(self.add("a"))
+        granted = 1  # to begin
+        while "error" not in (message := agent.ask("ping")):
+            granted += 1
+        self.assertTrue(10 <= granted <= 11, granted)
+        self.assertEqual(message["error"]["code"], -32000)
+        self.assertIn("[RATE_LIMITED]", message["error"]["message"])
+        self.mesh.run(message["error"]["data"]["retry_after"])
+        self.assertIn("result", agent.ask("ping"))
+        agent.session.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
+from random import Random
 from typing import Annotated, Any
 
 import msgspec
@@ -18,7 +21,11 @@ from zope.interface import implementer
 
 from meshkit import errors
 from meshkit.operations import MAX_BODY, BoundOperation, Nothing, Operation, Page
-from meshkit.web.callers import OWNER
+from meshkit.runtime.events import EventBus
+from meshkit.services.agents import AgentDoor
+from meshkit.services.door import NodeDoor
+from meshkit.testing.identities import DAY_NS
+from meshkit.web.callers import OWNER, Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.doorkeeper import Doorkeeper
 from meshkit.web.limits import LimitedSite
@@ -289,6 +296,32 @@ def rest_door(
 ) -> RestDoor:
     """A door without a guard: everybody is the owner."""
     return RestDoor(Dispatcher(operations, ready=ready), clock=clock, unguarded=OWNER)
+
+
+def node_door(
+    clock: Clock,
+    operations: list[BoundOperation],
+    tokens: Callable[[bytes], Caller | None],
+    **more: Any,
+) -> NodeDoor:
+    """The door of a node that has nothing else."""
+    return NodeDoor(
+        clock,
+        operations,
+        tokens,
+        ready=lambda: True,
+        rng=Random(1),
+        wall_clock=lambda: DAY_NS,
+        make_agents=partial(
+            AgentDoor,
+            clock=clock,
+            rng=Random(1),
+            ready=lambda: True,
+            advice=lambda: (),
+            events=EventBus(),
+        ),
+        **more,
+    )
 
 
 class Stage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from random import Random
 from typing import Any
 
 from hypothesis import given
@@ -15,8 +14,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import RateLimited
 from meshkit.operations import BoundOperation, Item, Nothing, Operation
-from meshkit.services.door import NodeDoor
-from meshkit.testing.identities import DAY_NS
 from meshkit.web.callers import ANYONE, Caller, Scope
 from meshkit.web.doorkeeper import Doorkeeper
 from meshkit.web.rates import (
@@ -28,7 +25,7 @@ from meshkit.web.rates import (
     Rates,
     body_cost,
 )
-from tests.web.stage import TOKEN, Answer, Connection, Stage, request
+from tests.web.stage import TOKEN, Answer, Connection, Stage, node_door, request
 
 READER = (Scope("read"),)
 TICKS = Operation("ticks", "GET", "/v1/ticks", Nothing, int, "Three.", stream=True)
@@ -159,13 +156,10 @@ class LimitedDoorTests(SynchronousTestCase):
         self.rates = Rates(self.stage.clock, rate=1)
         self.caller = Caller("agent", (Scope("write"),))
         owner = Doorkeeper(TOKEN)
-        self.door = NodeDoor(
+        self.door = node_door(
             self.stage.clock,
             [*self.stage.toys.operations(), BoundOperation(TICKS, self.ticks)],
             lambda shown: self.caller if shown == b"agents" else owner(shown),
-            ready=lambda: True,
-            rng=Random(1),
-            wall_clock=lambda: DAY_NS,
             rate=1,
         )
         self.stage.site = self.door.site

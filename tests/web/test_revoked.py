@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,13 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
 from meshkit.operations import BoundOperation, Item, Nothing, Operation
-from meshkit.services.door import NodeDoor
-from meshkit.testing.identities import DAY_NS
 from meshkit.web.callers import Caller, Scope
 from meshkit.web.limits import OVER_SECONDS, LimitedSite
 from meshkit.web.security import DoorGuard
 from meshkit.web.takeover import take_over
-from tests.web.stage import Connection, Stage, request
+from tests.web.stage import Connection, Stage, node_door, request
 
 TICKS = Operation("ticks", "GET", "/v1/ticks", Nothing, int, "Some.", stream=True)
 SHOWN: dict[str, Any] = {"Authorization": "Bearer agents"}
@@ -33,13 +30,10 @@ class RevokedTests(SynchronousTestCase):
         self.other = Caller("other", (Scope("write"),))
         self.coming: list[Deferred[int]] = []
         self.closed = 0
-        self.door = NodeDoor(
+        self.door = node_door(
             self.clock,
             [*self.stage.toys.operations(), BoundOperation(TICKS, self.ticks)],
             self.whose,
-            ready=lambda: True,
-            rng=Random(1),
-            wall_clock=lambda: DAY_NS,
         )
         self.site = self.door.site
 

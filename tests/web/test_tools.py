@@ -274,6 +274,7 @@ class Fickle:
     """May do something, and then may not."""
 
     name = "fickle"
+    over = False
 
     def __init__(self) -> None:
         self.answers = [True, False]

@@ -71,6 +71,8 @@ class Server:
         title: str | None = None,
         limits: Limits | None = None,
         logs: bool = False,
+        watch: Callable[[Any, Callable[[], None]], Callable[[], None]] | None = None,
+        charge: Callable[[Any], None] | None = None,
     ) -> None:
         """
         @param name: of the server, for programs.
@@ -82,6 +84,12 @@ class Server:
         @param title: name of the server, for people.
         @param limits: of everything a client can make grow.
         @param logs: tell clients that L{Call.log} is used.
+        @param watch: called with the caller of a new session and with what ends it, to be
+            called when that caller is not welcome any more; gives what to call when the
+            session has ended by itself.
+        @param charge: asked before each request that comes over a connection of its own, with
+            the caller; may raise L{McpRefused}.  Over HTTP, whoever guards the site has
+            counted the request already.
         """
         self.clock = clock
         self.limits = Limits() if limits is None else limits
@@ -94,6 +102,8 @@ class Server:
         self.identity: dict[str, Any] = {wire.META_SERVER: self._info}
         self._instructions = instructions
         self._logs = logs
+        self._watch = watch
+        self._charge = charge
         self._tools = Shelf("tool")
         self._validators: dict[str, Validate] = {}
         self._resources = Shelf("resource")
@@ -105,6 +115,7 @@ class Server:
         self._timers: dict[Session, IDelayedCall] = {}
         # All that are open, whatever the binding.
         self._open: dict[Session, None] = {}
+        self._unwatch: dict[Session, Callable[[], None]] = {}
         self._calls = 0
         self._listens = 0
         self._stopped = False
@@ -179,11 +190,20 @@ class Server:
         """
         session = Session(self, send, caller, view, ended)
         self._open[session] = None
+        if self._watch is not None:
+            unwatch = self._watch(caller, session.close)
+            if session.closed:
+                unwatch()
+            else:
+                self._unwatch[session] = unwatch
         return session
 
     def forget(self, session: Session) -> None:
         """Called by a session that is closed."""
         self._open.pop(session, None)
+        unwatch = self._unwatch.pop(session, None)
+        if unwatch is not None:
+            unwatch()
         id = self._ids.pop(session, None)
         if id is not None:
             del self._sessions[id]
@@ -260,6 +280,11 @@ class Server:
         self.announcer.stop()
         for session in list(self._open):
             session.close()
+
+    def charge(self, caller: Any) -> None:
+        """@raise McpRefused: if a caller is not granted another request now."""
+        if self._charge is not None:
+            self._charge(caller)
 
     def take_call(self) -> None:
         """@raise McpRefused: if too many calls are under way."""

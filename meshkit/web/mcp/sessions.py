@@ -95,8 +95,14 @@ class Session:
             message = self.server.read(text)
         except wire.Malformed as e:
             self.push(wire.refusal(e.id, e))
-        else:
-            self.handle(message, self._outlet)
+            return
+        if isinstance(message, wire.Request):
+            try:
+                self.server.charge(self.caller)
+            except McpRefused as e:
+                self.push(wire.refusal(message.id, e))
+                return
+        self.handle(message, self._outlet)
 
     def handle(
         self, message: wire.Message, outlet: Outlet, headers: wire.Headers | None = None
