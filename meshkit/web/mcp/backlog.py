@@ -33,6 +33,11 @@ class Backlog:
         """Bytes of what waits."""
         return self._size
 
+    @property
+    def room(self) -> bool:
+        """Is there room for what can as well be left out?"""
+        return len(self._waiting) < self._limits.backlog // 2
+
     def put(self, text: bytes) -> bool:
         """@return: L{False} if there is no room for it: then it is not kept."""
         if self._waiting and (
@@ -68,6 +73,11 @@ class Events:
         self._overflow = overflow
         self._ended = False
         self._wanted: Deferred[None] | None = None
+
+    @property
+    def room(self) -> bool:
+        """Is there room for what can as well be left out?"""
+        return self._backlog.room
 
     def put(self, text: bytes) -> None:
         """Send a message."""

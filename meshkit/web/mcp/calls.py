@@ -16,18 +16,6 @@ from meshkit.web.mcp import wire
 if TYPE_CHECKING:
     from meshkit.web.mcp.sessions import Session
 
-#: From what is told always to what is told last (RFC 5424).
-LOG_LEVELS: Final = (
-    "emergency",
-    "alert",
-    "critical",
-    "error",
-    "warning",
-    "notice",
-    "info",
-    "debug",
-)
-
 #: What a client has to be able to do to be asked something.
 _ASKED_OF: Final[Mapping[str, str]] = {
     "elicitation/create": "elicitation",
@@ -44,6 +32,9 @@ class Outlet(Protocol):
 
     def send(self, text: bytes) -> None:
         """Send a message that is not the last one."""
+
+    def room(self) -> bool:
+        """Is there room for what can as well be left out?"""
 
     def finish(self, text: bytes, code: int) -> None:
         """
@@ -112,11 +103,14 @@ class Call:
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """
-        Tell the client how far it is, if it has asked for that.
+        Tell the client how far it is, if it has asked for that.  It is left out if much
+        waits for the client already.
 
         @param done: has to grow from one call to the next; what does not is not sent.
         """
         if self._token is None or self._over or (self._done is not None and done <= self._done):
+            return
+        if not self.outlet.room():
             return
         self._done = done
         params: dict[str, Any] = {"progressToken": self._token, "progress": done}
@@ -130,12 +124,12 @@ class Call:
         """
         Tell the client's user something, if that is of the level that they want.
 
-        @param level: one of L{LOG_LEVELS}.
+        @param level: one of L{wire.LOG_LEVELS}.
         @param data: of JSON types.
         """
         if self._over or self._log_level is None:
             return
-        if LOG_LEVELS.index(level) > LOG_LEVELS.index(self._log_level):
+        if wire.LOG_LEVELS.index(level) > wire.LOG_LEVELS.index(self._log_level):
             return
         params: dict[str, Any] = {"level": level, "data": data}
         if logger is not None:

@@ -311,6 +311,10 @@ class _Stream:
         """Send one message."""
         self._events.put(text)
 
+    def room(self) -> bool:
+        """Is there room for what can as well be left out?"""
+        return self._events.room
+
     def end(self) -> None:
         """Send no more after those that wait."""
         self._events.end()
@@ -378,6 +382,9 @@ class _Outlet:
         if not self._over:
             self._begin_events().send(text)
 
+    def room(self) -> bool:
+        return self._stream is None or self._stream.room()
+
     def finish(self, text: bytes, code: int) -> None:
         if self._over:
             return
@@ -419,6 +426,9 @@ class _Nowhere:
 
     def send(self, text: bytes) -> None:
         """Nothing."""
+
+    def room(self) -> bool:
+        return False
 
     def finish(self, text: bytes, code: int) -> None:
         """Nothing."""

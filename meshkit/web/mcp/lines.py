@@ -52,7 +52,9 @@ class LineProtocol(Protocol):
         self.session: Session | None = None
 
     def connectionMade(self) -> None:
-        self.session = self._server.session(self._send, self._caller, self._view, self._close)
+        self.session = self._server.session(
+            self._send, self._caller, self._view, self._close, self._room
+        )
         self.transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -116,6 +118,9 @@ class LineProtocol(Protocol):
             self._log.info("an MCP client does not read: its connection is cut")
             self._closing = True
             self._abort()
+
+    def _room(self) -> bool:
+        return self._backlog.room
 
     def _abort(self) -> None:
         abort = getattr(self.transport, "abortConnection", None)

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from meshkit.errors import McpRefused, MeshkitError, NotReady
 from meshkit.web.answers import fault
 from meshkit.web.mcp import wire
-from meshkit.web.mcp.calls import LOG_LEVELS, Call, Outlet
+from meshkit.web.mcp.calls import Call, Outlet
 from meshkit.web.mcp.catalogue import (
     Contents,
     InputRequired,
@@ -180,15 +180,17 @@ class Server:
         caller: Any,
         view: Any = None,
         ended: Callable[[], None] | None = None,
+        room: Callable[[], bool] | None = None,
     ) -> Session:
         """
         @param send: takes each message for this client; L{None} if there is no way yet.
         @param caller: who it is; handlers get it.
         @param view: what the client chose to be shown.
         @param ended: called when the session is closed, by whomever.
+        @param room: says whether there is room for what can as well be left out.
         @return: a client.  Whoever made it closes it.
         """
-        session = Session(self, send, caller, view, ended)
+        session = Session(self, send, caller, view, ended, room)
         self._open[session] = None
         if self._watch is not None:
             unwatch = self._watch(caller, session.close)
@@ -427,12 +429,7 @@ class Server:
         return {}
 
     def _set_level(self, session: Session, request: wire.Request, *_: Any) -> dict[str, Any]:
-        level = request.params.text("level")
-        if level not in LOG_LEVELS:
-            raise McpRefused(
-                wire.INVALID_PARAMS, f"params.level has to be one of {', '.join(LOG_LEVELS)}"
-            )
-        session.log_level = level
+        session.log_level = wire.check_level(request.params.text("level"))
         return {}
 
     def _list(

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -56,6 +55,7 @@ class Session:
         caller: Any,
         view: Any,
         ended: Callable[[], None] | None,
+        room: Callable[[], bool] | None,
     ) -> None:
         self.server = server
         self.caller = caller
@@ -67,6 +67,7 @@ class Session:
         self.closed = False
         self._send = send
         self._end = ended
+        self._room = room
         # What could not be told, as nobody listened: each change once.
         self._missed: dict[Change, None] = {}
         self._calls: dict[wire.Id, Call] = {}
@@ -165,6 +166,10 @@ class Session:
         if self._send is not None and not self.closed:
             self._send(text)
 
+    def room(self) -> bool:
+        """Is there room for what can as well be left out?"""
+        return self._room is None or self._room()
+
     def attach(self, send: Send, ended: Callable[[], None]) -> None:
         """
         From now on there is somewhere to send to, first what was missed.
@@ -195,6 +200,8 @@ class Session:
         self.server.announcer.add(self._listener)
 
     def _tell(self, change: Change) -> None:
+        if self.closed:
+            return  # By somebody who was told just before.
         if self._send is None:
             self._missed[change] = None
         else:
@@ -234,6 +241,9 @@ class Session:
             unforeseen.
         """
         call.running = running
+        if self._calls.get(call.id) is not call:
+            # While its function was called, the client was cut off.
+            running.cancel()
         running.addCallbacks(self._done, self._failed, (call,), {}, (call,), {})
         running.addBoth(self._ended, call)
 
@@ -378,11 +388,11 @@ class Session:
         for listener, _ in listens.values():
             self.server.announcer.remove(listener)
             self.server.give_back_listen()
-        asked, self._asked = self._asked, {}
-        for question in asked.values():
-            question.errback(Failure(ConnectionLost("the client is gone")))
         for id in list(self._calls):
             self.cancel(id)
+        # Those that no call waits for.
+        for question in list(self._asked.values()):
+            question.cancel()
         self._missed.clear()
         self._uris.clear()
         self.server.forget(self)
@@ -403,6 +413,9 @@ class _Line:
 
     def send(self, text: bytes) -> None:
         self._session.push(text)
+
+    def room(self) -> bool:
+        return self._session.room()
 
     def finish(self, text: bytes, code: int) -> None:
         self._session.push(text)

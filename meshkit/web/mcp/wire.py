@@ -57,6 +57,18 @@ META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 #: Characters of an id that a client chooses: it is kept for as long as its request lasts.
 MAX_ID: Final = 256
 
+#: From what is told always to what is told last (RFC 5424).
+LOG_LEVELS: Final = (
+    "emergency",
+    "alert",
+    "critical",
+    "error",
+    "warning",
+    "notice",
+    "info",
+    "debug",
+)
+
 #: The parameter that the header C{Mcp-Name} repeats.
 NAMED_BY: Final[Mapping[str, str]] = {
     "tools/call": "name",
@@ -407,7 +419,14 @@ def read_envelope(message: Request, headers: Headers | None) -> Envelope:
     if not isinstance(capabilities, dict):
         raise McpRefused(INVALID_PARAMS, f"params._meta: {META_CAPABILITIES} has to be an object")
     level = meta.get(META_LOG_LEVEL)
-    return Envelope(version, capabilities, level if isinstance(level, str) else None)
+    return Envelope(version, capabilities, None if level is None else check_level(level))
+
+
+def check_level(level: object) -> str:
+    """@raise McpRefused: if that is no level of a log."""
+    if not isinstance(level, str) or level not in LOG_LEVELS:
+        raise McpRefused(INVALID_PARAMS, f"the level has to be one of {', '.join(LOG_LEVELS)}")
+    return level
 
 
 def unsupported(version: str) -> McpRefused:
