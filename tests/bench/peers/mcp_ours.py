@@ -43,7 +43,10 @@ def jobs(reactor: Any) -> Mapping[str, Job]:
         )
         root = Resource()
         root.putChild(b"mcp", McpResource(server, reactor))
-        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Site(root))
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
+            # No form is expected: Twisted need not look for one in each body.
+            Site(root, parsePOSTFormSubmission=False)
+        )
         return f"http://127.0.0.1:{port.getHost().port}"
 
     return {"listen": listen}
