@@ -5,12 +5,14 @@ The examples do what is written at their top, each as programs of their own.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 from attrs import define
@@ -324,6 +326,41 @@ class WebhookTests(ExampleCase):
             forger.sendall(b"POST / HTTP/1.0\r\nContent-Length: 2\r\nWebhook-Id: x\r\n\r\n{}")
             self.assertIn(b" 401 ", forger.recv(100))
         self.assertEqual(len(receiver.lines), 2, receiver.lines)
+
+
+class McpServerTests(ExampleCase):
+    INITIALIZE = (
+        b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",'
+        b'"capabilities":{},"clientInfo":{"name":"x","version":"1"}}}\n'
+    )
+    CALL = (
+        b'{"jsonrpc":"2.0","id":2,"method":"tools/call","params":'
+        b'{"name":"timer_set","arguments":{"name":"eggs","seconds":60}}}\n'
+    )
+
+    def test_it_serves_whoever_launched_it_and_ends_with_them(self) -> None:
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "mcp_server.py"), "--stdio"],
+            input=self.INITIALIZE + self.CALL,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        started, *_, called = map(json.loads, done.stdout.splitlines())
+        self.assertEqual(started["result"]["serverInfo"]["name"], "timers")
+        self.assertEqual(called["result"]["content"][0]["text"], "eggs: 60 s left")
+
+    def test_it_serves_http(self) -> None:
+        child = self.spawn("eve", "mcp_server.py", "0")
+        address = child.wait_line(r"http://127\.0\.0\.1:\d+/mcp")
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+        }
+        request = urllib.request.Request(address, self.INITIALIZE, headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            started = json.load(response)
+        self.assertEqual(started["result"]["serverInfo"]["name"], "timers")
 
 
 class DocstringTests(SynchronousTestCase):

@@ -2,14 +2,15 @@
 MCP over lines: the transport "stdio", over any connection that carries bytes.
 
 Each message is one line of JSON, in UTF-8, without line breaks in it.  A client that does not
-read is not read from either, and is cut off when too much waits for it.
+read is not read from either, and is cut off when too much waits for it.  One that has closed
+its side has nothing more to say: what is under way is cancelled, and what was answered is sent.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,7 +22,7 @@ from meshkit.web.mcp.server import Server
 from meshkit.web.mcp.sessions import Session
 
 
-@implementer(IPushProducer)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class LineProtocol(Protocol):
     """
     One client on one connection; its session lasts as long as that.
@@ -64,6 +65,17 @@ class LineProtocol(Protocol):
         session, self.session = self.session, None
         if session is not None:
             session.close()
+
+    def readConnectionLost(self) -> None:
+        # Who neither says nor takes anything more is not waited for.
+        if self._paused:
+            self._abort()
+        elif self.session is not None:
+            self.session.close()
+
+    def writeConnectionLost(self) -> None:
+        """The client takes nothing any more."""
+        self.transport.loseConnection()
 
     # --- what comes ------------------------------------------------------------------
 

@@ -200,8 +200,6 @@ class Session:
         self.server.announcer.add(self._listener)
 
     def _tell(self, change: Change) -> None:
-        if self.closed:
-            return  # By somebody who was told just before.
         if self._send is None:
             self._missed[change] = None
         else:

@@ -13,6 +13,7 @@ import os
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -48,6 +49,10 @@ class _Stdio(LineProtocol):
     def __init__(self, server: Server, caller: Any, view: Any, over: Deferred[None]) -> None:
         super().__init__(server, caller, view)
         self._over = over
+
+    def writeConnectionLost(self) -> None:
+        # It would wait for the end of the input.
+        self.transport.connectionLost(Failure(ConnectionLost()))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)

@@ -8,9 +8,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from meshkit.testing.transports import MemoryTransport, connect_protocols
 from meshkit.web.mcp import LineProtocol, Tool, text_result, wire
@@ -21,6 +23,7 @@ INITIALIZE = wire.request(
 )
 
 
+@implementer(IHalfCloseableProtocol)
 class Client(Protocol):
     def __init__(self) -> None:
         self.got = b""
@@ -31,6 +34,13 @@ class Client(Protocol):
 
     def connectionLost(self, reason: Any = None) -> None:
         self.lost = reason
+
+    def readConnectionLost(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """It goes on reading."""
 
     def messages(self) -> list[Any]:
         *lines, rest = self.got.split(b"\n")
@@ -112,6 +122,32 @@ class LineTests(Case):
         self.transport.loseConnection()
         self.wire.pump()
         self.assertEqual(self.bench.cancelled, 1)
+        self.assertEqual(self.bench.server.sessions, 0)
+
+    def test_a_client_that_closes_its_side_gets_what_was_answered(self) -> None:
+        self.send(INITIALIZE)
+        self.client.messages()
+        self.transport.write(wire.request(1, "ping", {}) + b"\n")
+        self.transport.write(wire.request(2, "tools/call", {"name": "wait"}) + b"\n")
+        self.transport.loseWriteConnection()
+        self.wire.pump()
+        self.assertEqual([m["id"] for m in self.client.messages()], [1])
+        self.assertEqual(self.bench.cancelled, 1)
+        assert self.client.lost is not None
+        self.client.lost.trap(ConnectionDone)
+
+    def test_one_that_does_not_even_read_is_cut_off(self) -> None:
+        self.bench.server.add_tool(
+            Tool("big", "", ANYTHING, lambda a, c: text_result("x" * 70_000))
+        )
+        self.send(INITIALIZE)
+        self.transport.pauseProducing()
+        self.send(wire.request(1, "tools/call", {"name": "big"}))
+        server: Any = self.server.transport
+        # What waits to be read hides the end of the line; here it is seen all the same.
+        self.server.readConnectionLost()
+        self.wire.pump()
+        self.assertTrue(server.aborted)
         self.assertEqual(self.bench.server.sessions, 0)
 
     def test_a_cancelled_call_is_not_answered(self) -> None:
@@ -200,8 +236,10 @@ class LimitTests(Case):
         big = "x" * 10_000
         self.bench.server.add_tool(Tool("big", "", ANYTHING, lambda a, c: text_result(big)))
         self.transport.pauseProducing()
-        for id in range(50):
-            self.send(wire.request(id, "tools/call", {"name": "big"}))
+        calls = [wire.request(id, "tools/call", {"name": "big"}) for id in range(50)]
+        # Also those that came in one piece.
+        self.send(*calls[:25])
+        self.send(*calls[25:])
         server: Any = self.server.transport
         # What TCP takes, and one answer; the other questions wait where they are.
         self.assertLess(server.waiting, 100_000)
@@ -221,6 +259,21 @@ class LimitTests(Case):
         self.client.messages()
         self.transport.pauseProducing()
         self.send(wire.request("big", "tools/call", {"name": "big"}))
+
+    def test_what_waits_is_not_given_to_the_connection_all_at_once(self) -> None:
+        self.start()
+        self.send(INITIALIZE, *(wire.request(id, "tools/call", {"name": "wait"}) for id in "abcd"))
+        self.client.messages()
+        self.transport.pauseProducing()
+        for waiting in self.bench.waiting:
+            waiting.callback(text_result("x" * 70_000))
+        server: Any = self.server.transport
+        self.assertLess(server.waiting, 80_000)
+        self.server.resumeProducing()
+        self.assertLess(server.waiting, 150_000)
+        self.transport.resumeProducing()
+        self.wire.pump()
+        self.assertEqual([m["id"] for m in self.client.messages()], list("abcd"))
 
     def test_what_waits_has_a_limit_in_number(self) -> None:
         self.paused(backlog=3, quiet_seconds=0.1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from meshkit.errors import MeshkitError
 from meshkit.web.mcp import (
@@ -316,9 +317,10 @@ class ToolTests(Case):
         self.assertIn("wrap them", result["content"][0]["text"])
 
     def test_a_schema_never_makes_us_fetch_anything(self) -> None:
-        self.bench.server.add_tool(
-            Tool("far", "", {"type": "object", "$ref": "http://127.0.0.1:9/s"}, self.bench.add)
-        )
+        path = Path(self.mktemp())
+        path.write_text("{}")
+        schema = {"type": "object", "$ref": path.absolute().as_uri()}
+        self.bench.server.add_tool(Tool("far", "", schema, self.bench.steps))
         error = self.refused(self.client().call("far"))
         self.assertEqual(error.rpc_code, wire.INTERNAL_ERROR)
         self.assertEqual(len(self.flushLoggedErrors()), 1)
@@ -805,6 +807,20 @@ class AskingTests(Case):
         client.call("ask")
         client.close()
         self.assertEqual(self.bench.server.calls, 0)
+        self.assertEqual(self.bench.clock.getDelayedCalls(), [])
+
+    def test_a_question_that_no_call_waits_for_ends_with_its_client(self) -> None:
+        asked: list[Any] = []
+
+        def ask_and_go_on(arguments: Any, call: Call) -> Any:
+            asked.append(call.ask("elicitation/create", {}))
+            return text_result("")
+
+        self.bench.server.add_tool(Tool("hasty", "", ANYTHING, ask_and_go_on))
+        client = self.old()
+        self.successResultOf(client.call("hasty"))
+        client.close()
+        self.failureResultOf(asked[0], CancelledError)
         self.assertEqual(self.bench.clock.getDelayedCalls(), [])
 
     def test_a_stateless_client_is_told_what_to_find_out_and_calls_again(self) -> None:

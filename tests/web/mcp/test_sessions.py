@@ -104,6 +104,7 @@ class CancelTests(Case):
             self.assertEqual(self.bench.server.calls, 0)
         self.assertEqual(self.bench.cancelled, 4)
         self.assertEqual(self.bench.server.sessions, 0)
+        self.assertEqual(len(self.bench.server.announcer), 0)
 
     def test_after_the_end_nothing_is_taken_or_sent(self) -> None:
         client = self.client()
