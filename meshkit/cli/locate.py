@@ -20,7 +20,11 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+)
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
@@ -113,8 +117,11 @@ class DoorEndpoint:
         if self.url.startswith(_UNIX):
             inner: Any = UNIXClientEndpoint(self.reactor, self.url.removeprefix(_UNIX))
         else:
+            # An address, not a name: what a port is listened on has nothing to be looked up.
             parts = urlsplit(self.url)
-            inner = HostnameEndpoint(self.reactor, str(parts.hostname), int(parts.port or 80))
+            host, port = str(parts.hostname), int(parts.port or 80)
+            kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+            inner = kind(self.reactor, host, port)
         connecting: Deferred[IProtocol] = inner.connect(protocolFactory)
         return connecting.addCallback(self._prove)
 

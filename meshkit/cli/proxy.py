@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
@@ -387,7 +387,7 @@ class Proxy:
     def client_connected(self, io: Any) -> None:
         """Standard input and output are ours."""
         self._io = io
-        io.registerProducer(_Pausing(self._pause_node), True)
+        io.registerProducer(_Pausing(self._client_is_full), True)
 
     def client_said(self, line: bytes | TooLong) -> None:
         """A line came in."""
@@ -397,6 +397,8 @@ class Proxy:
             self._pump.too_long(line.id, MAX_LINE)
         else:
             self._pump.from_client(line)
+        if self._error is not None and self._pump.wanted:
+            self._stop(self._error)
         self._progress()
 
     def _to_client(self, line: bytes) -> None:
@@ -413,11 +415,13 @@ class Proxy:
 
         return pause
 
-    def _pause_node(self, paused: bool) -> None:
-        self._node_paused = paused
+    def _client_is_full(self, full: bool) -> None:
+        """It does not read: then there is nothing to be read for it, nor from it."""
+        self._pause_client("client")(full)
+        self._node_paused = full
         if self._link is not None:
             transport = self._link.transport
-            (transport.pauseProducing if paused else transport.resumeProducing)()
+            (transport.pauseProducing if full else transport.resumeProducing)()
 
     def _progress(self) -> None:
         """
@@ -461,7 +465,8 @@ class Proxy:
         self._stop(DoorUnreachable(f"{self._place.name}: {why}"))
 
     def _failed(self, failure: Failure) -> None:
-        if failure.check(CancelledError) and self._ended:
+        if self._ended:
+            # Then it was cancelled, which some say in words of their own.
             return
         if not isinstance(failure.value, MeshkitError):
             self._log.failure("this should not have happened", failure)
@@ -470,10 +475,14 @@ class Proxy:
             self._stop(failure.value)
 
     def _stop(self, error: MeshkitError) -> None:
+        """It cannot go on.  The client is told in answer to something that it asks."""
         if self._error is None:
             self._error = error
-        self._pump.give_up(f"{error} [{error.code}]")
-        self.end()
+        if self._pump.wanted or self._was_open or self._finishing:
+            self._pump.give_up(f"{error} [{error.code}]")
+            self.end()
+        elif self._bound is None:
+            self._bound = self._reactor.callLater(STOP_SECONDS, self.end)
 
     def end(self) -> None:
         """End now: what was written is still delivered."""
