@@ -1,15 +1,12 @@
 """
 MCP over the standard input and output of this process, as clients launch servers.
 
-Nothing but messages may be on that wire.  So it is moved to descriptors that nobody else
-knows: what prints goes to the standard error, and what reads, also in a child process, finds
-an empty standard input.
+Nothing but messages may be on that wire, so it is moved away first: see
+L{meshkit.runtime.descriptors}.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,32 +14,9 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from meshkit.runtime.descriptors import claim_wire
 from meshkit.web.mcp.lines import LineProtocol
 from meshkit.web.mcp.server import Server
-
-_FIRST_OTHER = 3
-
-
-def claim_wire() -> tuple[int, int]:
-    """
-    Take the standard input and output away from everybody else in this process.
-
-    @return: descriptors of what they were; children do not inherit them.
-    @raise OSError: if they are not open.
-    """
-    source = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _FIRST_OTHER)
-    target = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _FIRST_OTHER)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    try:
-        os.dup2(nothing, 0)
-        try:
-            os.dup2(2, 1)
-        except OSError:
-            # A program without standard error prints nowhere.
-            os.dup2(nothing, 1)
-    finally:
-        os.close(nothing)
-    return source, target
 
 
 class _Stdio(LineProtocol):

@@ -438,6 +438,17 @@ class HandshakeTests(Case):
         stream.lose()
         self.stream(session)
 
+    def test_a_session_rests_from_the_end_of_its_stream_on(self) -> None:
+        self.start(idle_seconds=10)
+        session = self.initialize()
+        stream = self.stream(session)
+        self.bench.clock.pump([9, 9, 9])
+        stream.lose()
+        self.bench.clock.advance(9.9)
+        self.assertEqual(self.bench.server.sessions, 1)
+        self.bench.clock.advance(0.2)
+        self.assertEqual(self.bench.server.sessions, 0)
+
     def test_a_stream_is_events(self) -> None:
         session = self.initialize()
         answer = self.ask("GET", Mcp_Session_Id=session, Accept="application/json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -317,9 +319,11 @@ class ToolTests(Case):
         self.assertIn("wrap them", result["content"][0]["text"])
 
     def test_a_schema_never_makes_us_fetch_anything(self) -> None:
-        path = Path(self.mktemp())
+        folder = Path(tempfile.mkdtemp(prefix="meshkit-mcp-"))
+        self.addCleanup(shutil.rmtree, folder)
+        path = folder / "schema.json"
         path.write_text("{}")
-        schema = {"type": "object", "$ref": path.absolute().as_uri()}
+        schema = {"type": "object", "$ref": path.as_uri()}
         self.bench.server.add_tool(Tool("far", "", schema, self.bench.steps))
         error = self.refused(self.client().call("far"))
         self.assertEqual(error.rpc_code, wire.INTERNAL_ERROR)
