@@ -106,7 +106,7 @@ class Tools(SynchronousTestCase):
 
     def good(self, result: Any) -> Any:
         """The structured content of a good answer, which is the same as its text."""
-        self.assertNotIn("isError", {k: v for k, v in result.items() if v})
+        self.assertIs(result["isError"], False, result)
         (block,) = result["content"]
         self.assertEqual(block["type"], "text")
         self.assertEqual(json.loads(block["text"]), result["structuredContent"])

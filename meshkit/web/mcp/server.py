@@ -523,13 +523,12 @@ class Server:
             return self._input_required(answer, call)
         if not isinstance(answer, ToolResult):
             raise TypeError(f"{tool.name} has to give a ToolResult, not {type(answer).__name__}")
-        result: dict[str, Any] = {"content": answer.content}
+        # Clients that are older than its default want to see it.
+        result: dict[str, Any] = {"content": answer.content, "isError": answer.is_error}
         if answer.structured is not None:
             result["structuredContent"] = answer.structured
         elif tool.output_schema is not None and not answer.is_error:
             raise TypeError(f"{tool.name} declares an output schema, and gave nothing structured")
-        if answer.is_error:
-            result["isError"] = True
         return self._complete(result) if call.stateless else result
 
     async def _with_input(

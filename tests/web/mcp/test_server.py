@@ -241,7 +241,7 @@ class ToolTests(Case):
             result = self.successResultOf(client.call("add", {"a": 2, "b": 40}))
             self.assertEqual(result["content"], [{"type": "text", "text": "42"}])
             self.assertEqual(result["structuredContent"], {"sum": 42})
-            self.assertNotIn("isError", result)
+            self.assertIs(result["isError"], False)
 
     def test_a_handler_may_answer_later(self) -> None:
         for client in self.both():
@@ -314,7 +314,8 @@ class ToolTests(Case):
             )
         )
         client = self.client()
-        self.assertNotIn("isError", self.successResultOf(client.call("picky", {"params": {}})))
+        good = self.successResultOf(client.call("picky", {"params": {}}))
+        self.assertIs(good["isError"], False)
         result = self.successResultOf(client.call("picky", {"a": 1, "b": 2}))
         self.assertIn("wrap them", result["content"][0]["text"])
 
