@@ -55,6 +55,7 @@ class Alias(msgspec.Struct, frozen=True):
     @ivar answer: C{answer(data, arguments)} makes of the operation's C{data}, as JSON
         values, what the other program would have answered; L{None}: the same C{data}, its
         text untouched.
+    @ivar own_words: C{answer} keeps nothing that peers may have written.
     """
 
     profile: str
@@ -63,6 +64,7 @@ class Alias(msgspec.Struct, frozen=True):
     arguments: type[msgspec.Struct]
     ways: tuple[Way, ...]
     answer: Callable[[Any, Any], Any] | None = None
+    own_words: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

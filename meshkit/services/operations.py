@@ -273,6 +273,8 @@ STATUS = Operation(
     request=Nothing,
     answer=NodeStatus,
     doc="How this node is doing: addresses, peers, and what each part says of itself.",
+    # A part may quote what a program said that was given the message of a peer.
+    untrusted=True,
 )
 IDENTITY = Operation(
     name="node_identity",

@@ -120,7 +120,7 @@ class NodeTools:
 
         return Tool(
             operation.name,
-            self._description(operation.doc, [operation]),
+            self._description(operation.doc, [operation], operation.untrusted),
             input_schema(operation),
             handle,
             output_schema=answer_schema(operation),
@@ -174,7 +174,8 @@ class NodeTools:
             field.encode_name: field.name for field in msgspec.structs.fields(alias.arguments)
         }
         concerned = [self._operations.find(name).operation for name in alias.operations]
-        holds = any(operation.untrusted for operation in concerned)
+        holds = not alias.own_words and any(operation.untrusted for operation in concerned)
+        quotes = any(operation.untrusted or operation.open_world for operation in concerned)
 
         async def handle(_arguments: Any, call: Any) -> ToolResult:
             try:
@@ -191,11 +192,11 @@ class NodeTools:
                     )
                 return _plain(data, holds)
             except MeshkitError as e:
-                return refusal(e, holds, structured=False)
+                return refusal(e, quotes, structured=False)
 
         return Tool(
             alias.name,
-            self._description(alias.doc, concerned),
+            self._description(alias.doc, concerned, holds),
             input_schema(form),
             handle,
             annotations=hints(concerned),
@@ -224,10 +225,10 @@ class NodeTools:
     def _shows(self, view: str | None, alias: Alias | None) -> bool:
         return self._profiles.shows(self._default if view is None else view, alias)
 
-    def _description(self, doc: str, concerned: Sequence[Operation]) -> str | Callable[[], str]:
-        text = doc
-        if any(operation.untrusted for operation in concerned):
-            text = f"{doc}  {untrusted.WARNING}"
+    def _description(
+        self, doc: str, concerned: Sequence[Operation], holds: bool
+    ) -> str | Callable[[], str]:
+        text = f"{doc}  {untrusted.WARNING}" if holds else doc
         if any(operation.name == _STATUS for operation in concerned):
             return lambda: f"{text}\n\n{self._live()}"
         return text

@@ -102,7 +102,9 @@ def _follows(data: Any, arguments: _None) -> Any:
 
 
 def _alias(name: str, doc: str, arguments: Any, *ways: Way, answer: Any = None) -> Alias:
-    return Alias("egregore", f"egregore_{name}", doc, arguments, ways, answer)
+    # What is picked out of an answer here are numbers, keys and addresses.
+    own_words = answer is not None
+    return Alias("egregore", f"egregore_{name}", doc, arguments, ways, answer, own_words)
 
 
 _FILTERS: Final = {"content_type": "content_type", "limit": "limit", "offset": "offset"}
