@@ -48,7 +48,7 @@ class NodeDoor:
 
     @ivar site: the factory, to be listened with.
     @ivar operations: what is offered.
-    @ivar agents: the part of it that speaks MCP, if there is one.
+    @ivar agents: the part of it that speaks MCP.
     """
 
     def __init__(
@@ -59,21 +59,20 @@ class NodeDoor:
         *,
         ready: Callable[[], bool],
         wall_clock: Callable[[], int],
+        make_agents: Callable[[Dispatcher], AgentDoor],
         rng: Random,
         rate: float = RATE,
         owner_rate: float = 0,
-        make_agents: Callable[[Dispatcher], AgentDoor] | None = None,
     ) -> None:
         """
         @param tokens: says whose a token is.
         @param ready: are all parts started?
         @param wall_clock: nanoseconds since 1970.
+        @param make_agents: makes the door for agents of what is offered.
         @param rate: requests a second for each token, and for all who have none together;
             0 for any number.
         @param owner_rate: the same for the owner.
         @param rng: for the names of requests.
-        @param make_agents: makes the door for agents of what is offered; without it there is
-            none.
         @raise PartConflict: if two operations have one name or one route.
         @raise ValueError: if an operation cannot be served; it begins with its name.
         """
@@ -93,12 +92,12 @@ class NodeDoor:
         self._listing = Listing(self.operations)
         self._openapi: bytes | None = None
         self._rest = RestDoor(self.operations, clock=reactor)
-        self.agents = None if make_agents is None else make_agents(self.operations)
+        self.agents = make_agents(self.operations)
         self._guard = DoorGuard(self._root(), tokens, public=self._public_paths(), rates=rates)
         self.site = LimitedSite(
             self._guard,
             reactor,
-            max_body=max(self._rest.max_body, self.agents.max_body if self.agents else 0),
+            max_body=max(self._rest.max_body, self.agents.max_body),
             max_connections=MAX_CONNECTIONS,
             admit=self._admit,
             wall_clock=wall_clock,
@@ -114,20 +113,15 @@ class NodeDoor:
         return self._openapi
 
     def _root(self) -> IResource:
-        routes = self._rest.resource()
-        return routes if self.agents is None else self.agents.resource(routes)
+        return self.agents.resource(self._rest.resource())
 
     def _public_paths(self) -> list[str]:
         declared = (bound.operation for bound in self.operations)
         return [operation.path for operation in declared if operation.public]
 
     def _admit(self, head: RequestHead) -> MeshkitError | None:
-        error = self._guard.admit(head)
-        if error is not None:
-            return error
-        if self.agents is not None and head.path in PATHS:
-            return self.agents.admit(head)
-        return self._rest.admit(head)
+        inner = self.agents if head.path in PATHS else self._rest
+        return self._guard.admit(head) or inner.admit(head)
 
     def close(self) -> Deferred[None]:
         """
@@ -136,7 +130,6 @@ class NodeDoor:
 
         @return: Deferred that fires when no connection is left.
         """
-        if self.agents is not None:
-            self.agents.stop()
+        self.agents.stop()
         self._rest.end_streams()
         return self.site.close(CLOSE_GRACE)

@@ -88,6 +88,9 @@ MESH_PORT: Final = 7655
 #: Port of every node's door, on its own loopback interface.
 DOOR_PORT: Final = 7654
 
+#: What L{MemoryNode.agent} speaks: no session is needed for it.
+MCP_VERSION: Final = "2026-07-28"
+
 _LOOPBACK: Final = "127.0.0.1"
 _FIRST_FREE_PORT: Final = 20_000
 #: Seconds of virtual time after which a start, a stop or an answer is overdue.
@@ -533,6 +536,29 @@ class MemoryNode:
         call = self.call(method, target, body, **headers)
         self._mesh.until(lambda: call.ended, f"{method} {target}")
         return call.answer()
+
+    def agent(self, method: str, profile: str = "core", **params: Any) -> Any:
+        """
+        Ask its door as an agent does, over MCP.
+
+        @param method: such as C{tools/list}, or C{tools/call} with C{name} and C{arguments}.
+        @param profile: which tools the agent is shown.
+        @return: the result.
+        """
+        about = {"protocolVersion": MCP_VERSION, "clientCapabilities": {}}
+        meta = {f"io.modelcontextprotocol/{name}": value for name, value in about.items()}
+        named = {"Mcp_Name": params["name"]} if "name" in params else {}
+        answer = self.ask(
+            "POST",
+            f"/mcp?profile={profile}",
+            {"jsonrpc": "2.0", "id": 1, "method": method, "params": params | {"_meta": meta}},
+            Accept="application/json, text/event-stream",
+            MCP_Protocol_Version=MCP_VERSION,
+            Mcp_Method=method,
+            **named,
+        )
+        assert answer.status == 200, answer.body
+        return answer.json["result"]
 
     def call(self, method: str, target: str, body: Any = None, **headers: str) -> _Call:
         """Like L{ask}, without waiting for the answer."""

@@ -83,6 +83,7 @@ MEASURE: Final = Operation(
     Measured,
     "Measure now how long it takes to a peer and back.",
     "write",
+    open_world=True,
     errors=(
         InvalidPublicKey,
         NotFound,

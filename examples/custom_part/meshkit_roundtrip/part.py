@@ -19,13 +19,17 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from zope.interface import implementer
 
+from meshkit.aliases import Alias
 from meshkit.errors import MeshkitError, NotFound
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
+from meshkit.interfaces import IAdvisesAgents, IToolAliases
 from meshkit.operations import BoundOperation, Item, Nothing
 from meshkit.parts import Part, PartContext
 from meshkit_roundtrip import operations as offered
+from meshkit_roundtrip.agents import ALIASES, NOTHING_MEASURED
 from meshkit_roundtrip.protocol import MAX_PROBES, Answerer, Prober
 from meshkit_roundtrip.table import read_table, write_table
 
@@ -70,6 +74,7 @@ class _Answerers(Factory):
         return Answerer(self._part.reactor, self._part.count_answer)
 
 
+@implementer(IAdvisesAgents, IToolAliases)
 class RoundtripPart(Part):
     """See the module."""
 
@@ -108,6 +113,12 @@ class RoundtripPart(Part):
 
     def status(self) -> offered.RoundtripStatus:
         return offered.RoundtripStatus(self._measured, self._failed, self._answered)
+
+    def advice(self) -> Sequence[str]:
+        return () if self._measured else (NOTHING_MEASURED,)
+
+    def aliases(self) -> Sequence[Alias]:
+        return ALIASES
 
     # --- answering others ---
 

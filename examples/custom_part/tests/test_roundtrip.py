@@ -210,6 +210,22 @@ class NodeTests(SynchronousTestCase):
         self.assertEqual(status, {"measured": 0, "failed": 0, "answered": 3})
         # [nodes-end]
 
+    def test_agents_are_told_and_find_the_tool_that_they_know(self) -> None:
+        peer = self.ada.identity.public.text
+        tools = self.bob.agent("tools/list", "pinger")["tools"]
+        self.assertEqual([tool["name"] for tool in tools], ["ping"])
+        self.assertIn("No round trip was measured", self.described())
+        result = self.bob.agent("tools/call", "pinger", name="ping", arguments={"target": peer})
+        self.assertEqual(json.loads(result["content"][0]["text"]), f"{peer}: 500.0 ms")
+        self.assertNotIn("No round trip was measured", self.described())
+        results = self.bob.agent("tools/call", name="roundtrip_results", arguments={})
+        self.assertEqual(results["structuredContent"]["data"][0]["peer"], peer)
+
+    def described(self) -> str:
+        tools = self.bob.agent("tools/list")["tools"]
+        (text,) = [each["description"] for each in tools if each["name"] == "node_status"]
+        return str(text)
+
     def test_results_are_taken_over_from_another_node(self) -> None:
         measured = self.bob.ask("POST", "/v1/roundtrip", {"peer": self.ada.identity.public.text})
         table = self.bob.ask("GET", "/v1/roundtrip.csv")

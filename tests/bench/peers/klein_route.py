@@ -17,7 +17,7 @@ def jobs(reactor: Any) -> Mapping[str, Job]:
         app = Klein()
         for path, text in routes.items():
             app.route(path, endpoint=path)(_giving(text.encode()))
-        site = Site(app.resource(), parsePOSTFormSubmission=False)
+        site = Site(app.resource())
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
         return f"http://127.0.0.1:{port.getHost().port}"
 

@@ -43,10 +43,7 @@ def jobs(reactor: Any) -> Mapping[str, Job]:
         )
         root = Resource()
         root.putChild(b"mcp", McpResource(server, reactor))
-        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
-            # No form is expected: Twisted need not look for one in each body.
-            Site(root, parsePOSTFormSubmission=False)
-        )
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Site(root))
         return f"http://127.0.0.1:{port.getHost().port}"
 
     return {"listen": listen}
