@@ -11,7 +11,7 @@ import click
 
 from meshkit.cli.backup import held
 from meshkit.cli.door import Door, ask, open_folder, segment
-from meshkit.cli.output import json_option, line, print_json, table
+from meshkit.cli.output import json_option, line, print_json, table, visible
 from meshkit.errors import DoorUnreachable
 from meshkit.runtime.keyring import DOOR_TOKEN, make_token, write_token
 
@@ -63,9 +63,12 @@ def add(
     body = {"name": name, "scopes": list(scopes), "expires_secs": expires}
 
     async def job(door: Door) -> Any:
-        return (await door.post("/v1/tokens", body)).data
+        return await door.post("/v1/tokens", body)
 
-    added = ask(flag, job)
+    answer = ask(flag, job)
+    added = answer.data
+    for warning in answer.metadata.get("warnings", []):
+        click.echo(f"Warning: {visible(warning)}", err=True)
     if as_json:
         print_json(added)
         return

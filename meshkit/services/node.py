@@ -60,7 +60,7 @@ from meshkit.interfaces import (
     IMeshPart,
     IToolAliases,
 )
-from meshkit.operations import BoundOperation, Nothing
+from meshkit.operations import BoundOperation, Nothing, Operation
 from meshkit.parts import PartContext
 from meshkit.runtime.config import Settings, declare
 from meshkit.runtime.database import Database
@@ -357,7 +357,15 @@ class NodeService(Service):
                 f"{self._folder.file(DOOR_TOKEN)} holds no token that can be used ({e}): remove "
                 f"it, a new one is made at the next start"
             ) from None
-        desk = TokenDesk(self._tokens, doorkeeper, self._folder, self._rng, self._workers.run)
+        desk = TokenDesk(
+            self._tokens,
+            doorkeeper,
+            self._folder,
+            self._rng,
+            self._workers.run,
+            offered=self._all_offered,
+            keep_secret=self._keep_secret,
+        )
         try:
             return NodeDoor(
                 self._reactor,
@@ -382,6 +390,9 @@ class NodeService(Service):
         except ValueError as e:
             # Its message begins with the name of the operation.
             raise BrokenPart(f"an operation cannot be served: {e}") from e
+
+    def _all_offered(self) -> Iterator[Operation]:
+        return (bound.operation for bound in self._door.operations) if self._door else iter(())
 
     def startService(self) -> None:
         # twist, unlike twistd, does not call privilegedStartService.

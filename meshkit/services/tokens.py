@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Annotated, Any, Final, Literal
@@ -19,7 +19,7 @@ from meshkit.errors import (
     TokenExists,
     TooManyTokens,
 )
-from meshkit.operations import BoundOperation, Nothing, Operation
+from meshkit.operations import Advised, BoundOperation, Nothing, Operation
 from meshkit.parts import shield
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import DOOR_TOKEN, make_token, write_token
@@ -153,17 +153,24 @@ class TokenDesk:
         folder: DataFolder,
         rng: Random,
         run: Callable[..., Deferred[Any]],
+        *,
+        offered: Callable[[], Iterable[Operation]],
+        keep_secret: Callable[[str], None],
     ) -> None:
         """
         @param folder: where the owner's token is kept.
         @param rng: makes the owner's tokens.
         @param run: has work that blocks done: L{meshkit.runtime.workers.WorkerPool.run}.
+        @param offered: what the node offers, to warn of scopes for what it does not.
+        @param keep_secret: told what must not be logged.
         """
         self._book = book
         self._doorkeeper = doorkeeper
         self._folder = folder
         self._rng = rng
         self._run = run
+        self._offered = offered
+        self._keep_secret = keep_secret
         self._rotating = DeferredLock()
 
     def operations(self) -> list[BoundOperation]:
@@ -193,9 +200,15 @@ class TokenDesk:
             "state": state,
         }
 
-    async def _add(self, request: AddToken) -> AddedToken:
+    async def _add(self, request: AddToken) -> AddedToken | Advised:
+        warnings = []
         for text in request.scopes:
             scope = Scope.parse(text)
+            if not any(map(scope.covers, self._offered())):
+                warnings.append(
+                    f"the scope {text} is for nothing that this node offers now: 'meshkit call' "
+                    f"lists the operations"
+                )
             if scope.names is not None and scope.covers(ADD):
                 raise InvalidRequest(
                     f"a token with the scope {text} could make one with any other: write admin if "
@@ -204,7 +217,8 @@ class TokenDesk:
                 )
         scopes = list(dict.fromkeys(request.scopes))
         token, text = await self._book.add(request.name, scopes, request.expires_secs)
-        return AddedToken(**self._facts(token), token=text)
+        added = AddedToken(**self._facts(token), token=text)
+        return Advised(added, warnings) if warnings else added
 
     async def _remove(self, request: TokenByName) -> None:
         await self._book.remove(request.name)
@@ -215,6 +229,7 @@ class TokenDesk:
 
     async def _replace(self) -> None:
         token = make_token(self._rng)
+        self._keep_secret(token.decode("ascii"))
         try:
             await self._run(write_token, self._folder, token)
         except OSError as e:

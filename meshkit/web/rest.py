@@ -144,17 +144,25 @@ class RestDoor:
 
     def admit(self, head: RequestHead) -> MeshkitError | None:
         """
-        Is the announced body within what the operation takes?  To be asked by the
+        Is the announced body wanted: may the caller use the operation, is the body of its
+        type, and within what it takes?  To be asked by the
         L{meshkit.web.limits.LimitedSite} before the body is kept.  A body that comes in
-        chunks announces nothing: it is measured against the same limit when it is there.
+        chunks announces no length: it is measured against the same limit when it is there.
         """
         try:
             name = self._literal.get((head.method, head.path)) or self._search(head)
-            limit = self._limits[name]
         except (HTTPException, OperationError):
             # Its body is not wanted, but the answer is the resource's to give.
-            limit = MAX_BODY
-        return None if head.length is None or head.length <= limit else too_large(limit)
+            return _over(head, MAX_BODY)
+        if head.length != 0:
+            bound = self._operations.find(name)
+            try:
+                self._operations.permit(bound, self._whose(head))
+                types = head.values(b"Content-Type")
+                check_content_type(head.method, types, True, _body_types(bound.operation))
+            except MeshkitError as e:
+                return e
+        return _over(head, self._limits[name])
 
     def _search(self, head: RequestHead) -> str:
         segments = _segments([unquote_to_bytes(s) for s in head.path[1:].split("/")])
@@ -192,7 +200,9 @@ class RestDoor:
         return answer
 
     def _caller(self, request: Any) -> Caller:
-        head: RequestHead | None = getattr(request, "head", None)
+        return self._whose(getattr(request, "head", None))
+
+    def _whose(self, head: RequestHead | None) -> Caller:
         return self._unguarded if head is None or not head.passed else head.caller
 
     async def _stream(
@@ -325,6 +335,14 @@ def _rule(operation: Operation) -> str:
     return rule
 
 
+def _over(head: RequestHead, limit: int) -> MeshkitError | None:
+    return None if head.length is None or head.length <= limit else too_large(limit)
+
+
+def _body_types(operation: Operation) -> tuple[str]:
+    return (JSON_BODY if operation.takes is None else RAW_BODY,)
+
+
 def _read(reader: RequestReader, operation: Operation, request: Any, path: dict[str, str]) -> Any:
     query = request.uri.partition(b"?")[2].decode("latin-1")
     body = request.content.read()
@@ -332,11 +350,10 @@ def _read(reader: RequestReader, operation: Operation, request: Any, path: dict[
         raise too_large(operation.max_body)
     headers = request.requestHeaders
     types = [value.decode("latin-1") for value in headers.getRawHeaders(b"Content-Type", [])]
-    raw = operation.takes is not None
-    check_content_type(operation.method, types, bool(body), (RAW_BODY if raw else JSON_BODY,))
+    check_content_type(operation.method, types, bool(body), _body_types(operation))
     if headers.hasHeader(b"Content-Encoding"):
         raise UnsupportedMediaType("the body cannot be compressed: send it as it is")
-    if raw:
+    if operation.takes is not None:
         return reader.from_query(path, query, body=body)
     if operation.method == "POST":
         if query:

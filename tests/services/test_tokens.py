@@ -354,3 +354,29 @@ class AgentTests(Case):
         self.mesh.run(message["error"]["data"]["retry_after"])
         self.assertIn("result", agent.ask("ping"))
         agent.session.close()
+
+
+class WarningTests(Case):
+    def test_a_scope_for_nothing_is_made_with_a_warning(self) -> None:
+        body = {"name": "a", "scopes": ["read", "write:feed_pubish", "read:node_*", "read:x*"]}
+        answer = self.ask("POST", "/v1/tokens", body)
+        self.assertEqual(answer.status, 201)
+        warnings = answer.json["metadata"]["warnings"]
+        self.assertEqual([text.split(" is for ")[0] for text in warnings], [
+            "the scope write:feed_pubish", "the scope read:x*",
+        ])  # fmt: skip
+        self.assertTrue(self.opens(answer.json["data"]["token"]))
+        body = {"name": "b", "scopes": ["read", "write", "admin", "read:operations_list"]}
+        self.assertNotIn("metadata", self.ask("POST", "/v1/tokens", body).json)
+
+    def test_the_log_is_told_of_the_owners_new_token(self) -> None:
+        told: list[str] = []
+        self.node.stop()
+        service = self.node.make()
+        service._keep_secret = told.append
+        service.startService()
+        self.mesh.run(1)
+        first = self.owners
+        self.ok("POST", "/v1/tokens/rotate", {})
+        self.assertIn(first, told)
+        self.assertEqual(told[-1], self.owners)

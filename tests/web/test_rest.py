@@ -380,9 +380,10 @@ class BodySizeTests(SynchronousTestCase):
         for declared in (operations, operations[::-1]):
             door = rest_door(declared)
             for method, length, good in [("POST", 9, True), ("POST", 10, False)]:
-                head = RequestHead(method, "/v1/x", Headers(), length, DOOR, CLIENT)
+                types = Headers({"Content-Type": ["application/json"]})
+                head = RequestHead(method, "/v1/x", types, length, DOOR, CLIENT)
                 self.assertEqual(door.admit(head) is None, good)
-            head = RequestHead("DELETE", "/v1/x", Headers(), MAX_BODY, DOOR, CLIENT)
+            head = RequestHead("DELETE", "/v1/x", types, MAX_BODY, DOOR, CLIENT)
             self.assertIsNone(door.admit(head))
         self.assertEqual(rest_door(operations[:1]).max_body, MAX_BODY)
 
