@@ -32,8 +32,8 @@ STATELESS: Final = "2026-07-28"
 reactor: Any = installed
 
 
-class SuiteTests(TestCase):
-    """Each run takes a few seconds."""
+class SuiteCase(TestCase):
+    """Runs the suite.  Each run takes a few seconds."""
 
     timeout = 240
 
@@ -41,6 +41,20 @@ class SuiteTests(TestCase):
         self.folder = Path(tempfile.mkdtemp(prefix="meshkit-mcp-"))
         self.addCleanup(shutil.rmtree, self.folder)
 
+    async def suite(self, url: str, *arguments: str) -> tuple[int, str]:
+        """@return: its exit code, and what it said."""
+        program = json.loads((SUITE / "package.json").read_text("utf-8"))["bin"]["conformance"]
+        out, err, code = await getProcessOutputAndValue(
+            node(),
+            [str(SUITE / program), "server", "--url", url, "-o", str(self.folder), *arguments],
+            environment() | {"HOME": str(self.folder)},
+            str(self.folder),
+            reactor,
+        )
+        return code, (out + err).decode("utf-8", "replace")
+
+
+class FixtureTests(SuiteCase):
     def serve(self, server: Server, plain: bool = False, path: str = "/mcp") -> str:
         """@return: where a server can be reached."""
         root = Resource()
@@ -56,18 +70,6 @@ class SuiteTests(TestCase):
 
         self.addCleanup(stop)
         return f"http://127.0.0.1:{port.getHost().port}{path}"
-
-    async def suite(self, url: str, *arguments: str) -> tuple[int, str]:
-        """@return: its exit code, and what it said."""
-        program = json.loads((SUITE / "package.json").read_text("utf-8"))["bin"]["conformance"]
-        out, err, code = await getProcessOutputAndValue(
-            node(),
-            [str(SUITE / program), "server", "--url", url, "-o", str(self.folder), *arguments],
-            environment() | {"HOME": str(self.folder)},
-            str(self.folder),
-            reactor,
-        )
-        return code, (out + err).decode("utf-8", "replace")
 
     async def check_requirements(self, version: str) -> None:
         url = self.serve(Fixture(reactor).server)
