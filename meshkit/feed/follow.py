@@ -133,8 +133,13 @@ async def follow(
     @return: L{Item}s whose id is the position.  It has no end.
     """
     bell = Bell()
+    # What was stored between now and the look at what is newest comes from now on as well.
+    first: int | None = None
 
     def heard(event: MessagesStored) -> None:
+        nonlocal first
+        if first is None and event.messages:
+            first = event.messages[0].position
         if wanted.author is None or event.author == wanted.author:
             bell.ring()
 
@@ -142,6 +147,8 @@ async def follow(
     try:
         newest = await read(newest_position)
         position = newest if after is None else after
+        if after is None and first is not None:
+            position = min(position, first - 1)
         if position > newest:
             position = newest
             yield Item({"newest": newest}, id=str(newest), event="reset")

@@ -1,5 +1,6 @@
 """
-How much a peer may ask for: token buckets and sizes.  Pure; the time is an argument.
+How much one may ask for or hold: token buckets, shares and sizes.  Pure; the time is an
+argument.
 
 A bucket holds at most C{burst} tokens and gains C{rate} of them per second; what is
 asked for costs tokens.  In any stretch of I{t} seconds it grants no more than
@@ -29,6 +30,53 @@ def check_size(what: str, size: int, limit: int) -> None:
     """@raise FrameTooLarge: C{size} is over C{limit}; both are in bytes."""
     if size > limit:
         raise FrameTooLarge(f"{what} of {size} bytes is over the limit of {limit}: send less")
+
+
+class Shares:
+    """
+    Something of which there is only so much at a time, such as bytes of memory, and of
+    which no single one may have all.
+
+    @ivar total: how much there is.
+    @ivar each: how much one may have.
+    @ivar taken: how much is taken by all together.
+    """
+
+    __slots__ = ("_taken", "each", "taken", "total")
+
+    def __init__(self, total: int, each: int) -> None:
+        self.total = total
+        self.each = each
+        self.taken = 0
+        # Whoever has nothing is not in it.
+        self._taken: dict[Hashable, int] = {}
+
+    def room(self, who: Hashable, amount: int = 1) -> bool:
+        """Could one have so much more?"""
+        return self.taken + amount <= self.total and self._taken.get(who, 0) + amount <= self.each
+
+    def held(self, who: Hashable) -> int:
+        """@return: how much one has."""
+        return self._taken.get(who, 0)
+
+    def take(self, who: Hashable, amount: int = 1) -> None:
+        """Count what one has taken, whether there was room or not."""
+        self.taken += amount
+        self._taken[who] = self._taken.get(who, 0) + amount
+
+    def give_back(self, who: Hashable, amount: int = 1) -> None:
+        """
+        @param amount: no more than was taken.
+        @raise ValueError: if it is more.
+        """
+        left = self._taken.get(who, 0) - amount
+        if left < 0:
+            raise ValueError(f"{who!r} gives back {amount}, {-left} more than was taken")
+        self.taken -= amount
+        if left:
+            self._taken[who] = left
+        else:
+            self._taken.pop(who, None)
 
 
 class TokenBucket:

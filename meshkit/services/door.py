@@ -32,14 +32,16 @@ from meshkit.web.limits import LimitedSite, RequestHead
 from meshkit.web.openapi import document
 from meshkit.web.rates import RATE, Rates
 from meshkit.web.request_ids import RequestIds
-from meshkit.web.rest import RestDoor
+from meshkit.web.rest import MAX_STREAMS, RestDoor
 from meshkit.web.security import DoorGuard
 
 #: Seconds that answers under way may take to be finished.
 CLOSE_GRACE: Final = 5.0
 
-#: Connections at a time; each may hold one request body.
-MAX_CONNECTIONS: Final = 64
+#: Connections on which there can be no stream, so that streams leave room for calls.
+SPARE: Final = 256
+#: Connections at a time.
+MAX_CONNECTIONS: Final = MAX_STREAMS + SPARE
 
 
 class NodeDoor:
@@ -63,6 +65,7 @@ class NodeDoor:
         rng: Random,
         rate: float = RATE,
         owner_rate: float = 0,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         """
         @param tokens: says whose a token is.
@@ -73,6 +76,7 @@ class NodeDoor:
             0 for any number.
         @param owner_rate: the same for the owner.
         @param rng: for the names of requests.
+        @param max_connections: at a time.
         @raise PartConflict: if two operations have one name or one route.
         @raise ValueError: if an operation cannot be served; it begins with its name.
         """
@@ -91,14 +95,18 @@ class NodeDoor:
         )
         self._listing = Listing(self.operations)
         self._openapi: bytes | None = None
-        self._rest = RestDoor(self.operations, clock=reactor)
+        self._rest = RestDoor(
+            self.operations,
+            clock=reactor,
+            max_streams=max_connections - min(SPARE, max_connections // 4),
+        )
         self.agents = make_agents(self.operations)
         self._guard = DoorGuard(self._root(), tokens, public=self._public_paths(), rates=rates)
         self.site = LimitedSite(
             self._guard,
             reactor,
             max_body=max(self._rest.max_body, self.agents.max_body),
-            max_connections=MAX_CONNECTIONS,
+            max_connections=max_connections,
             admit=self._admit,
             wall_clock=wall_clock,
             request_ids=request_ids,

@@ -87,7 +87,7 @@ from meshkit.services.agents import AgentDoor
 from meshkit.services.auto import AUTO_DOOR, AutoEndpoint
 from meshkit.services.config import NodeConfig
 from meshkit.services.dialling import Dialler
-from meshkit.services.door import NodeDoor
+from meshkit.services.door import MAX_CONNECTIONS, NodeDoor
 from meshkit.services.tokens import TokenDesk
 from meshkit.shs import Capability, SecureListener, wrap_client
 from meshkit.shs import probe as key_probe
@@ -97,6 +97,10 @@ from meshkit.web.doorkeeper import Doorkeeper
 
 #: Seconds that one part may take to stop.
 STOP_DEADLINE: Final = 10.0
+
+#: Files and connections that a node may have open: those of its door, and as many as it is
+#: likely to need for peers, the database and whatever else.
+OPEN_FILES: Final = MAX_CONNECTIONS + 1_024
 
 #: Connections that one peer may have opened to the mesh port, over all protocols.
 MAX_CHANNELS_PER_PEER: Final = 8
@@ -163,6 +167,7 @@ class NodeService(Service):
         make_workers: WorkerFactory = WorkerPool,
         make_database: Callable[..., Database] = Database,
         keep_secret: Callable[[str], None] = _forget,
+        open_files: Callable[[int], int] = int,
     ) -> None:
         """
         @param reactor: clock, sockets and threads.
@@ -181,6 +186,9 @@ class NodeService(Service):
         @param make_database: the database to use.
         @param keep_secret: told each secret of the node in the forms in which it is
             written, so that it can be kept out of the log.
+        @param open_files: told how many files and connections the node may want to have open,
+            says how many it can have: L{meshkit.runtime.open_files.allow_files} for a
+            daemon.
         @raise ConfigError: if an endpoint or a peer address is malformed.
         """
         self._reactor = reactor
@@ -191,6 +199,7 @@ class NodeService(Service):
         self._rng = rng
         self._wall_clock = wall_clock
         self._files = files
+        self._open_files = open_files
         self._pid = pid
         self._on_failure = on_failure
         self._mesh_endpoint = _endpoint(reactor, "listen", self._config.listen)
@@ -386,6 +395,7 @@ class NodeService(Service):
                 rate=self._config.api_rate,
                 owner_rate=self._config.api_owner_rate,
                 rng=self._rng,
+                max_connections=self._door_connections(),
             )
         except ValueError as e:
             # Its message begins with the name of the operation.
@@ -393,6 +403,21 @@ class NodeService(Service):
 
     def _all_offered(self) -> Iterator[Operation]:
         return (bound.operation for bound in self._door.operations) if self._door else iter(())
+
+    def _door_connections(self) -> int:
+        """How many connections the door may have, of the files that can be open."""
+        allowed = self._open_files(OPEN_FILES)
+        if allowed >= OPEN_FILES:
+            return MAX_CONNECTIONS
+        connections = min(MAX_CONNECTIONS, allowed // 2)
+        self._log.warn(
+            "this process can have {allowed} files open, so the door takes {connections} "
+            "connections: for more, raise the limit (ulimit -n, LimitNOFILE) to {wanted}",
+            allowed=allowed,
+            connections=connections,
+            wanted=OPEN_FILES,
+        )
+        return connections
 
     def startService(self) -> None:
         # twist, unlike twistd, does not call privilegedStartService.

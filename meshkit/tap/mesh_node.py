@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from random import SystemRandom
 from typing import Any
 
@@ -19,6 +20,7 @@ from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import needs_passphrase
 from meshkit.runtime.logs import Redactor
+from meshkit.runtime.open_files import allow_files
 from meshkit.runtime.registry import Composition, compose, discover_parts
 from meshkit.services.config import NodeConfig
 from meshkit.services.node import NodeService, usable_sections
@@ -131,6 +133,7 @@ def makeService(options: NodeOptions) -> Service:
             on_failure=on_failure,
             identity=options.identity,
             keep_secret=redactor.hide,
+            open_files=partial(allow_files, reactor),
         )
 
     config = options.settings.root

@@ -44,8 +44,11 @@ SAFE_HEADERS: Final[tuple[Header, ...]] = (
 # Where nobody can tell.
 _RETRY_SECONDS: Final = 1
 
-# C{twisted.web} does not know them all.
-_PHRASES: Final = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
+#: Bytes of an answer for which there has to be room: what a transport keeps in any case.
+LARGE: Final = 64 * 1024
+
+#: By status; C{twisted.web} does not know them all.
+PHRASES: Final = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
 
 
 class _Fault(msgspec.Struct, frozen=True):
@@ -114,7 +117,7 @@ def error_headers(error: MeshkitError) -> Iterable[Header]:
         names: Any = error.details["upgrade"]
         yield b"Upgrade", ", ".join(names).encode("ascii")
         yield b"Connection", b"upgrade"
-    elif error.status in (429, 503):
+    if error.status in (429, 503):
         yield b"Retry-After", b"%d" % _retry_after(error)
 
 
@@ -133,7 +136,7 @@ def _challenge(error: Unauthorized | PermissionDenied) -> bytes:
 def _retry_after(error: MeshkitError) -> int:
     """Whole seconds: RFC 9110, 10.2.3.  They are never too few."""
     seconds = (error.details or {}).get("retry_after")
-    return ceil(seconds) if isinstance(seconds, float) else _RETRY_SECONDS
+    return max(1, ceil(seconds)) if isinstance(seconds, float | int) else _RETRY_SECONDS
 
 
 def tokens(headers: Headers, name: bytes) -> list[str]:
@@ -162,10 +165,20 @@ def prepare(request: IRequest, status: int, headers: Iterable[Header], body: byt
 
     @return: the body, to be written.  For C{HEAD} the length is stated all the same,
         and twisted.web leaves the body out.
+    @raise Overloaded: if clients leave so much unfetched that there is no room for a large
+        one.
     """
-    request.setResponseCode(status, _PHRASES.get(status))
+    if len(body) > LARGE:
+        ensure_room = getattr(request, "ensure_room", None)
+        if ensure_room is not None:
+            ensure_room(len(body))
+    request.setResponseCode(status, PHRASES.get(status))
     for name, value in headers:
-        request.setHeader(name, value)
+        if name == b"Connection":
+            # That it is closed may have been said already.
+            request.responseHeaders.addRawHeader(name, value)
+        else:
+            request.setHeader(name, value)
     request.setHeader(b"Content-Length", b"%d" % len(body))
     return body
 

@@ -9,7 +9,8 @@ body is kept::
     bytes -> request line, headers   size, number, form, Host        400 431
           -> LimitedSite.admit(head)                                 what it says
           -> Content-Length > max_body                               413
-          -> body                    counted as it arrives           413
+             no memory left for it, or answers not fetched           503
+          -> body                    counted as it arrives           413 503
              (all of it within receive_timeout)                      408
           -> the resource
 
@@ -19,12 +20,20 @@ sends would make its TCP discard our answer (RFC 9112, 9.6), so the sending half
 closed first, and what arrives is dropped unread for L{LINGER_SECONDS} or
 L{LINGER_BYTES}.
 
+What all connections hold together is limited as well, and no caller may hold more than half
+of it: bytes of bodies, from their arrival until the answer is given (C{bodies}), and bytes
+of answers that clients have not taken (C{answers}); where these leave no room, those are
+cut off that have not read for L{STUCK_SECONDS}.  Of connections there may be so many
+that most are idle; at the limit the one that has been idle longest makes room for a new
+one, and nobody is turned away while there is such a one.
+
 HTTP/1.1 only (1.0 is answered and closed): each channel is made by this module, so
 neither TLS's ALPN nor an upgrade can put HTTP/2 in its place.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
@@ -59,14 +68,17 @@ from meshkit.errors import (
     RequestTimeout,
 )
 from meshkit.operations import MAX_BODY
+from meshkit.runtime.limits import Shares
 from meshkit.runtime.logs import noting
 from meshkit.web.answers import (
+    PHRASES,
     Header,
     encode_error,
     error_headers,
     internal_error,
     method_not_allowed,
     prepare_error,
+    tokens,
 )
 from meshkit.web.callers import ANYONE, Caller
 from meshkit.web.request_ids import HEADER, RequestIds
@@ -74,6 +86,13 @@ from meshkit.web.request_ids import HEADER, RequestIds
 MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
 MAX_CONNECTIONS: Final = 128
+#: Bytes of answers that clients may leave unfetched, beyond some 64 KiB for each of them.
+MAX_UNFETCHED: Final = 128 * 1024 * 1024
+#: Seconds after which a client that does not take its answer may be cut off, if there is no
+#: memory left for others.  Over loopback the largest answers take a tenth of one.
+STUCK_SECONDS: Final = 2.0
+#: Bodies of the largest size for which there is memory at a time.
+BODIES: Final = 4
 IDLE_SECONDS: Final = 60.0
 RECEIVE_SECONDS: Final = 30.0
 LINGER_SECONDS: Final = 2.0
@@ -81,6 +100,8 @@ LINGER_BYTES: Final = 1024 * 1024
 #: Seconds in which an answer that is being worked on has to be given when the token that
 #: asked for it is good for nothing any more.
 OVER_SECONDS: Final = 5.0
+
+_ABSOLUTE: Final = re.compile(rb"([^ ]*) (?i:http)://([^/?# ]*)([^ ]*) ([^ ]*)")
 
 # More digits than any length needs, and fewer than int() refuses to read.
 _LENGTH_DIGITS: Final = 19
@@ -150,6 +171,8 @@ class LimitedSite(Site):
         reactor: IReactorTime,
         *,
         max_body: int = MAX_BODY,
+        max_bodies: int | None = None,
+        max_unfetched: int = MAX_UNFETCHED,
         max_header_bytes: int = MAX_HEADER_BYTES,
         max_headers: int = MAX_HEADERS,
         max_connections: int = MAX_CONNECTIONS,
@@ -163,10 +186,15 @@ class LimitedSite(Site):
         @param resource: the root of the site.
         @param reactor: gives the time for every deadline.
         @param max_body: bytes of one request body, which is kept in memory.
+        @param max_bodies: bytes of all request bodies at a time, of one caller half of it;
+            in any case one of the largest fits.  Without it, L{BODIES} times C{max_body}.
+        @param max_unfetched: bytes of answers that clients may leave unfetched, of one
+            caller half of it; who has more gets no further answer.
         @param max_header_bytes: bytes of request line and headers together.
         @param max_headers: number of header lines.
-        @param max_connections: connections at a time; one more is told
-            C{OVERLOADED} and closed.
+        @param max_connections: connections at a time.  For one more the one is closed
+            that has been idle longest, or has sent least lately of a request; if all have
+            requests that were let in, it is told C{OVERLOADED} and closed.
         @param idle_timeout: seconds without a byte from the client, after which the
             connection is closed; also how long it may take to fetch an answer.  While
             a resource works on its answer, no time is counted.
@@ -187,6 +215,9 @@ class LimitedSite(Site):
         )
         self.protocol = LimitedChannel
         self.max_body = max_body
+        total = max(max_body, BODIES * max_body if max_bodies is None else max_bodies)
+        self.bodies = Shares(total, max(max_body, total // 2))
+        self.answers = Shares(max_unfetched, max_unfetched // 2)
         self.max_header_bytes = max_header_bytes
         self.max_headers = max_headers
         self.receive_timeout = receive_timeout
@@ -196,6 +227,12 @@ class LimitedSite(Site):
         self.request_ids = request_ids
         # A dict, for its order: connections are closed in the order they came.
         self._channels: dict[LimitedChannel, None] = {}
+        # Those without a request that was let in, the one that is so longest first.
+        self._unused: dict[LimitedChannel, None] = {}
+        # How many are on their way out to make room.
+        self._leaving = 0
+        # Whose clients do not take their answers, and since when.
+        self._stuck: dict[LimitedChannel, float] = {}
         self._waiting_for_none: list[Deferred[None]] = []
 
     @property
@@ -204,8 +241,13 @@ class LimitedSite(Site):
         return len(self._channels)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self._channels) >= self._max_connections:
-            return _TurnedAway(self._max_connections)
+        if len(self._channels) - self._leaving >= self._max_connections:
+            if not self._unused:
+                return _TurnedAway(self._max_connections)
+            self._leaving += 1
+            channel = next(iter(self._unused))
+            del self._unused[channel]
+            channel.make_room()
         return super().buildProtocol(addr)
 
     def startFactory(self) -> None:
@@ -266,10 +308,54 @@ class LimitedSite(Site):
     def opened(self, channel: LimitedChannel) -> None:
         """Called by a channel when it is connected."""
         self._channels[channel] = None
+        self._unused[channel] = None
+
+    def used(self, channel: LimitedChannel) -> None:
+        """Called by a channel when it has a request that was let in."""
+        self._unused.pop(channel, None)
+
+    def unused(self, channel: LimitedChannel) -> None:
+        """Called by a channel when it has none any more."""
+        if not channel.leaving:
+            self._unused[channel] = None
+
+    def stuck(self, channel: LimitedChannel) -> None:
+        """Called by a channel when its client does not take what is sent."""
+        self._stuck.setdefault(channel, self.reactor.seconds())
+
+    def taken(self, channel: LimitedChannel) -> None:
+        """Called by a channel when its client has taken all."""
+        self._stuck.pop(channel, None)
+
+    def make_room_for_answers(self, who: str, size: int = 1) -> MeshkitError | None:
+        """
+        Cut off clients that do not take theirs, those with the largest first, until there
+        is room for a caller's next one.
+
+        @param size: its length, if it is known.
+        @return: L{None}, or why there is none yet.
+        """
+        now = self.reactor.seconds()
+        size = min(size, self.answers.each)
+        while not self.answers.room(who, size):
+            mine = self.answers.held(who) + size > self.answers.each
+            stuck = [c for c in self._stuck if not mine or c.holder == who]
+            overdue = [c for c in stuck if now - self._stuck[c] >= STUCK_SECONDS]
+            if not overdue:
+                error = Overloaded("answers wait to be fetched: read them, then ask for more")
+                if stuck:
+                    due = min(self._stuck[c] for c in stuck) + STUCK_SECONDS
+                    error.details = {"retry_after": round(due - now, 3)}
+                return error
+            channel = max(overdue, key=lambda c: c.unfetched)
+            channel.cut_off()
+        return None
 
     def closed(self, channel: LimitedChannel) -> None:
         """Called by a channel when its connection is lost."""
         del self._channels[channel]
+        self._unused.pop(channel, None)
+        self._leaving -= channel.leaving
         if not self._channels:
             waiting, self._waiting_for_none = self._waiting_for_none, []
             for gone in waiting:
@@ -285,11 +371,37 @@ class LimitedRequest(Request):
     content: Any
     #: What it was let in by.
     head: RequestHead | None = None
+    #: Who holds its body, and how many bytes of it.
+    who = ANYONE.name
+    held = 0
 
     def handleContentChunk(self, data: bytes) -> None:
-        if self.content.tell() + len(data) > self.channel.site.max_body:
-            raise _Refused(too_large(self.channel.site.max_body))
+        site: LimitedSite = self.channel.site
+        size = len(data)
+        if self.held + size > site.max_body:
+            raise _Refused(too_large(site.max_body))
+        if not site.bodies.room(self.who, size):
+            raise _Refused(_no_room())
+        site.bodies.take(self.who, size)
+        self.held += size
         super().handleContentChunk(data)
+
+    def ensure_room(self, size: int) -> None:
+        """
+        Called before an answer of that length is begun.
+
+        @raise Overloaded: if others wait to be fetched that leave no room for it.
+        """
+        if self.channel is not None:
+            error = self.channel.site.make_room_for_answers(self.who, size)
+            if error is not None:
+                raise error
+
+    def let_go(self, site: LimitedSite) -> None:
+        """The body is needed no more.  May be called again."""
+        held, self.held = self.held, 0
+        if held:
+            site.bodies.give_back(self.who, held)
 
     def processingFailed(self, reason: Failure) -> Failure:
         """A resource raised an error that nobody foresaw: say so, without the insides."""
@@ -383,7 +495,16 @@ class LimitedChannel(HTTPChannel):
     _caller = ANYONE
     _unwatch: Callable[[], None] | None = None
     _over: IDelayedCall | None = None
+    # The client does not take what is sent.
+    _full = False
+    # Of a target that was a whole URL.
+    _authority: str | None = None
     _local: IAddress
+    #: It was told to make room.
+    leaving = False
+    #: Bytes of answers that its client has not taken, and to whose account they are.
+    unfetched = 0
+    holder = ANYONE.name
     _peer: IAddress
 
     def connectionMade(self) -> None:
@@ -400,6 +521,9 @@ class LimitedChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_deadline()
         self._let_go()
+        self._fetched()
+        for request in self.requests:
+            request.let_go(self.site)
         super().connectionLost(reason)
         try:
             if self._successor is not None:
@@ -426,7 +550,7 @@ class LimitedChannel(HTTPChannel):
             if self._head_bytes > self.site.max_header_bytes:
                 raise _Refused(self._headers_too_large())
             if not self._request_line:
-                self._request_line = line
+                self._request_line = line = self._origin_form(line)
             super().lineReceived(line)
         except _Refused as e:
             self.refuse(e.error)
@@ -454,9 +578,13 @@ class LimitedChannel(HTTPChannel):
         method, target, version = self._request_line.decode("latin-1").split(" ")
         if not target.startswith("/"):
             raise _Refused(OperationError("the request's target has to be a path"))
-        if len(headers.getRawHeaders(b"Host", [])) != 1 and version == "HTTP/1.1":
+        hosts = headers.getRawHeaders(b"Host", [])
+        if len(hosts) != 1 and version == "HTTP/1.1":
             # RFC 9112, 3.2.
             raise _Refused(OperationError("the request needs exactly one Host header"))
+        named = [host.decode("latin-1").lower() for host in hosts]
+        if self._authority is not None and named != [self._authority]:
+            raise _Refused(OperationError("target and Host header name different hosts"))
         head = RequestHead(method, target, headers, self.length, self._local, self._peer)
         if self.site.request_ids is not None:
             head.request_id = self.site.request_ids.of(headers.getRawHeaders(HEADER, []))
@@ -467,13 +595,44 @@ class LimitedChannel(HTTPChannel):
         except Exception:
             self._log.failure("deciding on a request failed")
             error = internal_error()
-        if error is None and head.length is not None and head.length > self.site.max_body:
-            error = too_large(self.site.max_body)
+        error = error or self._over_the_limit(head)
         if error is not None:
             raise _Refused(error)
         request.head = head
         self._belongs_to(head.caller)
+        request.who = self.holder = head.caller.name
+        self.site.used(self)
         super().allHeadersReceived()
+
+    def _over_the_limit(self, head: RequestHead) -> MeshkitError | None:
+        site, who = self.site, head.caller.name
+        if head.length is not None and head.length > site.max_body:
+            return too_large(site.max_body)
+        if head.length and not site.bodies.room(who, head.length):
+            return _no_room()
+        return None if site.answers.room(who) else site.make_room_for_answers(who)
+
+    def _origin_form(self, line: bytes) -> bytes:
+        """
+        A request line whose target is the path alone.  That of a whole URL is noted, to be
+        compared with the C{Host} header (RFC 9112, 3.2.2).
+        """
+        found = _ABSOLUTE.fullmatch(line)
+        if found is None:
+            return line
+        method, authority, target, version = found.groups()
+        self._authority = authority.decode("latin-1").lower()
+        slash = b"" if target.startswith(b"/") else b"/"
+        return b"%b %b%b %b" % (method, slash, target, version)
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        # C{HTTPChannel} takes a list with commas for one word.
+        if version != b"HTTP/1.1":
+            return False
+        if "close" in tokens(request.requestHeaders, b"Connection"):
+            request.setHeader(b"Connection", b"close")
+            return False
+        return True
 
     def rawDataReceived(self, data: bytes) -> None:
         if self._successor is not None and not self._answering:
@@ -490,15 +649,23 @@ class LimitedChannel(HTTPChannel):
         self._answering = True
         self._request_line = b""
         self._request_id = b""
+        self._authority = None
         self._head_bytes = 0
         self._headers = 0
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
         self._answering = False
+        request.let_go(self.site)
         if self._successor is not None:
             # Whatever else its Connection header says.
             self.persistent = 1
+        elif self._full:
+            # What else the client has sent waits until it has taken this answer.
+            self.paused = True
+            self.transport.pauseProducing()
+        else:
+            self.site.unused(self)
         super().requestDone(request)
         if not self.persistent:
             # Closing waits until the client has taken its answer, but not for ever.
@@ -534,6 +701,54 @@ class LimitedChannel(HTTPChannel):
         self._over = None
         self.abort()
 
+    # --- what the client takes ---------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self._full:
+            self._left(len(data))
+
+    def writeSequence(self, iovec: Sequence[bytes]) -> None:
+        super().writeSequence(iovec)
+        if self._full:
+            self._left(sum(map(len, iovec)))
+
+    def pauseProducing(self) -> None:
+        """The transport has more than it likes to keep."""
+        self._full = True
+        self.site.stuck(self)
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The transport has sent all of it."""
+        self._full = False
+        self._fetched()
+        super().resumeProducing()
+        if self.paused:
+            self.paused = False
+            self.site.unused(self)
+            # What was kept meanwhile.
+            super().dataReceived(b"")
+
+    def cut_off(self) -> None:
+        """Give up on a client that does not take its answer."""
+        self._log.info(
+            "a client left {size} bytes of an answer unfetched: its connection is cut",
+            size=self.unfetched,
+        )
+        self._fetched()
+        self.abort()
+
+    def _left(self, size: int) -> None:
+        self.unfetched += size
+        self.site.answers.take(self.holder, size)
+
+    def _fetched(self) -> None:
+        self.site.taken(self)
+        unfetched, self.unfetched = self.unfetched, 0
+        if unfetched:
+            self.site.answers.give_back(self.holder, unfetched)
+
     # --- handing over ----------------------------------------------------------------
 
     def succeed(self, successor: IProtocol, closing: Callable[[], None] | None) -> None:
@@ -548,6 +763,7 @@ class LimitedChannel(HTTPChannel):
             return
         self.setTimeout(None)
         self.transport.unregisterProducer()
+        self._fetched()
         # It may have been paused while the request was worked on.
         self.transport.resumeProducing()
         self._successor.makeConnection(self.transport)
@@ -571,11 +787,14 @@ class LimitedChannel(HTTPChannel):
         self.clearLineBuffer()
         is_head = self._request_line.startswith(b"HEAD ")
         # Its body goes with it; nobody else has seen this request.
+        for request in self.requests:
+            request.let_go(self.site)
         self.requests.clear()
         more = self.site.date_header()
         if self.site.request_ids is not None:
             name = self._request_id or self.site.request_ids.new().encode("ascii")
             more.append((HEADER, name))
+        self.site.unused(self)
         _write_error(self, error, more, not is_head)
         self._close_politely()
 
@@ -591,6 +810,14 @@ class LimitedChannel(HTTPChannel):
         if not self._losing:
             self._losing = True
             super().loseConnection()
+
+    def make_room(self) -> None:
+        """Close, though nothing is wrong: others want to come in."""
+        self.leaving = True
+        if self.requests or self._refused:
+            self.abort()
+        else:
+            self.loseConnection()
 
     def close_when_answered(self) -> None:
         """Close now if no answer is owed, else as soon as it is given."""
@@ -687,6 +914,10 @@ def too_large(limit: int) -> BodyTooLarge:
     return error
 
 
+def _no_room() -> Overloaded:
+    return Overloaded("other requests take up the memory for bodies: try again in a moment")
+
+
 def _write_error(
     channel: HTTPChannel, error: MeshkitError, more: list[Header], with_body: bool
 ) -> None:
@@ -695,7 +926,7 @@ def _write_error(
     for name, value in [*error_headers(error), *more, _CLOSE]:
         headers.addRawHeader(name, value)
     headers.addRawHeader(b"Content-Length", b"%d" % len(body))
-    status = HTTPStatus(error.status)
-    channel.writeHeaders(b"HTTP/1.1", b"%d" % status, status.phrase.encode("ascii"), headers)
+    phrase = PHRASES.get(error.status, b"Error")
+    channel.writeHeaders(b"HTTP/1.1", b"%d" % error.status, phrase, headers)
     if with_body:
         channel.write(body)

@@ -47,6 +47,7 @@ from meshkit.errors import (
     UnsupportedMediaType,
 )
 from meshkit.operations import MAX_BODY, Advised, BoundOperation, Operation, Page
+from meshkit.runtime.limits import Shares
 from meshkit.web.answers import (
     JSON,
     SAFE_HEADERS,
@@ -69,8 +70,9 @@ _log = Logger()
 #: Answers a request, whose fields in the path are its keywords.
 _Endpoint = Callable[..., Coroutine[Deferred[Any], Any, bytes]]
 
-#: Streams that may be open at a time: each holds a connection for as long as it lasts.
-MAX_STREAMS: Final = 32
+#: Streams that may be open at a time, of one caller half of them: each holds a connection for
+#: as long as it lasts.
+MAX_STREAMS: Final = 2_048
 
 # Stands for a slash inside a segment while routing, so that C{%2F} is not taken for
 # the border of two segments.  A path with a real NUL is refused.
@@ -86,6 +88,7 @@ class RestDoor:
         *,
         clock: IReactorTime | None = None,
         unguarded: Caller = ANYONE,
+        max_streams: int = MAX_STREAMS,
     ) -> None:
         """
         @param operations: what is offered.  Longer and more literal paths are tried
@@ -93,6 +96,7 @@ class RestDoor:
         @param clock: for streams; not needed where there are none.
         @param unguarded: who calls where no L{meshkit.web.security.DoorGuard} stands
             before this door.
+        @param max_streams: that may be open at a time, of one caller half of it.
         @raise PartConflict: if two operations have the same method and path.
         @raise ValueError: if there is a stream and no clock.
         """
@@ -100,6 +104,7 @@ class RestDoor:
         self._clock = clock
         self._unguarded = unguarded
         self._streams: dict[EventWriter, None] = {}
+        self._shares = Shares(max_streams, max(1, max_streams // 2))
         self._limits: dict[str, int] = {}
         # Of routes without fields, which need no search: (method, path) -> operation.
         self._literal: dict[tuple[str, str], str] = {}
@@ -208,16 +213,21 @@ class RestDoor:
     async def _stream(
         self, request: Any, bound: BoundOperation, wanted: Any, caller: Caller
     ) -> None:
-        if len(self._streams) >= MAX_STREAMS:
-            raise Overloaded(f"{MAX_STREAMS} streams are open already: close one, then try again")
+        if not self._shares.room(caller.name):
+            raise Overloaded(
+                f"{self._shares.total} streams can be open, and {self._shares.each} of one token: "
+                f"close one, then try again"
+            )
         assert self._clock is not None
         writer = EventWriter(request, self._clock)
         # Before anything is waited for, so that the limit holds.
+        self._shares.take(caller.name)
         self._streams[writer] = None
         try:
             await writer.write(await self._operations.run(bound, wanted, caller, "rest"))
         finally:
             del self._streams[writer]
+            self._shares.give_back(caller.name)
 
     def end_streams(self) -> None:
         """End every stream in good order: they have no end of their own."""

@@ -89,7 +89,9 @@ class EventWriter:
             return
         request.notifyFinish().addBoth(self._client_gone)
         request.registerProducer(self, True)
-        # At once, so that the reader sees that its request was heard.
+        # The source listens from now on; then the reader is told that its request was heard,
+        # and misses nothing that it does after that.
+        self._ask(items)
         self._send(_COMMENT)
         try:
             while not self._over:
@@ -120,10 +122,13 @@ class EventWriter:
             self._coming.cancel()
         self._go_on()
 
+    def _ask(self, items: AsyncIterator[Item]) -> Deferred[Item | None]:
+        coming = self._coming = Deferred.fromCoroutine(_next_of(items))
+        return coming
+
     async def _next(self, items: AsyncIterator[Item]) -> Item | None:
-        self._coming = Deferred.fromCoroutine(_next_of(items))
         try:
-            return await self._coming
+            return await (self._coming or self._ask(items))
         finally:
             self._coming = None
 

@@ -86,6 +86,20 @@ class FollowTests(FollowCase):
         self.assertTrue(all(item.event is None for item in items))
         self.close(stream)
 
+    def test_from_now_on_means_from_the_first_question_on(self) -> None:
+        """Whoever has asked may store at once, though nobody has looked yet what is newest."""
+        self.store(self.ada.write("old").raw)
+        stream = self.open()
+        read, gate = self.context.database.read, Deferred[None]()
+        self.patch(self.context.database, "read", lambda job: gate.addCallback(lambda _: read(job)))
+        self.waiting = Deferred.fromCoroutine(_next(stream))
+        self.patch(self.context.database, "read", read)
+        for text in ("new", "newer"):
+            self.done(self.part.publish(text))
+        gate.callback(None)
+        self.assertEqual(self.texts(self.read(stream)), ["new", "newer"])
+        self.close(stream)
+
     def test_it_can_begin_anywhere(self) -> None:
         self.store(*[self.ada.write(n).raw for n in range(250)])
         for after in (0, 1, 100, 249, 250):

@@ -13,6 +13,7 @@ from meshkit.runtime.limits import (
     MAX_MESSAGE,
     MAX_PEERS,
     PeerBuckets,
+    Shares,
     TokenBucket,
     check_size,
 )
@@ -31,6 +32,44 @@ class SizeTests(SynchronousTestCase):
 
     def test_the_usual_size_is_within_the_largest(self) -> None:
         self.assertLess(DEFAULT_MESSAGE, MAX_MESSAGE)
+
+
+class SharesTests(SynchronousTestCase):
+    def test_no_more_than_there_is_and_no_more_than_each_may_have(self) -> None:
+        shares = Shares(total=10, each=6)
+        self.assertEqual([shares.room("a", n) for n in (6, 7)], [True, False])
+        shares.take("a", 6)
+        self.assertFalse(shares.room("a"))
+        self.assertEqual([shares.room("b", n) for n in (4, 5)], [True, False])
+        shares.take("b", 4)
+        self.assertFalse(shares.room("c"))
+        shares.give_back("a", 2)
+        self.assertEqual([shares.room("a", n) for n in (2, 3)], [True, False])
+        self.assertEqual(shares.taken, 8)
+
+    def test_who_takes_more_than_there_is_only_keeps_others_from_taking(self) -> None:
+        shares = Shares(total=10, each=6)
+        shares.take("a", 20)
+        self.assertFalse(shares.room("b"))
+        shares.give_back("a", 20)
+        self.assertTrue(shares.room("b", 6))
+
+    def test_nothing_can_be_given_back_that_was_not_taken(self) -> None:
+        shares = Shares(total=10, each=6)
+        shares.take("a", 2)
+        self.assertRaises(ValueError, shares.give_back, "a", 3)
+        self.assertRaises(ValueError, shares.give_back, "b")
+        self.assertEqual(shares.taken, 2)
+
+    @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 8))))
+    def test_nobody_who_has_nothing_is_remembered(self, taken: list[tuple[str, int]]) -> None:
+        shares = Shares(total=10, each=6)
+        for who, amount in taken:
+            shares.take(who, amount)
+        self.assertEqual(shares.taken, sum(amount for _, amount in taken))
+        for who, amount in taken:
+            shares.give_back(who, amount)
+        self.assertEqual((shares.taken, shares._taken), (0, {}))
 
 
 class TokenBucketTests(SynchronousTestCase):

@@ -292,10 +292,13 @@ class Connection:
 
 
 def rest_door(
-    operations: list[BoundOperation], ready: Any = lambda: True, clock: Clock | None = None
+    operations: list[BoundOperation],
+    ready: Any = lambda: True,
+    clock: Clock | None = None,
+    **limits: Any,
 ) -> RestDoor:
     """A door without a guard: everybody is the owner."""
-    return RestDoor(Dispatcher(operations, ready=ready), clock=clock, unguarded=OWNER)
+    return RestDoor(Dispatcher(operations, ready=ready), clock=clock, unguarded=OWNER, **limits)
 
 
 def node_door(

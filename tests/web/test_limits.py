@@ -22,12 +22,16 @@ from zope.interface import directlyProvides
 
 from meshkit.errors import MeshkitError, NotReady, Overloaded
 from meshkit.operations import MAX_BODY
+from meshkit.web.answers import LARGE, prepare, prepare_error
+from meshkit.web.callers import Caller
 from meshkit.web.limits import (
     IDLE_SECONDS,
     LINGER_BYTES,
     LINGER_SECONDS,
     MAX_HEADER_BYTES,
     RECEIVE_SECONDS,
+    STUCK_SECONDS,
+    LimitedChannel,
     LimitedSite,
     RequestHead,
 )
@@ -287,13 +291,31 @@ class HeadTests(Case):
             b"GET / HTTP/1.1\r\n: x\r\n" + host,
             b"GET / HTTP/1.1\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: x\r\n" + host,
-            b"GET http://x/ HTTP/1.1\r\n" + host,
+            b"GET http://y/ HTTP/1.1\r\n" + host,
+            b"GET http:// HTTP/1.1\r\n" + host,
+            b"GET https://x/ HTTP/1.1\r\n" + host,
+            b"GET http://x/ HTTP/1.1\r\n\r\n",
+            b"GET http://x/ HTTP/1.0\r\n\r\n",
             b"CONNECT x:80 HTTP/1.1\r\n" + host,
             b"OPTIONS * HTTP/1.1\r\n" + host,
         ):
             connection = self.connect()
             connection.send(wire)
             self.assert_refused(connection, 400, "BAD_REQUEST", "GET")
+
+    def test_a_target_may_be_a_whole_url(self) -> None:
+        seen: list[str] = []
+
+        def admit(head: RequestHead) -> None:
+            seen.append(head.target)
+
+        connection = self.connect(admit=admit)
+        for target in (b"http://x/a?b", b"HTTP://X/", b"http://x", b"http://x?b", b"/http://y/"):
+            connection.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+            (answer,) = connection.answers("GET")
+            self.assertEqual((target, answer.status), (target, 200))
+        self.assertEqual(seen, ["/a?b", "/", "/", "/?b", "/http://y/"])
+        connection.lose()
 
     def test_http_1_0_is_answered_and_closed(self) -> None:
         connection = self.connect()
@@ -485,22 +507,323 @@ class LingerTests(Case):
             connection.lose()
 
 
+class MemoryTests(SynchronousTestCase):
+    """What all connections hold together."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.sink = Sink()
+
+    def site(self, **limits: Any) -> LimitedSite:
+        def admit(head: RequestHead) -> None:
+            head.caller = Caller(head.values(b"X-Caller")[0], ())
+
+        return LimitedSite(self.sink, self.clock, max_body=LIMIT, admit=admit, **limits)
+
+    def post(self, site: LimitedSite, size: int, who: str = "a", **headers: Any) -> Connection:
+        """A connection with a request whose body is not all there."""
+        connection = Connection(site)
+        spelt = {"X-Caller": who, "Content-Length": str(size), **headers}
+        connection.send(request("POST", "/", b"", spelt))
+        return connection
+
+    def code(self, connection: Connection, method: str = "POST") -> tuple[int, str]:
+        (answer,) = connection.answers(method)
+        self.assertEqual(answer.headers["retry-after"], ["1"])
+        return answer.status, answer.code
+
+    def test_bodies_share_what_there_is(self) -> None:
+        site = self.site(max_bodies=4 * LIMIT)
+        kept = [self.post(site, LIMIT, who) for who in "aabb"]
+        for connection in kept:
+            connection.send(b"x" * (LIMIT - 1))
+        self.assertEqual(site.bodies.taken, 4 * (LIMIT - 1))
+        late = self.post(site, LIMIT, "c")
+        self.assertEqual(self.code(late), (503, "OVERLOADED"))
+        small = self.post(site, 4, "c")
+        small.send(b"1234")
+        self.assertEqual(small.answers("POST")[0].body, b"4")
+        for connection in kept:
+            connection.send(b"x")
+            self.assertEqual(connection.answers("POST")[0].body, b"%d" % LIMIT)
+        self.assertEqual(site.bodies.taken, 0)
+        again = self.post(site, LIMIT, "c")
+        again.send(b"x" * LIMIT)
+        self.assertEqual(again.answers("POST")[0].status, 200)
+
+    def test_one_caller_cannot_take_all(self) -> None:
+        site = self.site(max_bodies=4 * LIMIT)
+        kept = [self.post(site, LIMIT, "a") for _ in range(2)]
+        for connection in kept:
+            connection.send(b"x" * (LIMIT - 1))
+        self.assertEqual(self.code(self.post(site, 3, "a")), (503, "OVERLOADED"))
+        other = self.post(site, LIMIT, "b")
+        other.send(b"x" * LIMIT)
+        self.assertEqual(other.answers("POST")[0].status, 200)
+
+    def test_announcing_a_body_takes_nothing(self) -> None:
+        site = self.site(max_bodies=2 * LIMIT)
+        for _ in range(10):
+            self.post(site, LIMIT)
+        self.assertEqual(site.bodies.taken, 0)
+
+    def test_a_body_that_finds_no_room_when_it_comes_is_given_up(self) -> None:
+        site = self.site(max_bodies=LIMIT)
+        first, second = self.post(site, LIMIT), self.post(site, LIMIT)
+        chunks = self.post(site, 0, Content_Length=None, **{"Transfer-Encoding": "chunked"})
+        first.send(b"x" * 600)
+        second.send(b"x" * 401)
+        self.assertEqual(self.code(second), (503, "OVERLOADED"))
+        self.assertTrue(second.transport.half_closed)  # type: ignore[attr-defined]
+        first.send(b"x" * 400)
+        self.assertEqual(first.answers("POST")[0].body, b"1000")
+        chunks.lose()
+        self.assertEqual(site.bodies.taken, 0)
+
+    def test_memory_is_given_back_however_a_request_ends(self) -> None:
+        site = self.site(max_bodies=LIMIT)
+
+        def late(_request: Any) -> int:
+            return NOT_DONE_YET
+
+        refused = self.post(site, 0, Content_Length=None, **{"Transfer-Encoding": "chunked"})
+        refused.send(chunked(b"x" * 500) + b"nonsense\r\n")
+        self.assertEqual(refused.answers("POST")[0].status, 400)
+        self.assertEqual(site.bodies.taken, 0)
+        lost = self.post(site, LIMIT)
+        lost.send(b"x" * 500)
+        self.assertEqual(site.bodies.taken, 500)
+        lost.lose()
+        self.assertEqual(site.bodies.taken, 0)
+        slow = self.post(site, LIMIT)
+        slow.send(b"x" * 500)
+        self.clock.advance(RECEIVE_SECONDS)
+        self.assertEqual(slow.answers("POST")[0].status, 408)
+        self.assertEqual(site.bodies.taken, 0)
+        self.sink.render_POST = late  # type: ignore[method-assign,assignment]
+        answering = self.post(site, 7)
+        answering.send(b"1234567")
+        self.assertEqual(site.bodies.taken, 7)
+        answering.lose()
+        self.assertEqual(site.bodies.taken, 0)
+
+    def unread(self, site: LimitedSite, who: str) -> Connection:
+        """A connection whose client has asked and does not take the answer."""
+        connection = Connection(site)
+        write = connection.transport.write
+
+        def full(data: bytes) -> None:
+            write(data)
+            connection.channel.pauseProducing()
+
+        connection.transport.write = full  # type: ignore[method-assign]
+        connection.send(request("GET", "/", None, {"X-Caller": who}))
+        connection.transport.write = write  # type: ignore[method-assign]
+        return connection
+
+    def ask(self, site: LimitedSite, who: str) -> Connection:
+        connection = Connection(site)
+        connection.send(request("GET", "/", None, {"X-Caller": who}))
+        return connection
+
+    def test_who_does_not_take_answers_gets_no_more_of_them(self) -> None:
+        self.sink.render_GET = lambda _: b"x" * 100  # type: ignore[method-assign,misc,assignment]
+        site = self.site(max_unfetched=400)
+        unread = [self.unread(site, "a") for _ in range(2)]
+        self.assertEqual(site.answers.taken, 200)
+        self.clock.advance(0.25)
+        (answer,) = self.ask(site, "a").answers("GET")
+        self.assertEqual((answer.status, answer.code), (503, "OVERLOADED"))
+        self.assertEqual(answer.json["error"]["details"], {"retry_after": STUCK_SECONDS - 0.25})
+        self.assertEqual(answer.headers["retry-after"], ["2"])
+        self.assertEqual(self.ask(site, "b").answers("GET")[0].status, 200)
+        unread[0].channel.resumeProducing()
+        self.assertEqual(site.answers.taken, 100)
+        self.assertEqual(self.ask(site, "a").answers("GET")[0].status, 200)
+        unread[1].lose()
+        self.assertEqual(site.answers.taken, 0)
+
+    def test_if_it_does_not_for_too_long_it_is_cut_off_for_others(self) -> None:
+        sizes = [10, 100, 100, 10, 1]
+        self.sink.render_GET = (  # type: ignore[method-assign]
+            lambda _: b"x" * sizes.pop(0)  # type: ignore[assignment,misc]
+        )
+        site = self.site(max_unfetched=400)
+        small, large = self.unread(site, "a"), self.unread(site, "a")
+        others = self.unread(site, "b")
+        self.clock.advance(STUCK_SECONDS / 2)
+        late = self.unread(site, "a")
+        self.clock.advance(STUCK_SECONDS / 2)
+        late.channel._left(100)
+        self.assertEqual(self.ask(site, "a").answers("GET")[0].status, 200)
+        self.assertTrue(large.transport.disconnected)
+        for kept in (small, late, others):
+            self.assertFalse(kept.transport.disconnected)
+        for connection in (small, large, late, others):
+            connection.lose()
+        self.assertEqual(site.answers.taken, 0)
+
+    def test_a_large_answer_is_not_begun_without_room_for_it(self) -> None:
+        def large(request: Any) -> bytes:
+            try:
+                return prepare(request, 200, [], b"x" * (LARGE + 1))
+            except MeshkitError as e:
+                return prepare_error(request, e)
+
+        self.sink.render_GET = large  # type: ignore[method-assign]
+        site = self.site(max_unfetched=5 * LARGE)
+        unread = self.unread(site, "a")
+        self.assertEqual(self.ask(site, "b").answers("GET")[0].status, 200)
+        first = self.ask(site, "a")
+        self.assertEqual(first.answers("GET")[0].status, 200)
+        unread.channel._left(LARGE // 2)
+        refused = self.ask(site, "a")
+        self.assertEqual(refused.answers("GET")[0].status, 503)
+        self.assertFalse(refused.transport.disconnecting)
+        self.clock.advance(STUCK_SECONDS)
+        refused.send(request("GET", "/", None, {"X-Caller": "a"}))
+        self.assertEqual(refused.answers("GET")[0].status, 200)
+        self.assertTrue(unread.transport.disconnected)
+        unread.lose()
+        # What is larger than all that one may have is sent when nothing else waits.
+        tiny = self.site(max_unfetched=2)
+        self.assertEqual(self.ask(tiny, "a").answers("GET")[0].status, 200)
+
+    def test_where_all_have_too_much_together_anybody_is_cut_off(self) -> None:
+        self.sink.render_GET = lambda _: b"x" * 100  # type: ignore[method-assign,misc,assignment]
+        site = self.site(max_unfetched=400)
+        unread = [self.unread(site, who) for who in "abcd"]
+        self.assertEqual(self.ask(site, "e").answers("GET")[0].status, 503)
+        self.clock.advance(STUCK_SECONDS)
+        self.assertEqual(self.ask(site, "e").answers("GET")[0].status, 200)
+        self.assertEqual([c.transport.disconnected for c in unread].count(True), 1)
+
+    def test_a_pipeline_waits_until_answers_are_taken(self) -> None:
+        site = self.site()
+        connection = self.unread(site, "a")
+        self.assertEqual(connection.transport.producerState, "paused")
+        connection.transport.clear()
+        wire = request("GET", "/", None, {"X-Caller": "a"})
+        connection.send(wire + wire[:20])
+        self.assertEqual(connection.transport.value(), b"")
+        connection.channel.resumeProducing()
+        self.assertEqual(connection.transport.producerState, "producing")
+        connection.send(wire[20:])
+        self.assertEqual(len(connection.answers("GET", "GET")), 2)
+        connection.lose()
+        self.assertEqual((self.clock.getDelayedCalls(), site.answers.taken), ([], 0))
+
+    def test_a_client_that_never_reads_is_closed_in_the_end(self) -> None:
+        site = self.site()
+        connection = self.unread(site, "a")
+        self.clock.advance(IDLE_SECONDS)
+        self.assertTrue(connection.transport.disconnecting)
+        self.clock.advance(LimitedChannel.abortTimeout)
+        self.assertTrue(connection.transport.disconnected)
+        connection.lose()
+        self.assertEqual((self.clock.getDelayedCalls(), site.answers.taken), ([], 0))
+
+
 class ConnectionTests(Case):
+    def busy(self, stage: Stage) -> Connection:
+        connection = stage.connect()
+        connection.send(request("GET", "/v1/wait"))
+        return connection
+
     def test_one_connection_too_many_is_told_so(self) -> None:
-        site = self.site(max_connections=3)
-        open_ = [Connection(site) for _ in range(3)]
-        self.assertEqual(site.connections, 3)
-        extra = Connection(site)
+        stage = Stage(max_connections=3)
+        open_ = [self.busy(stage) for _ in range(3)]
+        self.assertEqual(stage.site.connections, 3)
+        extra = stage.connect()
         (answer,) = extra.answers("GET")
         self.assertEqual((answer.status, answer.code), (503, "OVERLOADED"))
         self.assertTrue(extra.transport.disconnecting)
-        extra.send(request("GET", "/"))
+        extra.send(request("GET", "/v1/status"))
         extra.lose()
-        self.assertEqual(site.connections, 3)
+        self.assertEqual(stage.site.connections, 3)
         open_.pop().lose()
-        again = Connection(site)
-        again.send(request("GET", "/"))
+        again = stage.connect()
+        again.send(request("GET", "/v1/status"))
         self.assertEqual(again.answers("GET")[0].status, 200)
+
+    def test_who_has_been_idle_longest_makes_room(self) -> None:
+        stage = Stage(max_connections=3)
+        first, busy, third = stage.connect(), self.busy(stage), stage.connect()
+        # It has just been used, so the third is idle for longer.
+        first.send(request("GET", "/v1/status"))
+        first.answers("GET")
+        newcomer = stage.connect()
+        self.assertTrue(third.transport.disconnecting)
+        self.assertFalse(first.transport.disconnecting or busy.transport.disconnecting)
+        newcomer.send(request("GET", "/v1/status"))
+        self.assertEqual(newcomer.answers("GET")[0].status, 200)
+        # Though the third has not gone yet.
+        last = stage.connect()
+        self.assertTrue(first.transport.disconnecting)
+        self.assertFalse(newcomer.transport.disconnecting)
+        third.lose()
+        first.lose()
+        self.assertEqual(stage.site.connections, 3)
+        for connection in (newcomer, last):
+            connection.send(request("GET", "/v1/wait"))
+        self.assertEqual(stage.connect().answers("GET")[0].status, 503)
+        self.assertFalse(busy.transport.disconnecting)
+
+    def test_so_does_who_has_not_been_let_in(self) -> None:
+        stage = Stage(max_connections=2)
+        slow = stage.connect()
+        slow.send(request("GET", "/v1/status")[:-2])
+        refused = stage.connect()
+        refused.send(request("GET", "/v1/status", None, {"Authorization": None}))
+        (answer,) = refused.answers("GET")
+        self.assertEqual(answer.status, 401)
+        stage.connect()
+        self.assertTrue(slow.transport.aborted)  # type: ignore[attr-defined]
+        stage.connect()
+        self.assertTrue(refused.transport.aborted)  # type: ignore[attr-defined]
+        for gone in (slow, refused):
+            gone.lose()
+        self.assertEqual(stage.site.connections, 2)
+
+    def test_who_sends_a_body_that_was_let_in_does_not(self) -> None:
+        stage = Stage(max_connections=1)
+        sending = stage.connect()
+        sending.send(request("POST", "/v1/publish", b'{"content": 1}')[:-1])
+        self.assertEqual(stage.connect().answers("GET")[0].status, 503)
+        sending.send(b"}")
+        self.assertEqual(sending.answers("POST")[0].status, 201)
+        stage.connect()
+        self.assertTrue(sending.transport.disconnecting)
+
+    def test_a_client_that_takes_no_answer_does_not_either(self) -> None:
+        stage = Stage(max_connections=1)
+        connection = stage.connect()
+        connection.send(request("GET", "/v1/wait"))
+        connection.channel.pauseProducing()
+        stage.toys.waiting[0].callback(None)
+        self.assertEqual(stage.connect().answers("GET")[0].status, 503)
+        connection.channel.resumeProducing()
+        stage.connect()
+        self.assertTrue(connection.transport.disconnecting)
+
+    def test_what_the_client_says_of_its_connection_is_a_list(self) -> None:
+        for said, closes in (
+            ("close", True),
+            ("Close", True),
+            ("keep-alive, close", True),
+            ("TE,close", True),
+            (["TE", "close"], True),
+            ("keep-alive", False),
+            ("closed", False),
+        ):
+            connection = self.connect()
+            connection.send(request("GET", "/", None, {"Connection": said}))
+            (answer,) = connection.answers("GET")
+            told = answer.headers.get("connection") == ["close"]
+            self.assertEqual(
+                (said, told, connection.transport.disconnecting), (said, closes, closes)
+            )
+            connection.lose()
 
     def test_a_pipeline_waits_while_one_is_answered(self) -> None:
         stage = Stage()

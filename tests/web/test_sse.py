@@ -13,10 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import FrameTooLarge, StorageFailed
 from meshkit.operations import BoundOperation, Item, Nothing, Operation
-from meshkit.web import rest
-from meshkit.web.rest import MAX_STREAMS
+from meshkit.web.callers import OWNER, Caller
+from meshkit.web.limits import RequestHead
 from meshkit.web.sse import KEEP_ALIVE, MAX_EVENT, STALL_SECONDS, Event, EventReader, encode_item
-from tests.web.stage import Connection, Stage, request, rest_door
+from tests.web.stage import Connection, Stage, WireTransport, request, rest_door
 
 
 class EncodingTests(SynchronousTestCase):
@@ -180,6 +180,21 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(body, b"3\r\n:\n\n\r\n")
         connection.lose()
 
+    def test_the_source_has_been_asked_by_then(self) -> None:
+        asked_when_told: list[bool] = []
+        transport = WireTransport()
+        write = transport.writeSequence
+
+        def told(data: Any) -> None:
+            asked_when_told.append(self.source._waiting is not None)
+            write(data)
+
+        transport.writeSequence = told  # type: ignore[method-assign]
+        connection = self.stage.connect(transport)
+        connection.send(request("GET", "/v1/events"))
+        self.assertEqual(asked_when_told, [True, True])
+        connection.lose()
+
     def test_items_are_sent_as_they_come(self) -> None:
         connection = self.open()
         for number in (1, 2):
@@ -310,19 +325,36 @@ class WriterTests(SynchronousTestCase):
             connection.lose()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_there_are_only_so_many_streams_at_a_time(self) -> None:
-        self.patch(rest, "MAX_STREAMS", 3)
-        self.assertGreater(MAX_STREAMS, 3)
-        opened = [self.open() for _ in range(3)]
-        refused = self.open()
-        (answer,) = refused.answers("GET")
-        self.assertEqual((answer.status, answer.code), (503, "OVERLOADED"))
-        refused.lose()
-        opened[0].lose()
-        again = self.open()
-        self.assertIn(b"200 OK", again.transport.value())
-        for connection in (*opened[1:], again):
+    def test_there_are_only_so_many_streams_at_a_time_and_so_many_of_one_caller(self) -> None:
+        door = rest_door([self.source.bound()], clock=self.clock, max_streams=4)
+        self.stage.site.resource = door.resource()
+
+        def admit(head: RequestHead) -> None:
+            head.passed.append(self)
+            head.caller = Caller(head.values(b"X-Caller")[0], OWNER.scopes)
+
+        self.stage.site.admit = admit
+
+        def refused(who: str) -> bool:
+            connection = self.open(X_Caller=who)
+            if b"200 OK" in connection.transport.value():
+                opened[who].append(connection)
+                return False
+            (answer,) = connection.answers("GET")
+            self.assertEqual((answer.status, answer.code), (503, "OVERLOADED"))
             connection.lose()
+            return True
+
+        opened: dict[str, list[Connection]] = {who: [] for who in "abc"}
+        self.assertEqual([refused("a") for _ in range(3)], [False, False, True])
+        self.assertEqual([refused("b") for _ in range(3)], [False, False, True])
+        self.assertTrue(refused("c"))
+        opened["a"].pop().lose()
+        self.assertTrue(refused("b"))
+        self.assertFalse(refused("c"))
+        for connection in sum(opened.values(), []):
+            connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_stream_cannot_be_offered_without_a_clock(self) -> None:
         with self.assertRaisesRegex(ValueError, "clock"):
