@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -65,6 +66,9 @@ _STATUS: Final = {
 }
 
 _RETRY_SECONDS: Final = b"1"
+
+#: Spellings of a header of which it is remembered what they mean.
+_REMEMBERED: Final = 64
 
 
 class McpResource(Resource):
@@ -244,7 +248,7 @@ class McpResource(Resource):
     # --- GET and DELETE --------------------------------------------------------------
 
     def _get(self, request: Any) -> Any:
-        if not _accepts(request, "text/event-stream"):
+        if not _accepts(tuple(_values(request, b"Accept")), "text/event-stream"):
             raise _Refused(406, "the Accept header has to admit text/event-stream")
         session = self._session(request)
         if session.attached:
@@ -447,21 +451,24 @@ def _values(request: Any, name: bytes) -> list[str]:
 
 
 def _check_types(request: Any) -> None:
-    types = [value.partition(";")[0].strip().lower() for value in _values(request, b"Content-Type")]
-    if types != ["application/json"]:
+    if not _is_json(tuple(_values(request, b"Content-Type"))):
         raise _Refused(415, "the Content-Type has to be application/json")
     if request.requestHeaders.hasHeader(b"Content-Encoding"):
         raise _Refused(415, "the body cannot be compressed: send it as it is")
-    for wanted in ("application/json", "text/event-stream"):
-        if not _accepts(request, wanted):
-            raise _Refused(
-                406, "the Accept header has to admit application/json and text/event-stream"
-            )
+    accepted = tuple(_values(request, b"Accept"))
+    if not (_accepts(accepted, "application/json") and _accepts(accepted, "text/event-stream")):
+        raise _Refused(406, "the Accept header has to admit application/json and text/event-stream")
 
 
-def _accepts(request: Any, wanted: str) -> bool:
+# A client says the same with every request.
+@lru_cache(_REMEMBERED)
+def _is_json(given: tuple[str, ...]) -> bool:
+    return [value.partition(";")[0].strip().lower() for value in given] == ["application/json"]
+
+
+@lru_cache(_REMEMBERED)
+def _accepts(given: tuple[str, ...], wanted: str) -> bool:
     """RFC 9110, 12.5.1: without the header, everything is admitted."""
-    given = _values(request, b"Accept")
     if not given:
         return True
     ranges = {wanted, f"{wanted.partition('/')[0]}/*", "*/*"}
