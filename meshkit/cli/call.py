@@ -30,6 +30,8 @@ from meshkit.web.sse import Event
 MAX_INPUT: Final = 64 * 1024 * 1024
 _MAX_TOKEN: Final = 4096
 _STDIN: Final = "-"
+# Media types that may be sent to a terminal.
+_TEXTS: Final = ("text/", "application/json")
 
 
 class _Enough(Exception):
@@ -232,7 +234,7 @@ def _check(
         raise click.UsageError(f"{operation.name} is no stream: --max-items is for streams.")
     if operation.sends is None or output is not None or as_json:
         return
-    if sys.stdout.isatty() and not operation.sends.startswith("text/"):
+    if sys.stdout.isatty() and not operation.sends.startswith(_TEXTS):
         raise click.UsageError(
             f"{operation.name} answers with {operation.sends}: give it a file with --output."
         )

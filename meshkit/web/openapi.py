@@ -158,7 +158,10 @@ def _operation(
     elif operation.method == "POST":
         shown["requestBody"] = _json_body(operation, others)
     shown["responses"] = _answers(operation, catalogue, shared)
-    shown["security"] = [{}] if operation.public else [{_TOKEN: [operation.permission]}]
+    if operation.public:
+        shown["security"] = [{}]
+    else:
+        shown["security"] = [{_TOKEN: [] if operation.granted else [operation.permission]}]
     return shown
 
 
