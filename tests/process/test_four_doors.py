@@ -1,0 +1,204 @@
+"""
+Every operation of a real node, once through each door: over sockets and as child processes.
+
+What the doors answer is compared to the last bit in C{tests/services/test_four_doors.py}.
+Here it is seen that nothing in between, neither C{twistd}, nor TCP, nor the command's own
+process, makes one of them fail; and that a part that lies on the path of the node, and
+nowhere else, is at all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from http.client import HTTPConnection
+from typing import Any
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.operations import Operation
+from meshkit.web.sse import EventReader
+from tests.examples.support import CUSTOM_PART
+from tests.process.mesh import PATIENCE, Mesh, Node, Shared, wait_for
+from tests.services.calls import CALLS, PEERS_MESSAGES, Fields, given, prepare
+from tests.services.doors import AFTER, Answered, Command, Mcp, Refused, Reply, Rest
+
+CONFIG = """
+compat = ["egregore"]
+
+[[hooks.webhook]]
+name = "web"
+url = "http://127.0.0.1:9/nobody"
+plain_http = true
+allow_addresses = ["127.0.0.1"]
+begin = "beginning"
+types = ["insight"]
+max_attempts = 1
+
+[egregore]
+network = "a network of Egregore's"
+
+[roundtrip]
+probes = 2
+"""
+
+
+class RealNode:
+    """What a door needs of a node, of a real one."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def http(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
+        host, port = self.node.door
+        sent = {"Authorization": f"Bearer {self.node.token}"}
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        with closing(HTTPConnection(str(host), int(port), timeout=PATIENCE)) as connection:
+            connection.request(method, target, body, {**sent, **headers})
+            response = connection.getresponse()
+            return Reply(response.status, response.read())
+
+    def events(
+        self, target: str, count: int, headers: Mapping[str, str]
+    ) -> Reply | list[tuple[str | None, Any]]:
+        host, port = self.node.door
+        sent = {"Authorization": f"Bearer {self.node.token}", **headers}
+        with closing(HTTPConnection(str(host), int(port), timeout=PATIENCE)) as connection:
+            connection.request("GET", target, headers=sent)
+            response = connection.getresponse()
+            if response.status != 200:
+                return Reply(response.status, response.read())
+            items: list[tuple[str | None, Any]] = []
+            reader = EventReader()
+            while len(items) < count:
+                for event in reader.feed(response.read1()):
+                    if event.event == "message":
+                        items.append((event.id or None, json.loads(event.data)))
+            return items
+
+    def command(self, *arguments: str, stdin: bytes) -> tuple[int, bytes, str]:
+        done = self.node.cli(*arguments, stdin=stdin)
+        return done.code, done.out.encode("utf-8", "surrogateescape"), done.err
+
+
+class World:
+    """Two nodes with everything that is installed, and somebody else's part."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        path = {"PYTHONPATH": str(CUSTOM_PART)}
+        bob = mesh.node("bob").start(more=path)
+        for message in PEERS_MESSAGES:
+            bob.ask("POST", "/v1/publish", message)
+        ada = mesh.node("ada", "--peer", bob.address, network=bob)
+        (ada.data / "meshkit.toml").write_text(CONFIG)
+        ada.start(more=path)
+        self.real = RealNode(ada)
+        self.rest = Rest(self.real)
+        self.mcp = Mcp(self.real)
+        folder = mesh.folder
+
+        def token_file(token: str) -> str:
+            (folder / "token").write_text(token)
+            return str(folder / "token")
+
+        self.command = Command(self.real, token_file)
+        self.operations = {each["name"]: declared(each) for each in ada.get("/v1/operations")}
+        prepare(self.good)
+        bobs = str(bob.good("id").lines[0])
+
+        def exported() -> Any:
+            messages = self.good("feed_export", {"author": bobs})["messages"]
+            return messages if len(messages) == len(PEERS_MESSAGES) else None
+
+        messages = wait_for("messages of bob's", exported)
+        self.facts = {
+            "bob": bobs,
+            "bob_address": bob.address,
+            "message": messages[0]["hash"],
+            "exported": messages,
+        }
+
+    def good(self, name: str, fields: Fields) -> Any:
+        outcome = self.rest.call(self.operations[name], fields)
+        if isinstance(outcome, Refused):
+            raise AssertionError(f"{name} was refused: {outcome}")
+        return outcome.data
+
+
+def declared(shown: Mapping[str, Any]) -> Operation:
+    """What the doors need to know of an operation, by what the node says of it."""
+    raw = [field["name"] for field in shown["fields"] if field["place"] == "raw"]
+    fields = [(field["name"], Any, None) for field in shown["fields"] if field["name"] not in raw]
+    request = msgspec.defstruct("Request", [*fields, *((name, bytes, b"") for name in raw)])
+    return Operation(
+        name=shown["name"],
+        method=shown["method"],
+        path=shown["path"],
+        request=request,
+        answer=Any,
+        doc=shown["doc"],
+        permission=shown["permission"],
+        stream=shown["kind"] == "stream",
+        sends=shown["sends"],
+        takes=raw[0] if raw else None,
+    )
+
+
+_shared = Shared(World)
+
+
+def tearDownModule() -> None:
+    _shared.close()
+
+
+class RealDoorsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.world: World = _shared.get()
+
+    def test_each_operation_answers_at_each_door(self) -> None:
+        world = self.world
+        self.assertEqual(set(world.operations), set(CALLS))
+        tools = world.mcp.tools()
+        for name, call in CALLS.items():
+            operation = world.operations[name]
+            found: dict[str, Any] = {}
+            for door in (world.rest, world.mcp, world.command):
+                if door is world.mcp and operation.raw:
+                    self.assertNotIn(name, tools)
+                    continue
+                for other, fields in call.before:
+                    world.good(other, given(fields, world.facts))
+                timer = None
+                if call.meanwhile is not None:
+                    other, fields = call.meanwhile
+                    timer = threading.Timer(AFTER, world.good, (other, given(fields, world.facts)))
+                    timer.start()
+                wanted = given(call.fields, world.facts)
+                found[door.name] = door.call(operation, wanted, None, call.items)
+                if timer is not None:
+                    timer.join()
+                for other, fields in call.after:
+                    world.good(other, given(fields, world.facts))
+            for door_name, outcome in found.items():
+                with self.subTest(operation=name, door=door_name):
+                    self.assertIsInstance(outcome, Answered, outcome)
+                    self.assertEqual(form(outcome.data), form(found["REST"].data))
+
+    def test_what_is_refused_is_refused_at_each_door(self) -> None:
+        operation = self.world.operations["feed_message"]
+        for door in (self.world.rest, self.world.mcp, self.world.command):
+            outcome = door.call(operation, {"hash": "0" * 64})
+            self.assertIsInstance(outcome, Refused)
+            assert isinstance(outcome, Refused)
+            self.assertEqual(outcome.code, "NOT_FOUND")
+
+
+def form(value: Any) -> Any:
+    """What an answer is like, however often it was asked for: the names of its members."""
+    return sorted(value) if isinstance(value, dict) else type(value).__name__
