@@ -14,7 +14,7 @@ from meshkit.services.tokens import ADD
 from meshkit.testing.nodes import Answer, MemoryMesh, MemoryNode, _Call
 from meshkit.web.callers import Caller
 from meshkit.web.limits import OVER_SECONDS
-from meshkit.web.mcp.server import Server
+from meshkit.web.mcp.server import RETIRE_SECONDS, Server
 from tests.web.agent import Agent
 
 
@@ -322,7 +322,16 @@ class AgentTests(Case):
         self.mesh.run(1)
         self.assertEqual(self.server.calls, 1)
         self.ok("DELETE", "/v1/tokens/a")
+        self.mesh.run(RETIRE_SECONDS)
         self.assertEqual(self.server.calls, 0)
+
+    def test_who_revokes_the_token_that_he_asks_with_is_answered_as_a_tool(self) -> None:
+        agent = self.agent(self.add("a", "admin"))
+        id = agent.begin("tools/call", '{"name": "tokens_remove", "arguments": {"name": "a"}}')
+        self.mesh.run(1)
+        self.assertIn("result", agent.answer(id))
+        self.mesh.run(RETIRE_SECONDS)
+        self.assertTrue(agent.session.closed)
 
     def test_a_session_over_http_ends_with_its_token(self) -> None:
         token, other = self.add("a", expires_secs=60), self.add("b")

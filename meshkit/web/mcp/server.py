@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -44,6 +45,9 @@ from meshkit.web.mcp.sessions import Send, Session
 
 #: What completion gives at most (specification, server/utilities/completion).
 MAX_COMPLETIONS: Final = 100
+
+#: Seconds in which a call is answered whose caller is not welcome any more.
+RETIRE_SECONDS: Final = 5.0
 
 _ID_BITS: Final = 256
 
@@ -116,6 +120,7 @@ class Server:
         # All that are open, whatever the binding.
         self._open: dict[Session, None] = {}
         self._unwatch: dict[Session, Callable[[], None]] = {}
+        self._retiring: dict[Session, IDelayedCall] = {}
         self._calls = 0
         self._listens = 0
         self._stopped = False
@@ -193,12 +198,22 @@ class Server:
         session = Session(self, send, caller, view, ended, room)
         self._open[session] = None
         if self._watch is not None:
-            unwatch = self._watch(caller, session.close)
+            unwatch = self._watch(caller, partial(self._retire, session))
             if session.closed:
                 unwatch()
             else:
                 self._unwatch[session] = unwatch
         return session
+
+    def _retire(self, session: Session) -> None:
+        """
+        End a session whose caller is not welcome any more.  What is being answered may be
+        what ended the welcome, such as a token that is revoked with itself.
+        """
+        if session.calling:
+            self._retiring[session] = self.clock.callLater(RETIRE_SECONDS, session.close)
+        else:
+            session.close()
 
     def forget(self, session: Session) -> None:
         """Called by a session that is closed."""
@@ -212,6 +227,9 @@ class Server:
         timer = self._timers.pop(session, None)
         if timer is not None:
             timer.cancel()
+        retiring = self._retiring.pop(session, None)
+        if retiring is not None and retiring.active():
+            retiring.cancel()
 
     def register(self, session: Session) -> str:
         """

@@ -83,6 +83,11 @@ class Session:
         """Is a call under way, or a stream open?"""
         return bool(self._calls or self._listens or self._send)
 
+    @property
+    def calling(self) -> bool:
+        """Is a call under way?"""
+        return bool(self._calls)
+
     # --- what comes ------------------------------------------------------------------
 
     def receive(self, text: bytes) -> None:
