@@ -671,12 +671,22 @@ class NodeService(Service):
             ],
         )
 
+    def _parse_peer(self, text: str) -> HostPort | MeshAddress:
+        """
+        Whom somebody wants to be reached.
+
+        @raise InvalidAddress: if it is no address.
+        @raise ConfigError: if it is our own.
+        """
+        target = parse_target(text)
+        if isinstance(target, MeshAddress) and target.key == self.identity.public:
+            raise ConfigError(f"{target.text} is this node's own address")
+        return target
+
     async def _answer_peer_add(self, request: offered.PeerByAddress) -> offered.Peer:
-        target = parse_target(request.address)
+        target = self._parse_peer(request.address)
         if isinstance(target, HostPort):
             return self._peer(await self._peers.add_pinned(await self._dialler.first_use(target)))
-        if target.key == self.identity.public:
-            raise ConfigError(f"{target.text} is this node's own address")
         return self._peer(await self._peers.add(target))
 
     def _peer(self, entry: PeerEntry) -> offered.Peer:
@@ -708,7 +718,7 @@ class NodeService(Service):
         await self._peers.remove(address)
 
     async def _answer_peer_dial(self, request: offered.DialPeer) -> offered.Dialled:
-        target = parse_target(request.address)
+        target = self._parse_peer(request.address)
         pin = self._peers.pin(target) if isinstance(target, HostPort) else None
         if isinstance(target, MeshAddress):
             address = target
@@ -725,7 +735,7 @@ class NodeService(Service):
         )
 
     async def _answer_peer_repin(self, request: offered.PeerByAddress) -> offered.Repinned:
-        target = parse_target(request.address)
+        target = self._parse_peer(request.address)
         if isinstance(target, HostPort):
             target = MeshAddress(target.host, target.port, await self._dialler.ask(target))
         # Nothing is trusted that was not proved.

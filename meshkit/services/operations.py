@@ -35,6 +35,7 @@ _KEPT: Final = (StorageFailed, Overloaded)
 # Of finding and dialling whoever is at an address.
 _REACHED: Final = (
     InvalidAddress,
+    ConfigError,
     InvalidPublicKey,
     KeyProbeFailed,
     PeerUnreachable,
@@ -316,7 +317,7 @@ PEER_ADD = Operation(
     untrusted=True,
     idempotent=True,
     open_world=True,
-    errors=(ConfigError, PeerKeyChanged, *_REACHED, *_KEPT),
+    errors=(PeerKeyChanged, *_REACHED, *_KEPT),
 )
 PEER_REMOVE = Operation(
     name="peers_remove",

@@ -293,6 +293,11 @@ class TryingTests(DiallingTestCase):
         self.refused(bob, "INVALID_REQUEST", path, {"address": ada.address, "pings": 33})
         self.refused(bob, "INVALID_ADDRESS", path, {"address": "ada"})
 
+    def test_this_very_node_cannot_be_dialled(self) -> None:
+        ada = self.node("ada")
+        for path in ("/v1/peers", "/v1/peers/dial", "/v1/peers/repin"):
+            self.refused(ada, "CONFIG_INVALID", path, {"address": ada.address})
+
     def dial_ping(self, ada: MemoryNode, identity: Any, seed: object = None) -> Any:
         protocol = Recorder()
         wrap_client(
