@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from meshkit.errors import MeshkitError
 
@@ -29,6 +30,19 @@ Method = Literal["GET", "POST", "DELETE"]
 
 #: Bytes of a request body, unless an operation says otherwise.
 MAX_BODY: Final = 1024 * 1024
+
+#: Types for fields of requests, whose form is said in their schemas.  It is not checked by
+#: them: whoever reads such a text knows better what is wrong with it.  A public key:
+Id = Annotated[
+    str,
+    Meta(
+        extra_json_schema={
+            "pattern": r"^@[A-Za-z0-9+/_-]{42}[AEIMQUYcgkosw048]=?\.ed25519$",
+        }
+    ),
+]
+#: ... and a moment, of RFC 3339.
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 _PATH: Final = re.compile(r"(/([a-z0-9][a-z0-9_.-]*|\{[a-z][a-z0-9_]*\}))+")

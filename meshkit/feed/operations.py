@@ -29,7 +29,7 @@ from meshkit.errors import (
     SelectionConfigured,
     StorageFailed,
 )
-from meshkit.operations import Nothing, Operation
+from meshkit.operations import Id, Nothing, Operation, Time
 
 # Of whatever needs the database.
 _KEPT: Final = (StorageFailed, Overloaded)
@@ -57,17 +57,17 @@ ContentType = Annotated[
 ]
 
 
-Author = Annotated[str, Meta(max_length=64, description="only this author's: @<base64>.ed25519")]
-NotAuthor = Annotated[str, Meta(max_length=64, description="all but this author's")]
+Author = Annotated[Id, Meta(max_length=64, description="only this author's: @<base64>.ed25519")]
+NotAuthor = Annotated[Id, Meta(max_length=64, description="all but this author's")]
 Tag = Annotated[str, Meta(max_length=256, description="only messages with this tag, as spelled")]
 Relates = Annotated[
     str, Meta(max_length=256, description="only messages about the one with this hash")
 ]
 Since = Annotated[
-    str, Meta(max_length=64, description="only messages shown at this time (RFC 3339) or later")
+    Time, Meta(max_length=64, description="only messages shown at this time (RFC 3339) or later")
 ]
 Until = Annotated[
-    str, Meta(max_length=64, description="only messages shown before this time (RFC 3339)")
+    Time, Meta(max_length=64, description="only messages shown before this time (RFC 3339)")
 ]
 Cursor = Annotated[
     str,
@@ -113,9 +113,9 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     tags: list[str] = []
     trace_id: str | None = None
     span_id: str | None = None
-    expires_at: Annotated[str | None, Meta(description="RFC 3339 time")] = None
+    expires_at: Annotated[Time, Meta(description="RFC 3339 time")] | None = None
     recipients: Annotated[
-        list[Annotated[str, Meta(max_length=64)]],
+        list[Annotated[Id, Meta(max_length=64)]],
         Meta(max_length=63, description="seal the content: only these, and you, can read it"),
     ] = []
     form: Annotated[
@@ -163,7 +163,7 @@ class ListFeed(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ListAuthor(msgspec.Struct, forbid_unknown_fields=True):
-    author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
+    author: Annotated[Id, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
     content_type: ContentType | None = None
     tag: Tag | None = None
     relates: Relates | None = None
@@ -477,10 +477,10 @@ EVENTS = Operation(
 
 
 class Export(msgspec.Struct, forbid_unknown_fields=True):
-    author: Annotated[str | None, Meta(description="only the feed of this author")] = None
-    after_author: Annotated[
-        str | None, Meta(description="where the page before ended: the author")
-    ] = None
+    author: Annotated[Id, Meta(description="only the feed of this author")] | None = None
+    after_author: (
+        Annotated[Id, Meta(description="where the page before ended: the author")] | None
+    ) = None
     after: Annotated[int, Meta(ge=0, description="... and the sequence number")] = 0
 
 
@@ -570,7 +570,7 @@ IMPORT = Operation(
 
 
 class Block(msgspec.Struct, forbid_unknown_fields=True):
-    author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
+    author: Annotated[Id, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
 
 
 class Blocked(msgspec.Struct):
@@ -645,7 +645,7 @@ class Forgotten(msgspec.Struct):
 
 
 class Forget(msgspec.Struct, forbid_unknown_fields=True):
-    author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
+    author: Annotated[Id, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
 
 
 RETENTION_PLAN = Operation(

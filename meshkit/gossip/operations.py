@@ -13,14 +13,14 @@ from meshkit.errors import (
     SelectionConfigured,
     StorageFailed,
 )
-from meshkit.operations import Nothing, Operation
+from meshkit.operations import Id, Nothing, Operation
 
 # Of whatever needs the database.
 _KEPT: Final = (StorageFailed, Overloaded)
 
 
 class Follow(msgspec.Struct, forbid_unknown_fields=True):
-    author: Annotated[str, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
+    author: Annotated[Id, Meta(description="@<base64>.ed25519, URL-safe base64 allowed")]
 
 
 Origin = Literal["config", "added"]
