@@ -311,6 +311,7 @@ MESSAGE = Operation(
     doc="One message by its hash.",
     untrusted=True,
     errors=(NotFound, *_KEPT),
+    etag=True,
 )
 
 THREAD = Operation(
@@ -375,6 +376,7 @@ SCHEMA = Operation(
     answer=msgspec.Raw,
     doc="One of these schemas, as it was added.",
     errors=(NotFound,),
+    etag=True,
 )
 SCHEMA_ADD = Operation(
     name="feed_schema_add",

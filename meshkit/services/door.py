@@ -66,6 +66,7 @@ class NodeDoor:
         rate: float = RATE,
         owner_rate: float = 0,
         max_connections: int = MAX_CONNECTIONS,
+        run_in_thread: Callable[..., Deferred[Any]] | None = None,
     ) -> None:
         """
         @param tokens: says whose a token is.
@@ -77,6 +78,7 @@ class NodeDoor:
         @param owner_rate: the same for the owner.
         @param rng: for the names of requests.
         @param max_connections: at a time.
+        @param run_in_thread: for what takes long: see L{RestDoor}.
         @raise PartConflict: if two operations have one name or one route.
         @raise ValueError: if an operation cannot be served; it begins with its name.
         """
@@ -99,6 +101,7 @@ class NodeDoor:
             self.operations,
             clock=reactor,
             max_streams=max_connections - min(SPARE, max_connections // 4),
+            run_in_thread=run_in_thread,
         )
         self.agents = make_agents(self.operations)
         self._guard = DoorGuard(self._root(), tokens, public=self._public_paths(), rates=rates)

@@ -396,6 +396,7 @@ class NodeService(Service):
                 owner_rate=self._config.api_owner_rate,
                 rng=self._rng,
                 max_connections=self._door_connections(),
+                run_in_thread=self._workers.run,
             )
         except ValueError as e:
             # Its message begins with the name of the operation.

@@ -12,12 +12,13 @@ The REST routes of a node, derived from its operations.
  - C{Idempotency-Key} is a field of the operations that have one; for others it says
    nothing.
  - When the client goes away, what the handler waits for is cancelled.
+ - C{If-None-Match} and C{Accept-Encoding}: see L{meshkit.web.representation}.
  - The answer of a stream is C{text/event-stream} (L{meshkit.web.sse}).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -51,6 +52,7 @@ from meshkit.runtime.limits import Shares
 from meshkit.web.answers import (
     JSON,
     SAFE_HEADERS,
+    Header,
     encode_advised,
     encode_answer,
     encode_page,
@@ -62,6 +64,16 @@ from meshkit.web.answers import (
 from meshkit.web.callers import ANYONE, Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.limits import RequestHead, too_large
+from meshkit.web.representation import (
+    MAX_INLINE,
+    MIN_COMPRESSED,
+    REVALIDATED,
+    compress,
+    compressible,
+    entity_tag,
+    has_it,
+    takes_gzip,
+)
 from meshkit.web.requests import JSON_BODY, RAW_BODY, RequestReader, check_content_type
 from meshkit.web.sse import EventWriter
 
@@ -89,6 +101,7 @@ class RestDoor:
         clock: IReactorTime | None = None,
         unguarded: Caller = ANYONE,
         max_streams: int = MAX_STREAMS,
+        run_in_thread: Callable[..., Deferred[Any]] | None = None,
     ) -> None:
         """
         @param operations: what is offered.  Longer and more literal paths are tried
@@ -96,6 +109,8 @@ class RestDoor:
         @param clock: for streams; not needed where there are none.
         @param unguarded: who calls where no L{meshkit.web.security.DoorGuard} stands
             before this door.
+        @param run_in_thread: C{run_in_thread(function, *arguments)}, for what takes long;
+            without it large answers are not compressed.
         @param max_streams: that may be open at a time, of one caller half of it.
         @raise PartConflict: if two operations have the same method and path.
         @raise ValueError: if there is a stream and no clock.
@@ -104,6 +119,7 @@ class RestDoor:
         self._clock = clock
         self._unguarded = unguarded
         self._streams: dict[EventWriter, None] = {}
+        self._run_in_thread = run_in_thread
         self._shares = Shares(max_streams, max(1, max_streams // 2))
         self._limits: dict[str, int] = {}
         # Of routes without fields, which need no search: (method, path) -> operation.
@@ -192,7 +208,7 @@ class RestDoor:
                     await self._stream(request, bound, wanted, caller)
                     return b""
                 given = await self._operations.run(bound, wanted, caller, "rest")
-                return _good(request, operation, given)
+                return await self._send(request, operation, given)
             except MeshkitError as e:
                 return prepare_error(request, e)
             except CancelledError:
@@ -203,6 +219,32 @@ class RestDoor:
                 return prepare_error(request, internal_error())
 
         return answer
+
+    async def _send(self, request: Any, operation: Operation, given: Any) -> bytes:
+        """Set all but the body of a good answer, which is returned."""
+        if operation.success == 204:
+            return _without_body(request, 204, SAFE_HEADERS)
+        kind, body = _body(operation, given)
+        headers = [(b"Content-Type", kind), *SAFE_HEADERS]
+        compressed = False
+        if len(body) >= MIN_COMPRESSED and operation.method == "GET" and compressible(kind):
+            headers.append((b"Vary", b"Accept-Encoding"))
+            compressed = takes_gzip(request.requestHeaders) and self._can_compress(body)
+        if operation.etag:
+            tag = entity_tag(body, compressed)
+            headers += [REVALIDATED, (b"ETag", tag)]
+            if has_it(request.requestHeaders, tag):
+                return _without_body(request, 304, headers[1:])
+        if compressed:
+            headers.append((b"Content-Encoding", b"gzip"))
+            if len(body) <= MAX_INLINE:
+                body = compress(body)
+            elif self._run_in_thread is not None:
+                body = await self._run_in_thread(compress, body)
+        return prepare(request, operation.success, headers, body)
+
+    def _can_compress(self, body: bytes) -> bool:
+        return len(body) <= MAX_INLINE or self._run_in_thread is not None
 
     def _caller(self, request: Any) -> Caller:
         return self._whose(getattr(request, "head", None))
@@ -400,22 +442,23 @@ def _named_by(operation: Operation, headers: Headers) -> Mapping[str, str]:
     return {operation.key: text[1:-1] if quoted else text}
 
 
-def _good(request: IRequest, operation: Operation, answer: Any) -> bytes:
+def _without_body(request: IRequest, status: int, headers: Iterable[Header]) -> bytes:
+    request.setResponseCode(status)
+    for name, value in headers:
+        request.setHeader(name, value)
+    return b""
+
+
+def _body(operation: Operation, answer: Any) -> tuple[bytes, bytes]:
+    """@return: media type and content of a good answer."""
     if operation.sends is not None:
         if not isinstance(answer, bytes):
             raise TypeError(f"{operation.name} answered with {type(answer).__name__}, not bytes")
-        kind = operation.sends.encode("ascii")
-        return prepare(request, operation.success, [(b"Content-Type", kind), *SAFE_HEADERS], answer)
-    headers = [(b"Content-Type", JSON), *SAFE_HEADERS]
-    if operation.success == 204:
-        request.setResponseCode(204)
-        for name, value in SAFE_HEADERS:
-            request.setHeader(name, value)
-        return b""
+        return operation.sends.encode("ascii"), answer
     if isinstance(answer, Advised):
-        return prepare(request, operation.success, headers, encode_advised(answer))
+        return JSON, encode_advised(answer)
     if not operation.paged:
-        return prepare(request, operation.success, headers, encode_answer(answer))
+        return JSON, encode_answer(answer)
     if not isinstance(answer, Page):
         raise TypeError(f"{operation.name} is paged, but answered with {type(answer).__name__}")
-    return prepare(request, operation.success, headers, encode_page(answer))
+    return JSON, encode_page(answer)
