@@ -21,7 +21,7 @@ from click.shell_completion import CompletionItem
 from meshkit.cli.arguments import Sending, Word, compose, explain, find
 from meshkit.cli.door import Answer, Door, ask
 from meshkit.cli.output import json_option, line, print_json, printable, visible
-from meshkit.errors import ConfigError, InvalidRequest, MeshkitError, RemoteError
+from meshkit.errors import ConfigError, InvalidRequest, MeshkitError, NotFound, RemoteError
 from meshkit.services.operations import OPERATIONS, OperationShown
 from meshkit.web.requests import JSON_BODY, RAW_BODY
 from meshkit.web.sse import Event
@@ -90,7 +90,21 @@ def _token_from(path: str | None) -> str | None:
 
 
 async def _operations(door: Door) -> list[OperationShown]:
-    return await door.read(OPERATIONS.path, list[OperationShown])
+    try:
+        return await door.read(OPERATIONS.path, list[OperationShown])
+    except RemoteError as e:
+        if e.code == NotFound.code:
+            raise RemoteError(
+                "the node does not tell what it offers: it is of an older version, restart it",
+                e.code,
+                e.status,
+            ) from None
+        raise
+    except msgspec.ValidationError as e:
+        raise RemoteError(
+            f"the node tells what it offers in another way than is known here ({e}): use the "
+            f"meshkit of its version"
+        ) from None
 
 
 def _completions(ctx: click.Context) -> list[OperationShown]:

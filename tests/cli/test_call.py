@@ -12,8 +12,10 @@ from typing import Any
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.cli import call as verb
 from meshkit.errors import NotFound
 from meshkit.operations import Advised, BoundOperation, Item, Nothing, Operation, Page
+from meshkit.services.operations import OPERATIONS
 from meshkit.testing.nodes import MemoryMesh
 from tests.cli.memory import Done, run_command
 from tests.runtime.support import scratch
@@ -282,6 +284,18 @@ class ListTests(CallCase):
     def test_a_name_that_is_nearly_right_is_recognised(self) -> None:
         for arguments in (["toy_pit"], ["toy_pit", "--help"]):
             self.assertIn("did you mean 'toy_put'?", self.refused(*arguments))
+
+
+class VersionTests(CallCase):
+    """A node of another version."""
+
+    def test_an_older_one_has_no_list(self) -> None:
+        self.patch(verb, "OPERATIONS", msgspec.structs.replace(OPERATIONS, path="/v1/nowhere"))
+        self.assertIn("older version", self.refused("toy_page"))
+
+    def test_a_list_of_another_form_is_refused_in_words(self) -> None:
+        self.patch(verb, "OPERATIONS", msgspec.structs.replace(OPERATIONS, path="/v1/page"))
+        self.assertIn("[REMOTE_ERROR]", self.refused("toy_page"))
 
 
 class TokenTests(CallCase):
