@@ -308,6 +308,8 @@ class Proxy:
             self._opened(link)
             await link.lost
             self._lost()
+            # Not at once: whoever hangs up as soon as we are there would be called for ever.
+            await deferLater(self._reactor, RETRY_SECONDS)
             link = await self._again()
 
     async def _first(self) -> NodeLink:
