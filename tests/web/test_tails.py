@@ -60,10 +60,10 @@ class TailTests(SynchronousTestCase):
         self.progress: list[Any] = []
 
     def collect(self, **ends: Any) -> Deferred[tuple[list[msgspec.Raw], bytes]]:
+        # Held, or Python would close it when it is thrown away.
+        self.items = self.source.items()
         return Deferred.fromCoroutine(
-            self.tails.collect(
-                self.source.items(), Tail(**ends), lambda *said: self.progress.append(said)
-            )
+            self.tails.collect(self.items, Tail(**ends), lambda *said: self.progress.append(said))
         )
 
     def answered(self, collecting: Deferred[Any]) -> tuple[list[int], dict[str, Any]]:
