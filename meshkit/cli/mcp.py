@@ -277,15 +277,16 @@ def token_reader(folder: DataFolder, path: str | None) -> Callable[[], str]:
     from meshkit.cli.locate import TOKEN_VARIABLE
 
     def read() -> str:
-        given = os.environ.get(TOKEN_VARIABLE, "") if path is None else ""
-        if given:
-            return given.strip()
+        variable = os.environ.get(TOKEN_VARIABLE, "") if path is None else ""
+        if variable:
+            return checked(variable.encode("utf-8", "replace"), f"${TOKEN_VARIABLE}")
         try:
             if path is None:
-                return folder.read_secret("door.token", _MAX_TOKEN_FILE).decode("ascii").strip()
+                file = folder.file("door.token")
+                return checked(folder.read_secret("door.token", _MAX_TOKEN_FILE), file)
             from meshkit.runtime.files import LocalFiles
 
-            return LocalFiles().read_secret(path, _MAX_TOKEN_FILE).decode("ascii").strip()
+            return checked(LocalFiles().read_secret(path, _MAX_TOKEN_FILE), path)
         except FileNotFoundError:
             if path is None:
                 raise DoorUnreachable(
@@ -293,7 +294,13 @@ def token_reader(folder: DataFolder, path: str | None) -> Callable[[], str]:
                     f"makes one"
                 ) from None
             raise ConfigError(f"there is no file {path} with a token") from None
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"the token in {path or 'door.token'} cannot be read: {e}") from None
+        except OSError as e:
+            raise ConfigError(f"the token in {path} cannot be read: {e.strerror or e}") from None
+
+    def checked(data: bytes, where: str) -> str:
+        token = data.decode("ascii", "replace").strip()
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigError(f"{where} holds no token: it is one word of ASCII characters")
+        return token
 
     return read

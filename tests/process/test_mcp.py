@@ -392,6 +392,21 @@ class AccessTests(_Agents):
         self.assertEqual(agent.wait(), 1)
         self.assertIn("[UNSAFE_PERMISSIONS]", agent.said)
 
+    def test_what_is_no_token(self) -> None:
+        node = self.node()
+        file = node.home / "token"
+        file.touch(0o600)
+        file.write_text("two words\n")
+        for agent in (
+            self.agent(node, "--token-file", str(file)),
+            self.agent(node, "--token-file", "nowhere"),
+            self.agent(node, MESHKIT_TOKEN="wörd"),
+        ):
+            refused = agent.answer(agent.begin("initialize", **HELLO))
+            self.assertIn("token", refused["error"]["message"])
+            self.assertEqual(agent.wait(), 1)
+            self.assertTrue(agent.said.endswith(" [CONFIG_INVALID]\n"), agent.said)
+
     def test_a_profile(self) -> None:
         node = self.node()
         names = self.friend(node, "--profile", "egregore").tools
