@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.web.lines import PROTOCOL
 from meshkit.web.rates import GUESS_LOG_SECONDS
 from tests.process.mesh import PATIENCE, Answer, Mesh, Node, Shared, connect, exchange, wait_for
 
@@ -130,6 +131,27 @@ class TokenTests(Case):
         stream = self.stream(token)
         wait_for("the end of the stream", lambda: stream.ended, seconds=20)
         self.assertEqual(self.status(token), 401)
+
+    def test_an_agents_connection_of_lines_ends_at_once_too(self) -> None:
+        token = self.add("agent", "read")
+        with connect(self.node.door) as sock:
+            sock.sendall(
+                self.node.request(
+                    "GET",
+                    "/mcp",
+                    Authorization=bearer(token),
+                    Connection="Upgrade",
+                    Upgrade=PROTOCOL,
+                )
+            )
+            with sock.makefile("rb") as lines:
+                self.assertIn(b" 101 ", lines.readline())
+                while lines.readline() != b"\r\n":
+                    pass
+                sock.sendall(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+                self.assertEqual(json.loads(lines.readline())["id"], 1)
+                self.node.good("token", "revoke", "agent")
+                self.assertEqual(lines.readline(), b"")
 
     def test_what_a_web_page_can_send(self) -> None:
         """A page in the owner's browser can make it send all of this, and read no answer."""
