@@ -30,15 +30,13 @@ from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.instructions import GOOD_CITIZEN
 from meshkit.web.limits import RequestHead, too_large
-from meshkit.web.lines import PROTOCOL
+from meshkit.web.line_door import LineDoor
 from meshkit.web.live import LiveStatus
 from meshkit.web.mcp import wire
 from meshkit.web.mcp.http import McpResource
-from meshkit.web.mcp.lines import LineProtocol
 from meshkit.web.mcp.server import Server
 from meshkit.web.profiles import ALIASES, Profiles
 from meshkit.web.readables import SCHEME, add_resources
-from meshkit.web.takeover import asks_for, take_over
 from meshkit.web.tools import NodeTools
 
 PATHS: Final = ("/mcp", "/mcp/")
@@ -158,6 +156,7 @@ class _Root(Resource):
     def __init__(self, agents: AgentDoor, mcp: IResource, others: IResource) -> None:
         super().__init__()
         self._agents = agents
+        self._lines = LineDoor(agents.server)
         self._mcp = mcp
         self._others = others
 
@@ -168,18 +167,11 @@ class _Root(Resource):
             view = self._agents.view(request)
         except MeshkitError as e:
             return prepare_error(request, e)
-        if asks_for(request, PROTOCOL):
-            lines = LineProtocol(self._agents.server, _caller(request), view)
-            return take_over(request, PROTOCOL, lambda: lines, closing=partial(_say_goodbye, lines))
+        if self._lines.wanted_by(request):
+            return self._lines.render(request, _caller(request), view)
         # It answers where it was put.
         request.prepath.append(request.postpath.pop(0))
         return self._mcp.render(request)
-
-
-def _say_goodbye(lines: LineProtocol) -> None:
-    """End a client's session, which sends what waits for it and closes the connection."""
-    if lines.session is not None:
-        lines.session.close()
 
 
 def _charge(operations: Dispatcher, caller: Caller) -> None:
