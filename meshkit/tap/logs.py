@@ -36,6 +36,9 @@ Level = Literal["debug", "info", "warn", "error", "critical"]
 #: What C{twistd} calls the file of a daemon that was given no name for it.
 DEFAULT_FILE: Final = "twistd.log"
 
+#: How many files that were turned over are kept, a million bytes each.
+OLD_FILES: Final = 20
+
 # syslog(3).
 _PRIORITIES: Final = {"critical": 2, "error": 3, "warn": 4, "info": 6, "debug": 7}
 
@@ -123,7 +126,7 @@ def _file(runner: Any, reactor: Any) -> IO[Any]:
         # Bytes, as the terminal's encoding need not have what is to be written.
         sys.stdout.flush()
         return getattr(sys.stdout, "buffer", sys.stdout)
-    file: Any = LogFile.fromFullPath(name or DEFAULT_FILE)
+    file: Any = LogFile.fromFullPath(name or DEFAULT_FILE, maxRotatedFiles=OLD_FILES)
     if not signal.getsignal(signal.SIGUSR1):
 
         def turn_over(_number: int, _frame: object) -> None:

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.runtime.logs import Redactor
 from meshkit.tap.failing import Daemon
-from meshkit.tap.logs import LogChoice, set_up
+from meshkit.tap.logs import OLD_FILES, LogChoice, set_up
 from tests.runtime.support import scratch
 
 
@@ -126,6 +126,17 @@ class TwistdTests(LogCase):
         with open(path) as new, open(f"{path}.1") as old:
             self.assertEqual(json.loads(new.read())["message"], "after")
             self.assertEqual(json.loads(old.read())["message"], "said")
+
+    def test_so_many_that_were_turned_over_are_kept(self) -> None:
+        path = f"{self.folder}/node.log"
+        observer = self.component(choice(), "--logfile", path)
+        handler: Any = signal.getsignal(signal.SIGUSR1)
+        for _ in range(OLD_FILES + 3):
+            self.say(observer)
+            handler(signal.SIGUSR1, None)
+        kept = sorted(os.listdir(self.folder))
+        self.assertEqual(len(kept), OLD_FILES + 1)
+        self.assertIn(f"node.log.{OLD_FILES}", kept)
 
     def test_a_handler_that_somebody_has_set_stays(self) -> None:
         def mine(_number: int, _frame: Any) -> None:
