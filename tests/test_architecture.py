@@ -71,6 +71,7 @@ PURE: Final = frozenset(
         "meshkit.web.lines",
         "meshkit.web.mcp.catalogue",
         "meshkit.web.mcp.limits",
+        "meshkit.web.mcp.mirrors",
         "meshkit.web.mcp.wire",
         "meshkit.web.untrusted",
     }

@@ -68,6 +68,11 @@ SCHEMA_2020_12: Final[dict[str, Any]] = {
     "additionalProperties": False,
 }
 
+MIRRORED: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"region": {"type": "string", "x-mcp-header": "Region"}},
+}
+
 ENUMS: Final[dict[str, Any]] = {
     "untitledSingle": {"type": "string", "enum": ["option1", "option2", "option3"]},
     "titledSingle": {
@@ -231,6 +236,7 @@ class Fixture:
             does("test_input_required_result_multi_round", self.need_rounds),
             does("test_input_required_result_tampered_state", self.need_signed_state),
             does("test_input_required_result_capabilities", self.need_what_there_is),
+            does("test_mirrored_argument", self.echo, MIRRORED),
             does("wait_for_ever", self.wait),
             does("count_cancelled", self.count),
         ]

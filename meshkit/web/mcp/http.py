@@ -194,7 +194,10 @@ class McpResource(Resource):
             # A client cancels by closing its stream, and has nothing else to say.
             return _accept(request)
         headers = wire.Headers(
-            versions, _values(request, b"Mcp-Method"), _values(request, b"Mcp-Name")
+            versions,
+            _values(request, b"Mcp-Method"),
+            _values(request, b"Mcp-Name"),
+            lambda name: _values(request, name.encode("ascii")),
         )
         session = self._server.session(None, self._caller(request), view)
         outlet = _Outlet(request, self._server, self._clock, True, over=session.close)

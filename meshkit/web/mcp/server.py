@@ -41,6 +41,7 @@ from meshkit.web.mcp.catalogue import (
 )
 from meshkit.web.mcp.changes import LISTENED, PROMPTS, RESOURCES, TOOLS, Announcer, Change
 from meshkit.web.mcp.limits import Limits
+from meshkit.web.mcp.mirrors import Mirror, check_mirrors, find_mirrors
 from meshkit.web.mcp.sessions import Send, Session
 
 #: What completion gives at most (specification, server/utilities/completion).
@@ -110,6 +111,7 @@ class Server:
         self._charge = charge
         self._tools = Shelf("tool")
         self._validators: dict[str, Validate] = {}
+        self._mirrors: dict[str, tuple[Mirror, ...]] = {}
         self._resources = Shelf("resource")
         self._templates = Shelf("template")
         self._prompts = Shelf("prompt")
@@ -134,13 +136,17 @@ class Server:
         @raise ValueError: if there is one of that name, or its schema is none.
         """
         validate = tool.validate or schema_validator(tool.input_schema)
+        mirrors = find_mirrors(tool.input_schema)
         self._tools.add(tool.name, tool)
         self._validators[tool.name] = validate
+        if mirrors:
+            self._mirrors[tool.name] = mirrors
 
     def remove_tool(self, name: str) -> None:
         """@raise KeyError: if there is none of that name."""
         self._tools.remove(name)
         del self._validators[name]
+        self._mirrors.pop(name, None)
 
     def add_resource(self, resource: Resource) -> None:
         """@raise ValueError: if there is one of that URI."""
@@ -511,6 +517,8 @@ class Server:
         if text is None or text == b"null":
             text = b"{}"
         arguments: Any = _decode_object(text, "arguments")
+        if name in self._mirrors and envelope is not None and envelope.headers is not None:
+            check_mirrors(self._mirrors[name], arguments, envelope.headers.values)
 
         async def work(call: Call) -> dict[str, Any]:
             call.arguments_text = text

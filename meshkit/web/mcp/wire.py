@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -376,22 +376,27 @@ class Envelope:
     @ivar version: the version that it speaks.
     @ivar capabilities: what the client can do.
     @ivar log_level: what it wants to be told; L{None} for nothing.
+    @ivar headers: those of its HTTP request; L{None} if it came by another way.
     """
 
     version: str
     capabilities: Mapping[str, Any]
     log_level: str | None
+    headers: Headers | None
 
 
 @frozen
 class Headers:
     """
     What the headers of an HTTP request say: every value that was given, spaces trimmed.
+
+    @ivar values: gives those of any other header.
     """
 
     version: Sequence[str]
     method: Sequence[str]
     name: Sequence[str]
+    values: Callable[[str], Sequence[str]]
 
 
 def is_stateless(params: Params) -> bool:
@@ -419,7 +424,7 @@ def read_envelope(message: Request, headers: Headers | None) -> Envelope:
     if not isinstance(capabilities, dict):
         raise McpRefused(INVALID_PARAMS, f"params._meta: {META_CAPABILITIES} has to be an object")
     level = meta.get(META_LOG_LEVEL)
-    return Envelope(version, capabilities, None if level is None else check_level(level))
+    return Envelope(version, capabilities, None if level is None else check_level(level), headers)
 
 
 def check_level(level: object) -> str:
@@ -471,6 +476,9 @@ def decode_header(value: str) -> str | None:
     if found is None:
         return value
     try:
-        return base64.b64decode(found[1], validate=True).decode("utf-8")
+        decoded = base64.b64decode(found[1], validate=True)
+        # One text has one spelling, or two who look would see different things.
+        same = base64.b64encode(decoded).decode("ascii") == found[1]
+        return decoded.decode("utf-8") if same else None
     except (binascii.Error, ValueError):
         return None

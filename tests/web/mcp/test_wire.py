@@ -257,7 +257,12 @@ class EnvelopeTests(SynchronousTestCase):
         return message
 
     def headers(self, **more: list[str]) -> Headers:
-        given: dict[str, Any] = {"version": [self.VERSION], "method": ["tools/list"], "name": []}
+        given: dict[str, Any] = {
+            "version": [self.VERSION],
+            "method": ["tools/list"],
+            "name": [],
+            "values": lambda name: [],
+        }
         return Headers(**given | more)
 
     def refused(self, code: int, request: Request, headers: Headers | None = None) -> McpRefused:
@@ -321,6 +326,7 @@ class EnvelopeTests(SynchronousTestCase):
             ("=?BASE64?aGk=?=", "=?BASE64?aGk=?="),
             ("=?base64?aGk?=", None),
             ("=?base64?/w==?=", None),
+            ("=?base64?aGl=?=", None),
             ("=?base64?a Gk=?=", None),
         ):
             self.assertEqual(wire.decode_header(value), meant, value)
