@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from klein import Klein
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
@@ -730,3 +732,108 @@ class MountTests(Case):
             return resource
 
         self.speak(Site(app.resource(), reactor=self.bench.clock))
+
+
+SOMETHING = st.sampled_from(
+    [
+        "2025-11-25",
+        "2025-03-26",
+        VERSION,
+        "2099-01-01",
+        "",
+        "x" * 300,
+        "tools/list",
+        "tools/call",
+        "add",
+        "=?base64?YWRk?=",
+        "=?base64?%?=",
+        "application/json",
+        "text/event-stream",
+        "*/*;q=0",
+        HOST,
+        "evil.example",
+        "\xff",
+    ]
+)
+NAMES = st.sampled_from(
+    [
+        "MCP-Protocol-Version",
+        "Mcp-Method",
+        "Mcp-Name",
+        "Mcp-Session-Id",
+        "Accept",
+        "Origin",
+        "Content-Type",
+    ]
+)
+HEADERS = st.dictionaries(NAMES, SOMETHING | st.lists(SOMETHING, max_size=2), max_size=4)
+METHODS = st.sampled_from(
+    [
+        "initialize",
+        "ping",
+        "tools/list",
+        "tools/call",
+        "resources/read",
+        "resources/subscribe",
+        "prompts/get",
+        "completion/complete",
+        "server/discover",
+        "subscriptions/listen",
+        "logging/setLevel",
+        "notifications/cancelled",
+        "nonsense",
+    ]
+)
+JUNK: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | SOMETHING.map(repr),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from(
+    ["name", "arguments", "uri", "cursor", "level", "notifications", "ref", "argument", "_meta"]
+)
+PARAMS = st.dictionaries(FIELDS, JUNK | SOMETHING, max_size=4)
+
+
+class HostileTests(Case):
+    """Whatever is sent, the answer is one of HTTP's and of JSON-RPC's, and never 500."""
+
+    def send(self, method: str, body: bytes | None, headers: dict[str, Any]) -> None:
+        connection = self.connect()
+        connection.send(request(method, "/mcp", body, self.headers() | headers))
+        text = connection.transport.value()
+        if text:
+            status, answered, content = self.head(connection)
+            self.assertIn(status, (200, 202, 204, 400, 403, 404, 405, 406, 409, 413, 415, 421))
+            if answered.get("content-type") == "application/json":
+                self.assertEqual(json.loads(content)["jsonrpc"], "2.0")
+        connection.lose()
+        self.assertEqual(self.flushLoggedErrors(ZeroDivisionError), [])
+
+    @given(
+        st.sampled_from(["POST", "GET", "DELETE"]),
+        st.binary(max_size=40) | JUNK.map(json.dumps).map(str.encode),
+        HEADERS,
+    )
+    def test_garbage(self, method: str, body: bytes, headers: dict[str, Any]) -> None:
+        self.send(method, body if method == "POST" else None, headers)
+
+    @given(METHODS, PARAMS, HEADERS, st.booleans(), st.booleans())
+    def test_requests_that_make_no_sense(
+        self,
+        method: str,
+        params: dict[str, Any],
+        headers: dict[str, Any],
+        stateless: bool,
+        in_session: bool,
+    ) -> None:
+        if in_session:
+            headers["Mcp-Session-Id"] = self.initialize()
+        if stateless:
+            body = self.stateless(7, method, **params) if "_meta" not in params else b"{}"
+            headers |= {"MCP-Protocol-Version": VERSION, "Mcp-Method": method}
+            if method in wire.NAMED_BY:
+                headers["Mcp-Name"] = str(params.get(wire.NAMED_BY[method]))
+        else:
+            body = wire.request(7, method, params)
+        self.send("POST", body, headers)
