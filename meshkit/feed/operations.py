@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from meshkit.errors import (
     ContentTooLarge,
@@ -225,18 +225,91 @@ class MessageByHash(msgspec.Struct, forbid_unknown_fields=True):
     hash: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="64 hex digits")]
 
 
-# A message is shown as its author wrote it, with "chain_valid" added at the end; one that
-# was searched for also with "snippet": pieces of its text, every second one a hit.  A
-# sealed one has "sealed": true, and if it is for this node "recipients" and "opened": its
-# content.
-MessageText = msgspec.Raw
+# The answers below are texts of these forms: a message is shown as its author wrote it, byte
+# for byte, with what this node knows of it at the end.
+
+
+class Message(msgspec.Struct, kw_only=True):
+    """
+    A message, as its author signed it, and what this node knows of it.
+
+    @ivar author: who signed it, C{@<base64>.ed25519}.
+    @ivar sequence: its place in the author's feed, from 1.
+    @ivar previous: hash of the message before it; null for the first.
+    @ivar timestamp: RFC 3339 time at which the author says it was written.
+    @ivar content: what it says: any JSON value.
+    @ivar schema_id: by which JSON Schema the content is made, if its author says so.
+    @ivar relates: hash of the message that it is about, if it is about one.
+    @ivar tags: what it is about.
+    @ivar trace_id: of the trace that it belongs to.
+    @ivar span_id: of the span.
+    @ivar expires_at: RFC 3339 time after which it may be forgotten.
+    @ivar hash: its name, 64 hex digits.
+    @ivar signature: of the hash by the author, base64.
+    @ivar chain_valid: it follows the message before it, which is stored here too.
+    @ivar forked: the author has signed another message of this number.
+    @ivar schema_valid: the content fits the schema of its type, if this node has one.
+    @ivar sealed: the content is sealed for chosen readers.
+    @ivar recipients: of a sealed message for this node: for whom it is.
+    @ivar opened: of a sealed message for this node: what was sealed.
+    @ivar problem: of a sealed message: why it cannot be read by anybody, if it is no proper box.
+    """
+
+    author: str
+    sequence: int
+    previous: str | None
+    timestamp: str
+    content: msgspec.Raw
+    schema_id: str | UnsetType = UNSET
+    relates: str | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    trace_id: str | UnsetType = UNSET
+    span_id: str | UnsetType = UNSET
+    expires_at: str | UnsetType = UNSET
+    hash: str
+    signature: str
+    chain_valid: bool
+    forked: bool | UnsetType = UNSET
+    schema_valid: bool | UnsetType = UNSET
+    sealed: bool | UnsetType = UNSET
+    recipients: list[str] | UnsetType = UNSET
+    opened: msgspec.Raw | UnsetType = UNSET
+    problem: str | UnsetType = UNSET
+
+
+class FoundMessage(Message, kw_only=True):
+    """
+    A message that a search has found.
+
+    @ivar snippet: pieces of its text, every second one a hit.
+    """
+
+    snippet: list[str]
+
+
+class ThreadEntry(msgspec.Struct, kw_only=True):
+    """
+    A message of a thread, with all the members of a message; or one that is not stored here,
+    of which no more is known than that it is missing.
+
+    @ivar hash: its name, 64 hex digits.
+    @ivar missing: it is not stored here.
+    @ivar depth: how many replies lie between it and the first message of the thread.
+    @ivar replies: how many messages relate to it.
+    """
+
+    hash: str
+    missing: bool | UnsetType = UNSET
+    depth: int
+    replies: int
+
 
 PUBLISH = Operation(
     name="feed_publish",
     method="POST",
     path="/v1/publish",
     request=Publish,
-    answer=MessageText,
+    answer=Message,
     doc="Sign a message and append it to this node's feed; answered when it is on the disk.",
     permission="write",
     success=201,
@@ -263,7 +336,7 @@ LIST = Operation(
     method="GET",
     path="/v1/feed",
     request=ListFeed,
-    answer=MessageText,
+    answer=Message,
     doc="Messages of others (and, with include_self, one's own), newest first.",
     paged=True,
     untrusted=True,
@@ -274,7 +347,7 @@ AUTHOR = Operation(
     method="GET",
     path="/v1/feed/{author}",
     request=ListAuthor,
-    answer=MessageText,
+    answer=Message,
     doc="Messages of one author, newest first.",
     paged=True,
     untrusted=True,
@@ -285,7 +358,7 @@ INSIGHTS = Operation(
     method="GET",
     path="/v1/insights",
     request=ListInsights,
-    answer=MessageText,
+    answer=Message,
     doc="Messages whose content has the type 'insight', newest first.",
     paged=True,
     untrusted=True,
@@ -296,7 +369,7 @@ SEARCH = Operation(
     method="GET",
     path="/v1/insights/search",
     request=Search,
-    answer=MessageText,
+    answer=FoundMessage,
     doc="Full-text search over the content of all messages, with the stretch that matched.",
     paged=True,
     untrusted=True,
@@ -307,7 +380,7 @@ MESSAGE = Operation(
     method="GET",
     path="/v1/message/{hash}",
     request=MessageByHash,
-    answer=MessageText,
+    answer=Message,
     doc="One message by its hash.",
     untrusted=True,
     errors=(NotFound, *_KEPT),
@@ -319,7 +392,7 @@ THREAD = Operation(
     method="GET",
     path="/v1/thread/{hash}",
     request=ReadThread,
-    answer=MessageText,
+    answer=ThreadEntry,
     doc=(
         "A message and all that relate to it, each followed by its replies, with depth and "
         "replies; what is not stored here is named as missing."
@@ -469,7 +542,7 @@ EVENTS = Operation(
     method="GET",
     path="/v1/events",
     request=Events,
-    answer=MessageText,
+    answer=Message,
     doc="Messages as they are stored here, this node's own too; a reader that comes back goes on.",
     stream=True,
     resume="after",
