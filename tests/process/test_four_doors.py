@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from typing import Any
 
@@ -23,7 +23,7 @@ from meshkit.operations import Operation
 from meshkit.web.sse import EventReader
 from tests.examples.support import CUSTOM_PART
 from tests.process.mesh import PATIENCE, Mesh, Node, Shared, wait_for
-from tests.services.calls import CALLS, PEERS_MESSAGES, Fields, given, prepare
+from tests.services.calls import CALLS, PEERS_MESSAGES, Call, Fields, given, prepare
 from tests.services.doors import AFTER, Answered, Command, Mcp, Refused, Reply, Rest
 
 CONFIG = """
@@ -124,6 +124,29 @@ class World:
             "exported": messages,
         }
 
+    @contextmanager
+    def meanwhile(self, call: Call) -> Iterator[None]:
+        """
+        While a stream is read, have something happen that it tells of; again and again, as
+        nobody knows when a child process has begun to read.
+        """
+        if call.meanwhile is None:
+            yield
+            return
+        (name, fields), done = call.meanwhile, threading.Event()
+
+        def repeat() -> None:
+            while not done.wait(AFTER):
+                self.good(name, given(fields, self.facts))
+
+        thread = threading.Thread(target=repeat)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def good(self, name: str, fields: Fields) -> Any:
         outcome = self.rest.call(self.operations[name], fields)
         if isinstance(outcome, Refused):
@@ -174,15 +197,9 @@ class RealDoorsTests(SynchronousTestCase):
                     continue
                 for other, fields in call.before:
                     world.good(other, given(fields, world.facts))
-                timer = None
-                if call.meanwhile is not None:
-                    other, fields = call.meanwhile
-                    timer = threading.Timer(AFTER, world.good, (other, given(fields, world.facts)))
-                    timer.start()
                 wanted = given(call.fields, world.facts)
-                found[door.name] = door.call(operation, wanted, None, call.items)
-                if timer is not None:
-                    timer.join()
+                with world.meanwhile(call):
+                    found[door.name] = door.call(operation, wanted, None, call.items)
                 for other, fields in call.after:
                     world.good(other, given(fields, world.facts))
             for door_name, outcome in found.items():
