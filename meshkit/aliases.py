@@ -50,7 +50,7 @@ class Alias(msgspec.Struct, frozen=True):
     @ivar name: the tool's exact name.
     @ivar doc: one sentence for agents.
     @ivar arguments: Struct of the exact arguments.  Those that need not be given have the
-        default L{msgspec.UNSET}; a C{msgspec.Raw} stays as it was spelt.
+        default C{msgspec.UNSET}; a C{msgspec.Raw} stays as it was spelt.
     @ivar ways: tried in order; the last is taken in any case.
     @ivar answer: C{answer(data, arguments)} makes of the operation's C{data}, as JSON
         values, what the other program would have answered; L{None}: the same C{data}, its

@@ -185,8 +185,8 @@ def call(
     content='{"n": 1.0}'     any JSON, where the field takes it; sent as it is spelt
     content:='"5"'           JSON, whatever the field is
     content:=@note.json      the same, out of a file
-    data=@photo.jpg          the bytes of a file, where the field takes bytes; @-
-                             is standard input
+    data=@photo.jpg          the bytes of a file, where the field takes bytes
+    data=@-                  those of standard input
 
     The data of the answer are printed as JSON, and what is to be said of them on standard
     error; with --json it is one document with "data" and "metadata". A stream is one line of

@@ -476,7 +476,7 @@ def plain_text(epytext: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-    """C{X{...}} becomes what is in the braces, which may hold others."""
+    """What is marked becomes what is in the braces, which may hold others."""
     out: list[str] = []
     closing: list[bool] = []
     for place, char in enumerate(text):

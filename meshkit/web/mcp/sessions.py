@@ -3,7 +3,7 @@ One client: what it has under way, and what it wants to be told of.
 
 A session takes messages and gives messages; it knows no transport.  Over lines and in
 memory it is one connection, over HTTP what C{Mcp-Session-Id} names, and for a stateless
-request over HTTP it lasts for that request.
+request over HTTP it lasts for that request::
 
     new --initialize--> open --close()--> closed
 
