@@ -124,6 +124,7 @@ class RequestHead:
     @ivar caller: whose token it bears; set by who lets it in.
     @ivar request_id: what it is called in the log and in the answer; empty where the site
         gives no names.
+    @ivar found: what it means, as far as who let it in has found out.
     """
 
     method: str
@@ -135,6 +136,7 @@ class RequestHead:
     passed: list[object] = field(factory=list, init=False, eq=False, repr=False)
     caller: Caller = field(default=ANYONE, init=False, eq=False)
     request_id: str = field(default="", init=False, eq=False)
+    found: object = field(default=None, init=False, eq=False, repr=False)
 
     @property
     def path(self) -> str:
@@ -224,6 +226,9 @@ class LimitedSite(Site):
         self.admit = admit
         self._max_connections = max_connections
         self._wall_clock = wall_clock
+        # The date is spelt once a second.
+        self._dated: int | None = None
+        self._date = b""
         self.request_ids = request_ids
         # A dict, for its order: connections are closed in the order they came.
         self._channels: dict[LimitedChannel, None] = {}
@@ -275,7 +280,10 @@ class LimitedSite(Site):
         """@return: the C{Date} header, if there is a clock."""
         if self._wall_clock is None:
             return []
-        return [(b"Date", datetimeToString(self._wall_clock() // 10**9))]
+        now = self._wall_clock() // 10**9
+        if now != self._dated:
+            self._dated, self._date = now, datetimeToString(now)
+        return [(b"Date", self._date)]
 
     def close(self, grace: float) -> Deferred[None]:
         """

@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from attrs import frozen
 from klein import Klein
 from klein.resource import KleinResource
 from twisted.internet.defer import CancelledError, Deferred
@@ -86,6 +87,9 @@ _Endpoint = Callable[..., Coroutine[Deferred[Any], Any, bytes]]
 #: as long as it lasts.
 MAX_STREAMS: Final = 2_048
 
+# As which methods a route is found.
+_METHODS: Final = {"GET": ("GET", "HEAD")}
+
 # Stands for a slash inside a segment while routing, so that C{%2F} is not taken for
 # the border of two segments.  A path with a real NUL is refused.
 _INNER_SLASH: Final = "\0"
@@ -125,6 +129,8 @@ class RestDoor:
         # Of routes without fields, which need no search: (method, path) -> operation.
         self._literal: dict[tuple[str, str], str] = {}
         self._direct: dict[tuple[bytes, bytes], _Endpoint] = {}
+        self._endpoints: dict[str, _Endpoint] = {}
+        self._shapes = _Shapes()
         self._app = Klein()
         # The base64 of a key may hold two slashes in a row.
         self._app.url_map.merge_slashes = False
@@ -143,7 +149,8 @@ class RestDoor:
             if operation.stream and clock is None:
                 raise ValueError(f"{operation.name}: a stream needs a clock")
             self._limits[operation.name] = operation.max_body
-            endpoint = self._endpoint(bound)
+            endpoint = self._endpoints[operation.name] = self._endpoint(bound)
+            self._shapes.add(operation)
             if not operation.path_fields:
                 self._literal[operation.method, operation.path] = operation.name
                 where = operation.method.encode("ascii"), operation.path.encode("utf-8")
@@ -171,7 +178,11 @@ class RestDoor:
         chunks announces no length: it is measured against the same limit when it is there.
         """
         try:
-            name = self._literal.get((head.method, head.path)) or self._search(head)
+            name = self._literal.get((head.method, head.path))
+            if name is None:
+                name, fields = self._search(head)
+                # So that it need not be searched a second time.
+                head.found = _Found(self._app, self._endpoints[name], fields)
         except (HTTPException, OperationError):
             # Its body is not wanted, but the answer is the resource's to give.
             return _over(head, MAX_BODY)
@@ -185,11 +196,15 @@ class RestDoor:
                 return e
         return _over(head, self._limits[name])
 
-    def _search(self, head: RequestHead) -> str:
+    def _search(self, head: RequestHead) -> tuple[str, Mapping[str, str]]:
+        """The operation that a request means, and the fields of its path."""
         segments = _segments([unquote_to_bytes(s) for s in head.path[1:].split("/")])
+        known = self._shapes.find(head.method, segments)
+        if known is not None:
+            return known
         route = self._app.url_map.bind("localhost", path_info="/" + "/".join(segments))
-        name: str = route.match(method=head.method)[0]
-        return name
+        name, fields = route.match(method=head.method)
+        return name, fields
 
     def _endpoint(self, bound: BoundOperation) -> _Endpoint:
         operation = bound.operation
@@ -304,23 +319,76 @@ class _Anything(BaseConverter):
         return value.replace(_INNER_SLASH, "/")
 
 
+class _Shapes:
+    """
+    Paths in which every field is one segment, as it nearly always is.
+
+    It says nothing where more than one path could be meant, or none: that is for werkzeug to
+    say, whose answer is the same where there is one here, and takes five times as long.
+    """
+
+    def __init__(self) -> None:
+        # By method, number of segments and the second of them, after C{v1}.
+        self._known: dict[tuple[str, int, str], list[tuple[str, list[str], list[int]]]] = {}
+        # Of what has a field there, nothing is known.
+        self._unknown: set[tuple[str, int]] = set()
+
+    def add(self, operation: Operation) -> None:
+        segments = operation.path[1:].split("/")
+        fields = [n for n, segment in enumerate(segments) if segment.startswith("{")]
+        for method in _METHODS.get(operation.method, (operation.method,)):
+            if len(segments) < 2 or 0 in fields or 1 in fields:
+                self._unknown.add((method, len(segments)))
+            else:
+                where = method, len(segments), segments[1]
+                self._known.setdefault(where, []).append((operation.name, segments, fields))
+
+    def find(self, method: str, segments: Sequence[str]) -> tuple[str, Mapping[str, str]] | None:
+        """@param segments: as L{_segments} makes them."""
+        count = len(segments)
+        if count < 2 or (method, count) in self._unknown or "" in segments:
+            return None
+        found = None
+        for name, wanted, fields in self._known.get((method, count, segments[1]), ()):
+            if all(n in fields or wanted[n] == segments[n] for n in range(count)):
+                if found is not None:
+                    return None
+                values = [segments[n].replace(_INNER_SLASH, "/") for n in fields]
+                found = name, {f"field{n}": value for n, value in enumerate(values)}
+        return found
+
+
+@frozen
+class _Found:
+    """What a request means, as it was found when it was let in."""
+
+    app: Klein
+    endpoint: _Endpoint
+    fields: Mapping[str, str]
+
+
 class _DoorResource(KleinResource):
     """
     A klein resource that answers in JSON also where klein would log a traceback.
 
-    Paths without fields need no search, and what everybody publishes by is one of them:
-    for these klein's work is done here, which saves 120 us of 420 for a request.
+    Paths without fields need no search, and what everybody publishes by is one of them; and
+    where a request was let in, its path has been searched already.  For these klein's work is
+    done here, which saves a third of the time of a request.
     """
 
     def __init__(self, app: Klein, direct: Mapping[tuple[bytes, bytes], _Endpoint]) -> None:
         """@param direct: what klein would find, by method and path."""
         super().__init__(app)
+        self._app = app
         self._direct = direct
 
     def render(self, request: Any) -> Any:
         endpoint = self._direct.get((request.method, request.path))
         if endpoint is not None:
             return _run(request, endpoint(request))
+        found = getattr(getattr(request, "head", None), "found", None)
+        if isinstance(found, _Found) and found.app is self._app:
+            return _run(request, found.endpoint(request, **found.fields))
         try:
             segments = _segments([*request.prepath, *request.postpath])
         except MeshkitError as e:

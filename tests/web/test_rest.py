@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 import treq
@@ -22,6 +22,7 @@ from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.operations import MAX_BODY, Advised, BoundOperation, Nothing, Operation
 from meshkit.web.limits import RequestHead
+from meshkit.web.rest import _segments
 from tests.web.stage import (
     BATCH,
     CLIENT,
@@ -588,3 +589,62 @@ class AnyRequestTests(SynchronousTestCase):
         self.assertIn(answer.status, (200, 201, 400))
         self.assertEqual(answer.json["success"], answer.status < 300)
         self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class ShapeTests(SynchronousTestCase):
+    """What is found without werkzeug is what werkzeug finds."""
+
+    def setUp(self) -> None:
+        self.door = rest_door(Toys().operations())
+        self.others = rest_door(
+            [
+                BoundOperation(Operation(f"op{n}", method, path, request, Any, ""), lambda _: None)
+                for n, (method, path, request) in enumerate(
+                    [
+                        ("GET", "/v1/a/{id}", ById),
+                        ("GET", "/v1/a/b", Nothing),
+                        ("GET", "/v1/{id}/b", ById),
+                        ("DELETE", "/v1/a/{id}", ById),
+                        ("GET", "/v1/a/{author}/{sequence}", OneMessage),
+                        ("GET", "/v1/a/{id}/c", ById),
+                        ("GET", "/v1/b/{author}/c/{sequence}", OneMessage),
+                        ("GET", "/v2", Nothing),
+                    ]
+                )
+            ]
+        )
+
+    @given(
+        st.booleans(),
+        st.sampled_from(["GET", "HEAD", "POST", "DELETE", "PUT"]),
+        st.lists(
+            st.sampled_from(
+                ["v1", "a", "b", "c", "feed", "insights", "search", "notes", "peers", "%2F", ""]
+            )
+            | st.text("abc%/", max_size=3).map(lambda text: quote(text, safe="")),
+            min_size=1,
+            max_size=5,
+        ),
+    )
+    def test_it_is_the_same(self, other: bool, method: str, path: list[str]) -> None:
+        door = self.others if other else self.door
+        segments = _segments([unquote_to_bytes(part) for part in ["v1", *path]])
+        found = door._shapes.find(method, segments)
+        if found is not None:
+            route = door._app.url_map.bind("localhost", path_info="/" + "/".join(segments))
+            self.assertEqual(found, route.match(method=method))
+
+    def test_something_is_found(self) -> None:
+        for method, path, name in (
+            ("GET", "feed/x", "author"),
+            ("HEAD", "feed/x", "author"),
+            ("GET", "feed/x/7", "one"),
+            ("DELETE", "peers/x%2Fy", "forget_peer"),
+            ("POST", "notes/x", "note"),
+        ):
+            segments = _segments([unquote_to_bytes(part) for part in ["v1", *path.split("/")]])
+            found = self.door._shapes.find(method, segments)
+            assert found is not None, path
+            self.assertEqual(found[0], name)
+        # Two could be meant.
+        self.assertIsNone(self.door._shapes.find("GET", ["v1", "insights", "search"]))
