@@ -7,7 +7,7 @@ C{meshkit.parts}, and nothing else of a node's insides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -29,6 +29,7 @@ __all__ = [
     "IForeignProtocols",
     "IMeshPart",
     "IMeshProtocol",
+    "IMetrics",
     "IPeerBook",
     "ISelection",
     "IToolAliases",
@@ -424,6 +425,47 @@ class IConnections(Interface):
         @param place: L{meshkit.identity.addresses.HostPort}.
         @return: L{twisted.internet.interfaces.IStreamClientEndpoint}.
         """
+
+
+class IMetrics(Interface):
+    """
+    Where a part counts and measures for C{GET /metrics}.
+
+    C{name} is what follows C{meshkit_<part>_}: words of lower-case letters and digits, with
+    C{_} between them; base units (C{_seconds}, C{_bytes}); C{_total} at the end of what only
+    grows, and of nothing else.  C{doc} is one sentence.
+
+    A keyword declares a label, with the values that it may have.  Any other value is counted
+    as C{other}: never make a label of a key, or of text that a peer can choose.
+
+    Each method raises L{ValueError} for a name that is of another form, or that is taken.
+    """
+
+    def counter(name: str, doc: str, /, **labels: Container[str]) -> Any:
+        """
+        @return: what has C{add(*values, by=1)}; C{values} are those of the labels, in the
+            order in which they were declared.
+        """
+
+    def histogram(
+        name: str, doc: str, bounds: Sequence[float] = (), /, **labels: Container[str]
+    ) -> Any:
+        """
+        @param bounds: upper ends of the buckets, ascending; left out, those that suit
+            seconds.
+        @return: what has C{observe(value, *values)}.
+        """
+
+    def count(name: str, doc: str, read: Callable[[], Any], /, **labels: Container[str]) -> None:
+        """
+        Have a part's own count told.
+
+        @param read: asked when somebody looks: gives a number, or a mapping from the value
+            of the label, or from the tuple of the labels' values, to a number.
+        """
+
+    def gauge(name: str, doc: str, read: Callable[[], Any], /, **labels: Container[str]) -> None:
+        """Like L{count}, for what also falls."""
 
 
 class IFiles(Interface):

@@ -17,7 +17,7 @@ scripts; and C{make_part(context)}, which returns an L{meshkit.interfaces.IMeshP
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Sequence
 from importlib import import_module
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -32,7 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshkit.errors import MeshkitError
-from meshkit.interfaces import IConnections, IFiles, IMeshPart, IMeshProtocol, IPeerBook
+from meshkit.interfaces import IConnections, IFiles, IMeshPart, IMeshProtocol, IMetrics, IPeerBook
 from meshkit.operations import BoundOperation
 
 if TYPE_CHECKING:
@@ -80,6 +80,35 @@ class PartMaker:
         return import_module(self.module).make_part(context)
 
 
+@implementer(IMetrics)
+class _Uncounted:
+    """Where nobody watches: all that is counted is forgotten."""
+
+    def counter(self, name: str, doc: str, /, **labels: Container[str]) -> _Uncounted:
+        return self
+
+    def histogram(
+        self, name: str, doc: str, bounds: Sequence[float] = (), /, **labels: Container[str]
+    ) -> _Uncounted:
+        return self
+
+    def count(
+        self, name: str, doc: str, read: Callable[[], Any], /, **labels: Container[str]
+    ) -> None:
+        """Nobody looks."""
+
+    def gauge(
+        self, name: str, doc: str, read: Callable[[], Any], /, **labels: Container[str]
+    ) -> None:
+        """Nobody looks."""
+
+    def add(self, *values: str, by: float = 1) -> None:
+        """Nobody counts."""
+
+    def observe(self, value: float, *values: str) -> None:
+        """Nobody measures."""
+
+
 @frozen
 class PartContext:
     """
@@ -101,6 +130,7 @@ class PartContext:
     @ivar connections: how to dial other nodes.
     @ivar peers: whom there is to dial.
     @ivar events: L{meshkit.runtime.events.EventBus} of the node.
+    @ivar metrics: where it counts for those who watch the node.
     @ivar find: gives the part that provides an interface, or L{None} for one that is
         only wanted and not there.
     """
@@ -119,6 +149,7 @@ class PartContext:
     peers: IPeerBook
     events: Any
     find: Callable[[Any], Any]
+    metrics: IMetrics = field(factory=_Uncounted)
 
 
 @implementer(IMeshPart)

@@ -64,6 +64,7 @@ from meshkit.runtime.database import Database
 from meshkit.runtime.events import EventBus
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import DOOR_TOKEN, NETWORK_SECRET, SECRET_KEY
+from meshkit.runtime.metrics import Metrics
 from meshkit.runtime.peers import PeerBook
 from meshkit.runtime.registry import compose, discover_parts
 from meshkit.runtime.tables import MIGRATIONS as NODE_MIGRATIONS
@@ -375,6 +376,7 @@ def make_context(
         peers=PeerBook(database, wall_clock),
         events=EventBus(),
         find=dict(found).get,
+        metrics=Metrics().part("part"),
     )
 
 
