@@ -647,6 +647,13 @@ class NotReady(OperationError):
     status = 503
 
 
+class Unhealthy(OperationError):
+    """The node does not work as it should: see its log, and start it again if that goes on."""
+
+    code = "UNHEALTHY"
+    status = 503
+
+
 class AnswerTooLarge(OperationError):
     """The answer is more than an agent is given at a time: ask for less."""
 

@@ -44,6 +44,7 @@ class Entry:
     sign: Callable[..., Message]
     named: Named | None = None
     warnings: Sequence[str] = ()
+    since: float = 0.0
     stored: Deferred[list[Message] | Before] = field(factory=Deferred)
 
 
@@ -54,10 +55,20 @@ Outcome = list[Message] | Before | Exception
 class Outbox:
     """See the module.  For the reactor's thread alone."""
 
-    def __init__(self, write: Callable[[Sequence[Entry]], Deferred[list[Outcome]]]) -> None:
+    def __init__(
+        self,
+        write: Callable[[Sequence[Entry]], Deferred[list[Outcome]]],
+        seconds: Callable[[], float] = lambda: 0.0,
+        took: Callable[[float, float], None] = lambda waiting, writing: None,
+    ) -> None:
         """
         @param write: signs and stores entries in one job, and gives the outcome of each.
+        @param seconds: the clock.
+        @param took: told of each entry how long it stood in line, and how long its job took
+            then.
         """
+        self._seconds = seconds
+        self._took = took
         self._write = write
         self._line: deque[Entry] = deque()
         self._writing = False
@@ -81,10 +92,15 @@ class Outbox:
             return fail(
                 Overloaded(f"{MAX_WAITING} messages wait to be published: try again in a moment")
             )
-        entry = Entry(contents, sign, named, warnings)
+        entry = Entry(contents, sign, named, warnings, self._seconds())
         self._line.append(entry)
         self._next_job()
         return entry.stored
+
+    @property
+    def waiting(self) -> int:
+        """How many entries stand in line."""
+        return len(self._line)
 
     def _next_job(self) -> None:
         if self._writing or not self._line:
@@ -96,13 +112,17 @@ class Outbox:
             entries.append(entry)
             messages += len(entry.contents)
         self._writing = True
-        self._write(entries).addBoth(self._job_done, entries)
+        self._write(entries).addBoth(self._job_done, entries, self._seconds())
 
-    def _job_done(self, result: list[Outcome] | Failure, entries: Sequence[Entry]) -> None:
+    def _job_done(
+        self, result: list[Outcome] | Failure, entries: Sequence[Entry], began: float
+    ) -> None:
         self._writing = False
+        ended = self._seconds()
         # The next job first: the disk can work while the callbacks below are run.
         self._next_job()
         outcomes: Sequence[Any] = [result] * len(entries) if isinstance(result, Failure) else result
         for entry, outcome in zip(entries, outcomes, strict=True):
+            self._took(began - entry.since, ended - began)
             # A Failure and an exception both take the way of errors.
             entry.stored.callback(Failure(outcome) if isinstance(outcome, Exception) else outcome)

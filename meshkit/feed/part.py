@@ -56,10 +56,12 @@ from meshkit.interfaces import (
     Gap,
     IAdvisesAgents,
     IFeedStore,
+    IMetrics,
     MessagesStored,
 )
 from meshkit.operations import Advised, BoundOperation, Item, Operation
 from meshkit.parts import Part, PartContext, shield
+from meshkit.runtime.metrics import CODES
 
 #: Calls in the worker pool at a time that check what others sent, for each thread: one
 #: that is made and one that follows at once.
@@ -248,6 +250,7 @@ class FeedPart(Part):
         self._limits: Limits = context.config.limits
         self._amount = Amount()
         self._feeds = 0
+        self._added: Counter[str] = Counter(own=0, others=0)
         self._forked: set[bytes] = set()
         self._schemas = schema_registry.Schemas(
             self._database, self._wall_clock, context.config.schemas
@@ -282,13 +285,46 @@ class FeedPart(Part):
         )
         self._checking = Queue(self._workers.run, CALLS_PER_THREAD * self._workers.size)
         self._intake = Intake(self._store)
-        self._outbox = Outbox(self._write_own)
+        seconds: Callable[[], float] = context.reactor.seconds
+        self._outbox = Outbox(self._write_own, seconds, self._measure(context.metrics))
         self._advice = Advice(self._checking.run)
         self._own = OwnFeed(
             context.reactor, self._database, self._identity.public, context.config.witnesses
         )
         self._transfer = Transfer(self._database, self.ingest)
         self.refused: Counter[str] = Counter()
+
+    def _measure(self, metrics: IMetrics) -> Callable[[float, float], None]:
+        """@return: see L{Outbox}."""
+        metrics.gauge("messages", "Messages that are stored.", lambda: self._amount.stored)
+        metrics.gauge("feeds", "Feeds of which something is stored.", lambda: self._feeds)
+        metrics.gauge("forked", "Feeds that are forked.", lambda: len(self._forked))
+        metrics.gauge("stored_bytes", "Bytes of stored messages.", lambda: self._amount.size)
+        metrics.gauge("waiting", "Entries that wait to be published.", lambda: self._outbox.waiting)
+        metrics.count(
+            "refused_total",
+            "Messages of others that were refused.",
+            lambda: self.refused,
+            code=CODES,
+        )
+        metrics.count(
+            "stored_total",
+            "Messages that were stored, by whose they are.",
+            lambda: self._added,
+            origin=("own", "others"),
+        )
+        queue = metrics.histogram(
+            "publish_queue_seconds", "How long what is published waits for the job before it."
+        )
+        commit = metrics.histogram(
+            "publish_commit_seconds", "How long signing and storing what is published takes."
+        )
+
+        def took(waiting: float, writing: float) -> None:
+            queue.observe(waiting)
+            commit.observe(writing)
+
+        return took
 
     # --- the service -------------------------------------------------------------
 
@@ -503,7 +539,9 @@ class FeedPart(Part):
         self._count(stored.amount)
         self._feeds += stored.feeds
         self._own.stored(stored, local=local)
+        origin = "own" if local else "others"
         for author, contiguous, messages in stored.added:
+            self._added[origin] += len(messages)
             self._events.publish(MessagesStored(author, contiguous, local, messages))
         for author, sequence in stored.forks:
             self._forked.add(author)

@@ -45,6 +45,7 @@ from meshkit.interfaces import (
     Frontier,
     IAdvisesAgents,
     IFeedStore,
+    IMetrics,
     Interest,
     ISelection,
     MessagesStored,
@@ -53,6 +54,7 @@ from meshkit.interfaces import (
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import Part, PartContext, shield
 from meshkit.runtime.ledger import Ledger
+from meshkit.runtime.metrics import CODES
 
 #: The label of gossip's capability, and which generation of it is spoken.
 LABEL: Final = "gossip"
@@ -239,6 +241,23 @@ class GossipPart(Part):
         self.refused: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
         self.hindered: Counter[str] = Counter()
+        self._links_made = 0
+        self._measure(context.metrics)
+
+    def _measure(self, metrics: IMetrics) -> None:
+        metrics.gauge("links", "Connections to peers.", lambda: len(self._links))
+        metrics.count("links_made_total", "Connections that were made.", lambda: self._links_made)
+        metrics.gauge(
+            "fetching",
+            "Feeds that are being fetched.",
+            lambda: sum(len(link.partner.due) for link in self._links),
+        )
+        for name, doc, counts in (
+            ("refused_total", "Messages that were refused.", self.refused),
+            ("broken_total", "Connections that ended in an error of the peer.", self.broken),
+            ("hindered_total", "Connections that ended by a problem of ours.", self.hindered),
+        ):
+            metrics.count(name, doc, counts.copy, code=CODES)
 
     # --- the service -----------------------------------------------------------------
 
@@ -400,6 +419,7 @@ class GossipPart(Part):
 
     def link_made(self, link: GossipLink) -> None:
         self._links[link] = None
+        self._links_made += 1
         self._by_partner[link.partner] = link
         if not self.running:
             # Its handshake was under way when we stopped.

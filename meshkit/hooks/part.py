@@ -25,7 +25,7 @@ from meshkit.hooks.places import Parked
 from meshkit.hooks.signing import WebhookSecret
 from meshkit.hooks.webhook import Webhook
 from meshkit.identity.keys import PublicKey
-from meshkit.interfaces import IFeedStore, IFiles, MessagesStored
+from meshkit.interfaces import IFeedStore, IFiles, IMetrics, MessagesStored
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import Part, PartContext
 
@@ -82,6 +82,30 @@ class HooksPart(Part):
                 policy=_policy(context.files, hook),
             )
             self._couriers[hook.name] = make(hook=hook, kind="webhook", delivery=webhook)
+        self._measure(context.metrics)
+
+    def _measure(self, metrics: IMetrics) -> None:
+        # Their names are the operator's, in the configuration.
+        names = frozenset(self._couriers)
+
+        def each(read: Callable[[Courier], int]) -> Callable[[], dict[str, int]]:
+            return lambda: {name: read(courier) for name, courier in self._couriers.items()}
+
+        metrics.count(
+            "delivered_total", "Messages that were taken.", each(lambda c: c.delivered), hook=names
+        )
+        metrics.count(
+            "failures_total", "Attempts that failed.", each(lambda c: c.failures), hook=names
+        )
+        metrics.gauge(
+            "parked", "Messages that were given up.", each(lambda c: c.parked), hook=names
+        )
+        metrics.gauge(
+            "behind",
+            "Messages of all kinds that were stored after the one it has come to.",
+            each(lambda c: max(0, c.newest - c.place.position)),
+            hook=names,
+        )
 
     # --- the service -------------------------------------------------------------
 

@@ -196,8 +196,10 @@ class _Session:
         readers: int,
         max_waiting: int,
         max_batch: int,
+        written: Callable[[int, float], None],
     ) -> None:
         self._reactor = reactor
+        self._written = written
         self._name = backing.name
         self._max_waiting = max_waiting
         self._max_batch = max_batch
@@ -315,18 +317,23 @@ class _Session:
             self._check_drained()  # all were cancelled
             return
         self._writing = True
+        began = self._reactor.seconds()
         done = self._writer_lane.run(self._writer.write, [waiting.job for waiting in batch])
         done.addCallbacks(_results, lambda reason: [reason for _ in batch]).addCallback(
-            self._batch_done, batch
+            self._batch_done, batch, began
         )
 
-    def _batch_done(self, results: Sequence[object], batch: Sequence[_Waiting]) -> None:
+    def _batch_done(
+        self, results: Sequence[object], batch: Sequence[_Waiting], began: float
+    ) -> None:
         self._writing = False
         self._batch_count += 1
         self._write_count += len(batch)
+        taken = self._reactor.seconds() - began
         # The disk first: it can work while the callbacks below are run.
         if self._writes:
             self._begin_batch()
+        self._written(len(batch), taken)
         for waiting, result in zip(batch, results, strict=True):
             _fire(waiting, result)
         self._check_drained()
@@ -407,6 +414,10 @@ class _Session:
         self._check_drained()
 
 
+def _unwatched(jobs: int, seconds: float) -> None:
+    pass
+
+
 class Database(Service):
     """
     See the module.
@@ -414,6 +425,9 @@ class Database(Service):
     All its methods are for the reactor's thread.  The order is: L{open_and_migrate}
     before the daemon forks or after, C{startService} after; nothing stays open in
     between, since SQLite's handles do not survive a fork.
+
+    @ivar on_batch: called with the number of jobs of each batch, and the seconds from when
+        it was handed to the writer thread until it was on the disk.
     """
 
     def __init__(
@@ -448,6 +462,7 @@ class Database(Service):
         self._max_waiting = max_waiting
         self._max_batch = max_batch
         self._stop_seconds = stop_seconds
+        self.on_batch: Callable[[int, float], None] = _unwatched
         self._session: _Session | None = None
         self._ending: _Session | None = None
 
@@ -491,6 +506,8 @@ class Database(Service):
                 self._reader_count,
                 self._max_waiting,
                 self._max_batch,
+                # Whoever watches may come later.
+                lambda jobs, seconds: self.on_batch(jobs, seconds),
             )
             self._session.start()
 

@@ -95,6 +95,29 @@ class Account:
 
 
 @frozen
+class Totals:
+    """
+    What all peers together did since the start.
+
+    @ivar received: see L{Account}, as the others.
+    """
+
+    received: int = 0
+    sent: int = 0
+    duplicates: int = 0
+    refused: int = 0
+
+    def and_of(self, account: Account) -> Totals:
+        """@return: with what one more peer did."""
+        return Totals(
+            self.received + account.received,
+            self.sent + account.sent,
+            self.duplicates + account.duplicates,
+            self.refused + account.refused,
+        )
+
+
+@frozen
 class _Row:
     key: bytes
     score: float
@@ -121,6 +144,8 @@ class Ledger:
     # What is being written, and who changed meanwhile.
     _dirty: dict[bytes, None] = field(factory=dict, init=False)
     _writing: bool = field(default=False, init=False)
+    # What those did who had to make room.
+    _forgotten: Totals = field(factory=Totals, init=False)
 
     def load(self) -> Deferred[None]:
         """@return: Deferred that fires when what is in the database is known."""
@@ -139,7 +164,7 @@ class Ledger:
         if account is None:
             account = self._accounts[key.raw] = Account(key)
             if len(self._accounts) > MAX_ACCOUNTS:
-                self._accounts.popitem(last=False)
+                self._forgotten = self._forgotten.and_of(self._accounts.popitem(last=False)[1])
         else:
             self._accounts.move_to_end(key.raw)
         return account
@@ -147,6 +172,18 @@ class Ledger:
     def accounts(self) -> list[Account]:
         """All of them, the one heard of last first."""
         return list(reversed(self._accounts.values()))
+
+    def totals(self) -> Totals:
+        """What all peers together did, also those that are not remembered any more."""
+        totals = self._forgotten
+        for account in self._accounts.values():
+            totals = totals.and_of(account)
+        return totals
+
+    def banned(self) -> int:
+        """How many peers are banned now."""
+        now = self.wall_clock()
+        return sum(now < account.banned_until_ns for account in self._accounts.values())
 
     def find(self, key: PublicKey) -> Account | None:
         """A peer's account, if it has one."""

@@ -225,14 +225,16 @@ class Metrics:
 
     def add(self, metric: _Metric) -> None:
         """@raise ValueError: if there is one of that name."""
-        if metric.name in self._metrics:
+        # For Prometheus a counter is of the family that is called as it is without its end.
+        family = metric.name.removesuffix(_TOTAL)
+        if family in self._metrics:
             raise ValueError(f"the metric {metric.name} is declared twice")
-        self._metrics[metric.name] = metric
+        self._metrics[family] = metric
 
     @property
     def names(self) -> list[str]:
         """The names of what is counted."""
-        return list(self._metrics)
+        return [metric.name for metric in self._metrics.values()]
 
     def exposition(self) -> bytes:
         """

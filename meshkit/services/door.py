@@ -23,9 +23,11 @@ from twisted.web.resource import IResource
 from meshkit import __version__
 from meshkit.errors import MeshkitError
 from meshkit.operations import BoundOperation, Nothing
+from meshkit.runtime.metrics import Metrics
 from meshkit.services import operations as offered
 from meshkit.services.agents import PATHS, AgentDoor
 from meshkit.services.listing import Listing
+from meshkit.services.measuring import measure_calls, measure_site
 from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.limits import LimitedSite, RequestHead
@@ -67,6 +69,7 @@ class NodeDoor:
         owner_rate: float = 0,
         max_connections: int = MAX_CONNECTIONS,
         run_in_thread: Callable[..., Deferred[Any]] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """
         @param tokens: says whose a token is.
@@ -79,6 +82,7 @@ class NodeDoor:
         @param rng: for the names of requests.
         @param max_connections: at a time.
         @param run_in_thread: for what takes long: see L{RestDoor}.
+        @param metrics: where what happens here is counted.
         @raise PartConflict: if two operations have one name or one route.
         @raise ValueError: if an operation cannot be served; it begins with its name.
         """
@@ -88,12 +92,15 @@ class NodeDoor:
         ]
         rates = Rates(reactor, rate=rate, owner_rate=owner_rate)
         request_ids = RequestIds(rng)
+        offers = [*operations, *own]
+        metrics = Metrics() if metrics is None else metrics
         self.operations = Dispatcher(
-            [*operations, *own],
+            offers,
             ready=ready,
             clock=reactor,
             charge=rates.charge,
             request_ids=request_ids,
+            observe=measure_calls(metrics, (bound.operation.name for bound in offers)),
         )
         self._listing = Listing(self.operations)
         self._openapi: bytes | None = None
@@ -113,6 +120,9 @@ class NodeDoor:
             admit=self._admit,
             wall_clock=wall_clock,
             request_ids=request_ids,
+        )
+        measure_site(
+            metrics, self.site.tally, lambda: self.site.connections, lambda: self._rest.streams
         )
 
     def _answer_operations(self, request: Nothing, caller: Caller) -> list[offered.OperationShown]:

@@ -76,6 +76,7 @@ from meshkit.runtime.keyring import (
     stored_public,
 )
 from meshkit.runtime.ledger import Account
+from meshkit.runtime.metrics import Metrics
 from meshkit.runtime.peers import PeerBook, PeerEntry, Unknown
 from meshkit.runtime.registry import Composition
 from meshkit.runtime.tables import MIGRATIONS
@@ -88,9 +89,12 @@ from meshkit.services.auto import AUTO_DOOR, AutoEndpoint
 from meshkit.services.config import NodeConfig
 from meshkit.services.dialling import Dialler
 from meshkit.services.door import MAX_CONNECTIONS, NodeDoor
+from meshkit.services.health import Health, Progress
+from meshkit.services.measuring import LoopLag, measure_node
 from meshkit.services.tokens import TokenDesk
 from meshkit.shs import Capability, SecureListener, wrap_client
 from meshkit.shs import probe as key_probe
+from meshkit.shs.channel import Traffic
 from meshkit.shs.listener import Authorize
 from meshkit.shs.prober import admit_probes
 from meshkit.web.doorkeeper import Doorkeeper
@@ -122,6 +126,7 @@ class _Connections:
     rng: Random
     identity: Identity
     network: NetworkKey
+    traffic: Traffic
 
     def beneath(self, place: HostPort) -> IStreamClientEndpoint:
         return HostnameEndpoint(self.reactor, place.host, place.port)
@@ -134,6 +139,7 @@ class _Connections:
             capability=Capability.of(self.network, label, version),
             peer=address.key,
             rng=self.rng,
+            traffic=self.traffic,
         )
 
 
@@ -168,6 +174,7 @@ class NodeService(Service):
         make_database: Callable[..., Database] = Database,
         keep_secret: Callable[[str], None] = _forget,
         open_files: Callable[[int], int] = int,
+        process_metrics: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
         """
         @param reactor: clock, sockets and threads.
@@ -189,6 +196,7 @@ class NodeService(Service):
         @param open_files: told how many files and connections the node may want to have open,
             says how many it can have: L{meshkit.runtime.open_files.allow_files} for a
             daemon.
+        @param process_metrics: see L{Metrics}.
         @raise ConfigError: if an endpoint or a peer address is malformed.
         """
         self._reactor = reactor
@@ -206,6 +214,7 @@ class NodeService(Service):
         self._door_endpoint = self._make_door_endpoint()
         self._unlocked = identity
         self._keep_secret = keep_secret
+        self._process_metrics = process_metrics
         self._configured: list[MeshAddress] = []
         self._configured_bare: list[HostPort] = []
         for text in self._config.peers:
@@ -221,6 +230,9 @@ class NodeService(Service):
         self._events = EventBus()
         self._parts: dict[str, Any] = {}
         self._begun: list[str] = []
+        self._awaited: str | None = None
+        self._metrics: Metrics
+        self._lag: LoopLag
         self._ports: list[IListeningPort] = []
         self._door_ports: list[IListeningPort] = []
         self._door: NodeDoor | None = None
@@ -272,8 +284,9 @@ class NodeService(Service):
         self._secrets = load_networks(
             self._folder, self._config.network_key, self._config.network_keys, self._rng
         )
-        for secret in self._secrets:
-            self._keep_secret(secret.text)
+        for text in (self._config.network_key, *(secret.text for secret in self._secrets)):
+            self._keep_secret(text)
+        self._metrics = Metrics(self._process_metrics)
         # The first one is that of the node; the other may still be used by peers.
         self._networks = [secret.key() for secret in self._secrets]
         migrations: dict[str, Sequence[str]] = {"node": MIGRATIONS}
@@ -283,7 +296,8 @@ class NodeService(Service):
         self._database.open_and_migrate(migrations)
         self._peers.configure(self._configured)
         self._peers.configure_bare(self._configured_bare)
-        connections = _Connections(self._reactor, self._rng, self.identity, self._network)
+        dialled = Traffic()
+        connections = _Connections(self._reactor, self._rng, self.identity, self._network, dialled)
         self._dialler = Dialler(
             self._reactor,
             self.identity.public,
@@ -299,6 +313,16 @@ class NodeService(Service):
         self._listener = SecureListener(
             self._reactor, self.identity, self._rng, max_per_peer=MAX_CHANNELS_PER_PEER
         )
+        late = measure_node(
+            self._metrics,
+            ready=lambda: self.ready,
+            database=self._database,
+            workers=self._workers,
+            peers=self._peers,
+            listener=self._listener,
+            dialled=dialled,
+        )
+        self._lag = LoopLag(self._reactor, late)
         self._ports = [_listen(self._mesh_endpoint, self._listener, "listen", self._config.listen)]
         if self._door_endpoint is not None:
             self._door = self._make_door()
@@ -336,6 +360,7 @@ class NodeService(Service):
                 peers=self._peers,
                 events=self._events,
                 find=partial(self._find, maker),
+                metrics=self._metrics.part(maker.name),
             )
         )
         for interface in (IMeshPart, *maker.provides):
@@ -394,6 +419,7 @@ class NodeService(Service):
                 ),
                 rate=self._config.api_rate,
                 owner_rate=self._config.api_owner_rate,
+                metrics=self._metrics,
                 rng=self._rng,
                 max_connections=self._door_connections(),
                 run_in_thread=self._workers.run,
@@ -428,6 +454,8 @@ class NodeService(Service):
         self._since = self._reactor.seconds()
         self._database.startService()
         self._workers.startService()
+        self._lag.start()
+        self._awaited = "node"
         self._starting = Deferred.fromCoroutine(self._start_parts())
         self._starting.addErrback(self._start_failed)
 
@@ -438,6 +466,7 @@ class NodeService(Service):
         for name, part in self._parts.items():
             # Before it is started: what failed half-way has something to stop as well.
             self._begun.append(name)
+            self._awaited = name
             with naming_the_part(name):
                 await maybeDeferred(part.startService)
                 offered = {
@@ -458,6 +487,7 @@ class NodeService(Service):
                     )
         self._dialler.start()
         self._folder.write_endpoints({"mesh": self._mesh_addresses(), "api": self._door_urls()})
+        self._awaited = None
         self.ready = True
         self._log.info(
             "node {identity} is ready: mesh {mesh}, door {api}",
@@ -542,6 +572,7 @@ class NodeService(Service):
             return
         if self._starting is not None:
             self._starting.cancel()
+        self._lag.stop()
         self._dialler.stop()
         for port in (*self._ports, *self._door_ports):
             await maybeDeferred(port.stopListening)
@@ -568,9 +599,13 @@ class NodeService(Service):
     # --- what the node itself offers ---------------------------------------------------
 
     def _operations(self) -> list[BoundOperation]:
+        health = Health(self._reactor, self._database, self._progress)
         bound = [
             BoundOperation(offered.STATUS, self._answer_status),
             BoundOperation(offered.IDENTITY, self._answer_identity),
+            BoundOperation(offered.HEALTH, health.answer_health),
+            BoundOperation(offered.READY, health.answer_ready),
+            BoundOperation(offered.METRICS, self._answer_metrics),
             BoundOperation(offered.PEERS, self._answer_peers),
             BoundOperation(offered.PEER_LEDGER, self._answer_peer_ledger),
             BoundOperation(offered.PEER_ADD, self._answer_peer_add),
@@ -582,6 +617,13 @@ class NodeService(Service):
             with naming_the_part(name):
                 bound.extend(msgspec.structs.replace(each, part=name) for each in part.operations())
         return bound
+
+    def _progress(self) -> Progress:
+        started = [name for name in self._begun if name != self._awaited]
+        return Progress(self.ready, started, self._awaited, stopping=not self.running)
+
+    def _answer_metrics(self, request: Nothing) -> bytes:
+        return self._metrics.exposition()
 
     def _answer_status(self, request: Nothing) -> offered.NodeStatus:
         statuses = {name: self._status_of(name) for name in self._parts}

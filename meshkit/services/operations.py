@@ -27,6 +27,7 @@ from meshkit.errors import (
     StorageFailed,
     TamperedStream,
     TruncatedStream,
+    Unhealthy,
 )
 from meshkit.operations import Method, Nothing, Operation, Permission
 
@@ -267,6 +268,24 @@ OPERATIONS = Operation(
     doc="All that can be asked of this node, and how; usable is what your token may use.",
     granted=True,
 )
+
+
+class NodeHealth(msgspec.Struct):
+    """@ivar alive: the event loop turns, and the database takes jobs."""
+
+    alive: bool
+
+
+class NodeReadiness(msgspec.Struct):
+    """
+    @ivar ready: all parts are started.
+    @ivar started: their names, in the order in which they were.
+    """
+
+    ready: bool
+    started: list[str]
+
+
 STATUS = Operation(
     name="node_status",
     method="GET",
@@ -367,4 +386,36 @@ OPENAPI = Operation(
     sends="application/json",
     early=True,
     etag=True,
+)
+HEALTH = Operation(
+    name="node_health",
+    method="GET",
+    path="/v1/health",
+    request=Nothing,
+    answer=NodeHealth,
+    doc="Is the node alive?  If this fails for long, starting it again may help.",
+    public=True,
+    early=True,
+    errors=(Unhealthy,),
+)
+READY = Operation(
+    name="node_ready",
+    method="GET",
+    path="/v1/ready",
+    request=Nothing,
+    answer=NodeReadiness,
+    doc="Is the node ready for requests?  While it is starting, the refusal names the part that "
+    "is awaited.",
+    public=True,
+    early=True,
+)
+METRICS = Operation(
+    name="metrics",
+    method="GET",
+    path="/metrics",
+    request=Nothing,
+    answer=bytes,
+    doc="All that the node counts and measures, in the text format of Prometheus.",
+    sends="text/plain; version=0.0.4; charset=utf-8",
+    early=True,
 )

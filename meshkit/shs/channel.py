@@ -50,6 +50,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, Protocol
 
+from attrs import define
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -121,6 +122,21 @@ class ISecureTransport(ITransport, IConsumer, IPushProducer):
 
     def abortConnection() -> None:
         """Drop everything and close at once."""
+
+
+@define
+class Traffic:
+    """
+    What some channels did together, for those who watch.
+
+    @ivar opened: channels whose peers proved their keys and were given a protocol.
+    @ivar received: bytes that came from the transports beneath.
+    @ivar sent: bytes that were handed down to them.
+    """
+
+    opened: int = 0
+    received: int = 0
+    sent: int = 0
 
 
 class ChannelOwner(Protocol):
@@ -246,6 +262,7 @@ class SecureChannel:
         "_reason",
         "_tell_write_lost",
         "_timeout",
+        "_traffic",
         "_turn_call",
         "_turns",
         "_unboxer",
@@ -263,11 +280,14 @@ class SecureChannel:
         *,
         timeout: float = HANDSHAKE_TIMEOUT,
         turns: Turns | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         """
         @param timeout: seconds for the whole handshake.
         @param turns: where to wait before each message of the peer's is answered.
+        @param traffic: counts what this does, beside others.
         """
+        self._traffic = traffic
         self._turns = turns
         self._reactor = reactor
         self._handshake = handshake
@@ -343,9 +363,16 @@ class SecureChannel:
         """The connection beneath is up: start the handshake."""
         hello = self._handshake.start()
         if hello:
-            self._raw.write(hello)
+            self._hand_down(hello)
+
+    def _hand_down(self, data: bytes) -> None:
+        if self._traffic is not None:
+            self._traffic.sent += len(data)
+        self._raw.write(data)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._traffic is not None:
+            self._traffic.received += len(data)
         if self._phase is _Phase.SHAKING:
             if self._turns is None:
                 self._shake(data)
@@ -419,7 +446,7 @@ class SecureChannel:
             return
         self._capability = self._handshake.capability
         if step.send:
-            self._raw.write(step.send)
+            self._hand_down(step.send)
         if step.finished:
             # The deadline stays: it cuts off a peer that does not take the last word.
             self._answered = True
@@ -450,7 +477,7 @@ class SecureChannel:
             self._die(Failure(PeerNotAllowed(self._not_served(f"is not open to {peer.text}"))))
             return
         answer, outcome = self._handshake.accept()
-        self._raw.write(answer)
+        self._hand_down(answer)
         self._open(outcome, bytes(self._early))
 
     def _not_judged(self, failure: Failure) -> None:
@@ -519,6 +546,8 @@ class SecureChannel:
         self._app = app
         mistake = self._call_app(lambda: app.makeConnection(self))
         if mistake is None:
+            if self._traffic is not None:
+                self._traffic.opened += 1
             self._owner.channel_opened(self, app)
         else:
             self._owner.channel_failed(self, mistake)
@@ -702,7 +731,7 @@ class SecureChannel:
         data = self._corked[0] if len(self._corked) == 1 else b"".join(self._corked)
         self._corked.clear()
         self._corked_bytes = 0
-        self._raw.write(self._boxer.box(data))
+        self._hand_down(self._boxer.box(data))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """
@@ -815,7 +844,7 @@ class SecureChannel:
             return
         self._flush()
         self._goodbye_sent = True
-        self._raw.write(self._boxer.goodbye())
+        self._hand_down(self._boxer.goodbye())
         # Also tells H of it, and ends the connection if the peer was first.
         self._schedule_turn()
         self._outflow_changed()

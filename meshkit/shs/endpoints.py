@@ -30,7 +30,7 @@ from zope.interface import implementer
 from meshkit.errors import MeshkitError
 from meshkit.identity.addresses import PeerAddress
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel
+from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel, Traffic
 from meshkit.shs.handshake import ClientHandshake
 from meshkit.shs.hellos import EPHEMERAL_BYTES, Capability
 from meshkit.shs.listener import Authorize, SecureListener
@@ -46,6 +46,7 @@ def wrap_client(
     peer: PublicKey,
     rng: Random,
     timeout: float = HANDSHAKE_TIMEOUT,
+    traffic: Traffic | None = None,
 ) -> IStreamClientEndpoint:
     """
     Dial one peer for one protocol.
@@ -69,13 +70,14 @@ def wrap_client(
     @param peer: who has to be there.
     @param rng: gives 32 bytes for each connection.
     @param timeout: seconds for the whole handshake, after the inner connection is up.
+    @param traffic: counts what goes over the connections.
     """
 
     def begin() -> Session:
         return ClientHandshake(identity, capability, peer, rng.randbytes(EPHEMERAL_BYTES))
 
     return _SecureClientEndpoint(
-        reactor, endpoint, begin, timeout, f"shs {capability.name} to {peer.short}"
+        reactor, endpoint, begin, timeout, f"shs {capability.name} to {peer.short}", traffic
     )
 
 
@@ -86,6 +88,7 @@ def wrap_session(
     *,
     name: str,
     timeout: float = HANDSHAKE_TIMEOUT,
+    traffic: Traffic | None = None,
 ) -> IStreamClientEndpoint:
     """
     Like L{wrap_client}, with the dialling side of another handshake.
@@ -94,7 +97,7 @@ def wrap_session(
         the connection fails with.
     @param name: for logs.
     """
-    return _SecureClientEndpoint(reactor, endpoint, begin, timeout, name)
+    return _SecureClientEndpoint(reactor, endpoint, begin, timeout, name, traffic)
 
 
 def wrap_server(
@@ -134,9 +137,10 @@ class _Attempt(ClientFactory):
         handshake: Session,
         factory: IProtocolFactory,
         timeout: float,
+        traffic: Traffic | None,
     ) -> None:
         self._factory = factory
-        self._channel = SecureChannel(reactor, handshake, self, timeout=timeout)
+        self._channel = SecureChannel(reactor, handshake, self, timeout=timeout, traffic=traffic)
         self._inner: Deferred[IProtocol] | None = None
         self._cancelled = False
         self.done: Deferred[IProtocol] = Deferred(self._cancel)
@@ -206,7 +210,9 @@ class _SecureClientEndpoint:
         begin: Callable[[], Session],
         timeout: float,
         name: str,
+        traffic: Traffic | None,
     ) -> None:
+        self._traffic = traffic
         self._reactor = reactor
         self._endpoint = endpoint
         self._begin = begin
@@ -218,7 +224,7 @@ class _SecureClientEndpoint:
             handshake = self._begin()
         except MeshkitError:
             return fail(Failure())
-        attempt = _Attempt(self._reactor, handshake, protocolFactory, self._timeout)
+        attempt = _Attempt(self._reactor, handshake, protocolFactory, self._timeout, self._traffic)
         return attempt.run(self._endpoint)
 
     def __repr__(self) -> str:

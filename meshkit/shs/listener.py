@@ -32,7 +32,7 @@ from meshkit.errors import (
 )
 from meshkit.identity.addresses import PeerAddress
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel
+from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel, Traffic
 from meshkit.shs.hellos import EPHEMERAL_BYTES, Capability, HelloTable, ReplayCache
 from meshkit.shs.suites import SHS1, Opening, Session, Suite
 from meshkit.shs.turns import Turns
@@ -138,6 +138,7 @@ class SecureListener(ServerFactory):
     are too many of those, a random one is dropped to make room, so that a flood
     slows newcomers down but cannot shut them out.
 
+    @ivar traffic: what its connections did together.
     @ivar refusals: how many connections were turned away, by error code.
     @ivar on_refusal: called for each of them.
     """
@@ -169,6 +170,7 @@ class SecureListener(ServerFactory):
         self._timeout = timeout
         self.on_refusal = on_refusal
         self.refusals: dict[str, int] = Counter()
+        self.traffic = Traffic()
         self._turns = Turns(reactor)
         self._hellos = HelloTable()
         self._replays = ReplayCache()
@@ -270,7 +272,12 @@ class SecureListener(ServerFactory):
         choose = partial(self._choose, addr, self._rng.randbytes(EPHEMERAL_BYTES))
         opening = Opening(self._identity, choose)
         channel = SecureChannel(
-            self._reactor, opening, self, timeout=self._timeout, turns=self._turns
+            self._reactor,
+            opening,
+            self,
+            timeout=self._timeout,
+            turns=self._turns,
+            traffic=self.traffic,
         )
         self._all[channel] = None
         self._waiting[channel] = origin

@@ -27,6 +27,7 @@ from meshkit.services.node import NodeService, usable_sections
 from meshkit.tap.failing import Daemon
 from meshkit.tap.logs import LogChoice, set_up
 from meshkit.tap.passphrase import unlock
+from meshkit.tap.process import process_metrics
 
 COMMAND = "mesh-node"
 
@@ -134,6 +135,7 @@ def makeService(options: NodeOptions) -> Service:
             identity=options.identity,
             keep_secret=redactor.hide,
             open_files=partial(allow_files, reactor),
+            process_metrics=process_metrics,
         )
 
     config = options.settings.root

@@ -64,7 +64,6 @@ from meshkit.runtime.database import Database
 from meshkit.runtime.events import EventBus
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import DOOR_TOKEN, NETWORK_SECRET, SECRET_KEY
-from meshkit.runtime.metrics import Metrics
 from meshkit.runtime.peers import PeerBook
 from meshkit.runtime.registry import compose, discover_parts
 from meshkit.runtime.tables import MIGRATIONS as NODE_MIGRATIONS
@@ -376,7 +375,6 @@ def make_context(
         peers=PeerBook(database, wall_clock),
         events=EventBus(),
         find=dict(found).get,
-        metrics=Metrics().part("part"),
     )
 
 
@@ -526,14 +524,14 @@ class MemoryNode:
         """Was it started and not stopped?"""
         return self._made > 0 and bool(self.service.running)
 
-    def ask(self, method: str, target: str, body: Any = None, **headers: str) -> Answer:
+    def ask(self, method: str, target: str, body: Any = None, **headers: str | None) -> Answer:
         """
         Call its door as a program on its host does, over HTTP.
 
         @param target: path and query string.
         @param body: what is sent as JSON; bytes are sent as they are.
         @param headers: further ones, or in place of those that are sent anyway, with C{_}
-            for C{-}.
+            for C{-}; L{None} leaves one out.
         """
         call = self.call(method, target, body, **headers)
         self._mesh.until(lambda: call.ended, f"{method} {target}")
@@ -562,10 +560,10 @@ class MemoryNode:
         assert answer.status == 200, answer.body
         return answer.json["result"]
 
-    def call(self, method: str, target: str, body: Any = None, **headers: str) -> _Call:
+    def call(self, method: str, target: str, body: Any = None, **headers: str | None) -> _Call:
         """Like L{ask}, without waiting for the answer."""
         token = self.files.content[f"{self.folder}/{DOOR_TOKEN}"].strip()
-        sent = {
+        sent: dict[str, str | None] = {
             "Host": f"{_LOOPBACK}:{DOOR_PORT}",
             "Authorization": f"Bearer {token.decode('ascii')}",
             "Connection": "close",
@@ -575,7 +573,8 @@ class MemoryNode:
             data = body if isinstance(body, bytes) else msgspec.json.encode(body)
             sent |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items())]
+        lines = [f"{method} {target} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in sent.items() if value is not None]
         head = "\r\n".join([*lines, "", ""]).encode("ascii")
         call = _Call(head + data)
         network, host = self.host._where(_LOOPBACK)

@@ -82,6 +82,7 @@ from meshkit.web.answers import (
 )
 from meshkit.web.callers import ANYONE, Caller
 from meshkit.web.request_ids import HEADER, RequestIds
+from meshkit.web.tally import Tally
 
 MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
@@ -230,6 +231,7 @@ class LimitedSite(Site):
         self._dated: int | None = None
         self._date = b""
         self.request_ids = request_ids
+        self.tally = Tally()
         # A dict, for its order: connections are closed in the order they came.
         self._channels: dict[LimitedChannel, None] = {}
         # Those without a request that was let in, the one that is so longest first.
@@ -248,11 +250,13 @@ class LimitedSite(Site):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         if len(self._channels) - self._leaving >= self._max_connections:
             if not self._unused:
+                self.tally.turned_away += 1
                 return _TurnedAway(self._max_connections)
             self._leaving += 1
             channel = next(iter(self._unused))
             del self._unused[channel]
             channel.make_room()
+        self.tally.connections += 1
         return super().buildProtocol(addr)
 
     def startFactory(self) -> None:
@@ -392,6 +396,7 @@ class LimitedRequest(Request):
             raise _Refused(_no_room())
         site.bodies.take(self.who, size)
         self.held += size
+        site.tally.received += size
         super().handleContentChunk(data)
 
     def ensure_room(self, size: int) -> None:
@@ -665,6 +670,7 @@ class LimitedChannel(HTTPChannel):
     def requestDone(self, request: Any) -> None:
         self._answering = False
         request.let_go(self.site)
+        self.site.tally.answered(request.code, request.sentLength)
         if self._successor is not None:
             # Whatever else its Connection header says.
             self.persistent = 1
@@ -804,6 +810,7 @@ class LimitedChannel(HTTPChannel):
             more.append((HEADER, name))
         self.site.unused(self)
         _write_error(self, error, more, not is_head)
+        self.site.tally.answered(error.status, 0)
         self._close_politely()
 
     def timeoutConnection(self) -> None:

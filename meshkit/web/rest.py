@@ -286,6 +286,11 @@ class RestDoor:
             del self._streams[writer]
             self._shares.give_back(caller.name)
 
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
     def end_streams(self) -> None:
         """End every stream in good order: they have no end of their own."""
         for writer in list(self._streams):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import MalformedMessage, Overloaded, StorageFailed
@@ -37,6 +38,20 @@ class OutboxTests(SynchronousTestCase):
         self.finish(1, ["B"], ["C", "D"])
         self.assertEqual(self.successResultOf(second), ["B"])
         self.assertEqual(self.successResultOf(third), ["C", "D"])
+
+    def test_how_long_each_waited_and_was_written_is_told(self) -> None:
+        clock, told = Clock(), list[tuple[float, float]]()
+        self.outbox = Outbox(self.write, clock.seconds, lambda *took: told.append(took))
+        self.add("a")
+        clock.advance(1)
+        self.add("b")
+        clock.advance(2)
+        self.assertEqual(self.outbox.waiting, 1)
+        self.finish(0, ["A"])
+        clock.advance(4)
+        self.finish(1, ["B"])
+        self.assertEqual(told, [(0, 3), (2, 4)])
+        self.assertEqual(self.outbox.waiting, 0)
 
     def test_the_next_job_is_given_before_anybody_is_told_of_the_last_one(self) -> None:
         jobs_when_told: list[int] = []

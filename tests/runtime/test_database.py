@@ -208,6 +208,14 @@ class SmallBatchTests(Inline):
         self.assertEqual([self.successResultOf(r) for r in results], list(range(25)))
         self.assertEqual(TracingFile.commits, 3)
 
+    def test_who_watches_is_told_of_each_batch(self) -> None:
+        told: list[tuple[int, float]] = []
+        self.database.on_batch = lambda jobs, seconds: told.append((jobs, seconds))
+        for number in range(25):
+            self.database.write(insert(number))
+        self.clock.advance(0)
+        self.assertEqual(told, [(10, 0.0), (10, 0.0), (5, 0.0)])
+
     def test_a_stop_waits_for_all_batches(self) -> None:
         results = [self.database.write(insert(number)) for number in range(45)]
         reads = [self.database.read(everything) for _ in range(45)]

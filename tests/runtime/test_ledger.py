@@ -87,6 +87,20 @@ class Scores(LedgerCase):
         self.ledger.account(C)
         self.assertEqual([account.key for account in self.ledger.accounts()], [C, A])
 
+    def test_what_all_did_together_counts_those_who_made_room_as_well(self) -> None:
+        self.patch(module, "MAX_ACCOUNTS", 2)
+        for number, key in enumerate((A, B, C), 1):
+            account = self.ledger.account(key)
+            account.received, account.sent = number, 10 * number
+            account.duplicates, account.refused = 100 * number, 1000 * number
+        self.assertEqual(len(self.ledger.accounts()), 2)
+        self.assertEqual(self.ledger.totals(), module.Totals(6, 60, 600, 6000))
+
+    def test_how_many_are_banned_is_known(self) -> None:
+        self.ledger.account(A)
+        self.ledger.ban(B, 600)
+        self.assertEqual(self.ledger.banned(), 1)
+
 
 class Restarts(LedgerCase):
     def test_what_was_bad_and_bans_outlast_a_restart(self) -> None:

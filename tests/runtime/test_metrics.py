@@ -184,6 +184,8 @@ class DeclarationTests(MetricsCase):
         self.metrics.part("gossip").counter("a_total", "A.")
         with self.assertRaises(ValueError):
             self.part.count("a_total", "A.", lambda: 0)
+        with self.assertRaises(ValueError):
+            self.part.gauge("a", "A.", lambda: 0)
 
     def test_every_code_of_an_error_is_one(self) -> None:
         self.assertIn("OK", CODES)

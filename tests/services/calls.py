@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from meshkit.testing.identities import make_identity
 
@@ -39,6 +39,7 @@ class Call:
         is tried of every operation.
     @ivar differs: members of the answer that are drawn by lot, or tell how long something took:
         they need to be there, not to be equal.
+    @ivar compared: what of an answer has to be equal.
     """
 
     fields: Given = {}
@@ -48,6 +49,7 @@ class Call:
     items: int = 1
     refused: tuple[tuple[Given, str], ...] = ()
     differs: tuple[str, ...] = ()
+    compared: Callable[[Any], Any] = field(default=lambda answer: answer)
 
 
 def given(fields: Given, facts: Facts) -> dict[str, Any]:
@@ -74,6 +76,10 @@ CALLS: Final[dict[str, Call]] = {
     "node_status": Call(differs=("uptime_secs",)),
     "node_identity": Call(),
     "node_openapi": Call(),
+    "node_health": Call(),
+    "node_ready": Call(),
+    # The doors are told apart in what is counted.
+    "metrics": Call(compared=lambda text: [x for x in text.splitlines() if x[:1] == b"#"]),
     "operations_list": Call(),
     "peers_list": Call(),
     "peers_ledger": Call({"limit": 5}),

@@ -404,7 +404,7 @@ class AgreementTests(FourDoorsCase):
             return value
 
         assert isinstance(outcome, Answered)
-        return told(outcome.data), told(outcome.metadata)
+        return told(self.call.compared(outcome.data)), told(outcome.metadata)
 
     # --- what tools say of themselves ---
 

@@ -741,6 +741,8 @@ class ConnectionTests(Case):
         extra.send(request("GET", "/v1/status"))
         extra.lose()
         self.assertEqual(stage.site.connections, 3)
+        tally = stage.site.tally
+        self.assertEqual((tally.connections, tally.turned_away), (3, 1))
         open_.pop().lose()
         again = stage.connect()
         again.send(request("GET", "/v1/status"))

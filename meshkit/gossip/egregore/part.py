@@ -32,6 +32,7 @@ from meshkit.identity.network import NetworkKey, NetworkSecret
 from meshkit.interfaces import (
     IFeedStore,
     IForeignProtocols,
+    IMetrics,
     ISelection,
     MessagesStored,
     RoomMade,
@@ -39,6 +40,7 @@ from meshkit.interfaces import (
 from meshkit.parts import Part, PartContext
 from meshkit.runtime.ledger import FULL_SCORE, Ledger
 from meshkit.runtime.limits import PeerBuckets
+from meshkit.runtime.metrics import CODES
 from meshkit.shs.egregore import EGREGORE, EgregoreClient, network_capability
 from meshkit.shs.endpoints import wrap_session
 from meshkit.shs.hellos import EPHEMERAL_BYTES
@@ -285,6 +287,19 @@ class EgregorePart(Part):
         self.broken: Counter[str] = Counter()
         self.withheld = 0
         self._warned = 0
+        self._measure(context.metrics)
+
+    def _measure(self, metrics: IMetrics) -> None:
+        metrics.gauge("links", "Connections to Egregore nodes.", lambda: len(self._links))
+        metrics.count(
+            "withheld_total",
+            "Messages that were left out because their reader would refuse them.",
+            lambda: self.withheld,
+        )
+        metrics.count("refused_total", "Messages that were refused.", self.refused.copy, code=CODES)
+        metrics.count(
+            "broken_total", "Connections that ended in an error.", self.broken.copy, code=CODES
+        )
 
     # --- the service -------------------------------------------------------------------
 
