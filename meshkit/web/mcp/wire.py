@@ -202,38 +202,21 @@ class Malformed(McpRefused):
         self.id = id
 
 
-def depth(text: bytes) -> int:
+def nests_deeper(text: bytes, limit: int) -> bool:
     """
-    @return: how deep a JSON text is nested.  For what is no JSON, some number.
+    @return: is a JSON text nested deeper than C{limit} levels?  For what is no JSON, anything.
 
-    All the work is done by C code, as whoever sends garbage should not cost much:
-    every round takes off the innermost level.
+    All the work is done by C code, as whoever sends garbage should not cost much: every
+    round takes off the innermost level.
     """
-    brackets = _brackets(text)
-    levels = 0
-    while True:
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            return levels
-        levels += 1
-        brackets = shorter
-
-
-def _brackets(text: bytes) -> bytes:
-    return _STRING.sub(b"", text).translate(_ONE_KIND_OF_BRACKET, _ALL_BUT_BRACKETS)
-
-
-def _too_deep(text: bytes, limit: int) -> bool:
     # Most messages have not even so many brackets.
     if text.count(b"[") + text.count(b"{") <= limit:
         return False
-    brackets = _brackets(text)
+    brackets = _STRING.sub(b"", text).translate(_ONE_KIND_OF_BRACKET, _ALL_BUT_BRACKETS)
     for _ in range(limit):
-        if not brackets:
-            return False
         shorter = brackets.replace(b"[]", b"")
         if len(shorter) == len(brackets):
-            return True
+            break
         brackets = shorter
     return bool(brackets)
 
@@ -244,7 +227,7 @@ def read_message(text: bytes, max_nesting: int) -> Message:
     @param max_nesting: how deep it may be nested.
     @raise Malformed: if it is no message; batches, which MCP has given up, are none.
     """
-    if _too_deep(text, max_nesting):
+    if nests_deeper(text, max_nesting):
         raise Malformed(
             INVALID_REQUEST,
             f"the message is nested deeper than {max_nesting} levels, or is no JSON",

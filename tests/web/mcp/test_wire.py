@@ -141,8 +141,8 @@ class ReadingTests(SynchronousTestCase):
         ):
             self.assertRaises(wire.Malformed, read, text)
 
-    @given(VALUES)
-    def test_depth_is_what_a_walk_through_the_value_finds(self, value: Any) -> None:
+    @given(VALUES, st.integers(0, 5))
+    def test_nesting_is_what_a_walk_through_the_value_finds(self, value: Any, limit: int) -> None:
         def walk(inner: Any) -> int:
             if isinstance(inner, dict):
                 return 1 + max(map(walk, inner.values()), default=0)
@@ -150,7 +150,8 @@ class ReadingTests(SynchronousTestCase):
                 return 1 + max(map(walk, inner), default=0)
             return 0
 
-        self.assertEqual(wire.depth(json.dumps(value).encode()), walk(value))
+        text = json.dumps(value).encode()
+        self.assertEqual(wire.nests_deeper(text, limit), walk(value) > limit)
 
     @given(IDS, st.text(max_size=20), st.dictionaries(NAMES, VALUES, max_size=4))
     def test_what_was_written_is_read(self, id: Any, method: str, params: dict[str, Any]) -> None:
