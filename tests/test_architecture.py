@@ -72,6 +72,7 @@ PURE: Final = frozenset(
         "meshkit.web.mcp.catalogue",
         "meshkit.web.mcp.limits",
         "meshkit.web.mcp.mirrors",
+        "meshkit.web.mcp.offers",
         "meshkit.web.mcp.wire",
         "meshkit.web.untrusted",
     }

@@ -7,9 +7,10 @@ It needs nothing else of meshkit's: any Twisted application can mount it::
     server.add_tool(Tool("now", "What time it is.", {"type": "object"}, tell_time))
     root.putChild(b"mcp", McpResource(server, reactor))
 
-A server knows no transport (C{server}, C{sessions}, C{calls}, C{catalogue}, C{changes}; C{wire}
-is pure).  The bindings are thin: C{http}, C{lines}, C{stdio}, C{memory}.  Both of today's
-generations of clients are served at the same time, by every binding.
+A server knows no transport: C{server} (who is there), C{offers} and C{catalogue} (what there
+is), C{sessions} and C{calls} (one client, one call), C{methods} (what is answered), C{changes}
+(who is told).  C{wire} has the messages.  The bindings are thin: C{http}, C{lines}, C{stdio},
+C{memory}.  Both of today's generations of clients are served by each of them, at the same time.
 """
 
 from meshkit.errors import McpRefused

@@ -9,7 +9,7 @@ coroutine of it, which is cancelled when the client cancels or goes away.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -373,69 +373,3 @@ def block(data: str | bytes, uri: str, mime_type: str) -> dict[str, Any]:
     if isinstance(data, str):
         return {"uri": uri, "mimeType": mime_type, "text": data}
     return {"uri": uri, "mimeType": mime_type, "blob": msgspec.to_builtins(data)}
-
-
-class Shelf:
-    """
-    Things of one kind, in the order in which they were added.
-
-    A list that is long is given in pages; a page goes on after the name at which the last
-    one ended.
-    """
-
-    def __init__(self, kind: str) -> None:
-        """@param kind: what the things are called in a message."""
-        self._kind = kind
-        self._things: dict[str, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self._things)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._things.values())
-
-    def add(self, key: str, thing: Any) -> None:
-        """@raise ValueError: if there is one of that name."""
-        if key in self._things:
-            raise ValueError(f"there is a {self._kind} {key!r} already")
-        self._things[key] = thing
-
-    def remove(self, key: str) -> None:
-        """@raise KeyError: if there is none of that name."""
-        del self._things[key]
-
-    def find(self, key: str, caller: Any, view: Any) -> Any:
-        """@return: what is offered under a name; L{None} if nothing is."""
-        found = self._things.get(key)
-        return found if found is not None and found.shown(caller, view) else None
-
-    def page(
-        self, cursor: str | None, size: int, caller: Any, view: Any
-    ) -> tuple[list[dict[str, Any]], str | None]:
-        """
-        @return: the entries of a page, and where the next one begins, if there is one.
-        @raise McpRefused: if the cursor is none of ours, or what it names is gone.
-        """
-        keys = list(self._things)
-        start = 0 if cursor is None else self._after(cursor, keys)
-        entries: list[dict[str, Any]] = []
-        last = ""
-        for key in keys[start:]:
-            thing = self._things[key]
-            if not thing.shown(caller, view):
-                continue
-            if len(entries) == size:
-                return entries, msgspec.to_builtins(last.encode("utf-8"))
-            entries.append(thing.entry())
-            last = key
-        return entries, None
-
-    def _after(self, cursor: str, keys: Sequence[str]) -> int:
-        try:
-            return keys.index(msgspec.convert(cursor, bytes).decode("utf-8")) + 1
-        except (msgspec.ValidationError, ValueError):
-            raise McpRefused(
-                wire.INVALID_PARAMS,
-                f"the cursor is none of this list of {self._kind}s, or the list has changed: "
-                f"begin without one",
-            ) from None

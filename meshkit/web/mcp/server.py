@@ -1,5 +1,5 @@
 """
-An MCP server without a transport: what it offers, who is there, and the methods.
+An MCP server without a transport: what it offers, and who is there.
 
 A L{Server} is fed through the L{Session}s that a binding makes: L{McpResource
 <meshkit.web.mcp.http.McpResource>} over HTTP, L{LineProtocol
@@ -10,49 +10,27 @@ generations of clients, at the same time.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Any, Final
 
-import msgspec
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from meshkit.errors import McpRefused, MeshkitError, NotReady
-from meshkit.web.answers import fault
+from meshkit.errors import McpRefused
 from meshkit.web.mcp import wire
-from meshkit.web.mcp.calls import Call, Outlet
-from meshkit.web.mcp.catalogue import (
-    Contents,
-    InputRequired,
-    Prompt,
-    Resource,
-    ResourceTemplate,
-    Shelf,
-    Tool,
-    ToolResult,
-    Validate,
-    block,
-    schema_validator,
-    text_result,
-)
-from meshkit.web.mcp.changes import LISTENED, PROMPTS, RESOURCES, TOOLS, Announcer, Change
+from meshkit.web.mcp.catalogue import Prompt, Resource, ResourceTemplate, Tool
+from meshkit.web.mcp.changes import PROMPTS, RESOURCES, TOOLS, Announcer, Change
 from meshkit.web.mcp.limits import Limits
-from meshkit.web.mcp.mirrors import Mirror, check_mirrors, find_mirrors
+from meshkit.web.mcp.methods import Instructions, Methods
+from meshkit.web.mcp.offers import Offers
 from meshkit.web.mcp.sessions import Send, Session
-
-#: What completion gives at most (specification, server/utilities/completion).
-MAX_COMPLETIONS: Final = 100
 
 #: Seconds in which a call is answered whose caller is not welcome any more.
 RETIRE_SECONDS: Final = 5.0
 
 _ID_BITS: Final = 256
-
-_Method = Callable[["Server", Session, wire.Request, Outlet, wire.Envelope | None], Any]
 
 
 class Server:
@@ -72,7 +50,7 @@ class Server:
         *,
         clock: IReactorTime,
         rng: Random,
-        instructions: str | Callable[[Any, Any], str] = "",
+        instructions: Instructions = "",
         title: str | None = None,
         limits: Limits | None = None,
         logs: bool = False,
@@ -100,21 +78,16 @@ class Server:
         self.limits = Limits() if limits is None else limits
         self.announcer = Announcer(clock, self.limits.quiet_seconds)
         self._rng = rng
-        self._info = {"name": name, "version": version}
+        info = {"name": name, "version": version}
         if title is not None:
-            self._info["title"] = title
+            info["title"] = title
         #: What every stateless result says of us.
-        self.identity: dict[str, Any] = {wire.META_SERVER: self._info}
-        self._instructions = instructions
-        self._logs = logs
+        self.identity: dict[str, Any] = {wire.META_SERVER: info}
+        self._offers = Offers()
+        #: What requests are answered with.
+        self.methods = Methods(self._offers, self.limits, self.identity, instructions, logs)
         self._watch = watch
         self._charge = charge
-        self._tools = Shelf("tool")
-        self._validators: dict[str, Validate] = {}
-        self._mirrors: dict[str, tuple[Mirror, ...]] = {}
-        self._resources = Shelf("resource")
-        self._templates = Shelf("template")
-        self._prompts = Shelf("prompt")
         # Of HTTP, by id, those that rested longest first.
         self._sessions: dict[str, Session] = {}
         self._ids: dict[Session, str] = {}
@@ -135,34 +108,27 @@ class Server:
 
         @raise ValueError: if there is one of that name, or its schema is none.
         """
-        validate = tool.validate or schema_validator(tool.input_schema)
-        mirrors = find_mirrors(tool.input_schema)
-        self._tools.add(tool.name, tool)
-        self._validators[tool.name] = validate
-        if mirrors:
-            self._mirrors[tool.name] = mirrors
+        self._offers.add_tool(tool)
 
     def remove_tool(self, name: str) -> None:
         """@raise KeyError: if there is none of that name."""
-        self._tools.remove(name)
-        del self._validators[name]
-        self._mirrors.pop(name, None)
+        self._offers.remove_tool(name)
 
     def add_resource(self, resource: Resource) -> None:
         """@raise ValueError: if there is one of that URI."""
-        self._resources.add(resource.uri, resource)
+        self._offers.resources.add(resource.uri, resource)
 
     def remove_resource(self, uri: str) -> None:
         """@raise KeyError: if there is none of that URI."""
-        self._resources.remove(uri)
+        self._offers.resources.remove(uri)
 
     def add_template(self, template: ResourceTemplate) -> None:
         """@raise ValueError: if there is one of that form."""
-        self._templates.add(template.uri_template, template)
+        self._offers.templates.add(template.uri_template, template)
 
     def add_prompt(self, prompt: Prompt) -> None:
         """@raise ValueError: if there is one of that name."""
-        self._prompts.add(prompt.name, prompt)
+        self._offers.prompts.add(prompt.name, prompt)
 
     def tools_changed(self) -> None:
         """
@@ -342,7 +308,7 @@ class Server:
         """A subscription is over."""
         self._listens -= 1
 
-    # --- the methods -----------------------------------------------------------------
+    # --- what comes ----------------------------------------------------------------
 
     def read(self, text: bytes) -> wire.Message:
         """@raise wire.Malformed: if a text is no message, or is over a limit."""
@@ -351,442 +317,3 @@ class Server:
                 wire.INVALID_REQUEST, f"a message can have {self.limits.message} bytes"
             )
         return wire.read_message(text, self.limits.nesting)
-
-    def serve(self, session: Session, request: wire.Request, outlet: Outlet) -> None:
-        """Serve a request of the handshake generation.  @raise McpRefused: if it is refused."""
-        method = _HANDSHAKE.get(request.method)
-        if method is None or not self._has(request.method):
-            raise _no_such_method(request.method)
-        if session.version is None and request.method not in ("initialize", "ping"):
-            raise McpRefused(wire.INVALID_REQUEST, "the first request has to be initialize")
-        result = method(self, session, request, outlet, None)
-        if result is not None:
-            outlet.finish(wire.answer(request.id, result), 0)
-
-    def serve_stateless(
-        self, session: Session, request: wire.Request, envelope: wire.Envelope, outlet: Outlet
-    ) -> None:
-        """Serve a request of the stateless generation.  @raise McpRefused: if it is refused."""
-        method = _STATELESS.get(request.method)
-        if method is None or not self._has(request.method):
-            raise _no_such_method(request.method)
-        result = method(self, session, request, outlet, envelope)
-        if result is not None:
-            outlet.finish(wire.answer(request.id, self._complete(result)), 0)
-
-    def _complete(self, result: dict[str, Any]) -> dict[str, Any]:
-        """What every stateless result has beside its own."""
-        return {"resultType": "complete", "_meta": self.identity} | result
-
-    def _has(self, method: str) -> bool:
-        """Is the capability declared that a method belongs to?"""
-        group = method.partition("/")[0]
-        if group == "resources":
-            return self._has_resources
-        if group == "prompts":
-            return len(self._prompts) > 0
-        if group == "completion":
-            return self._has_completions
-        if group == "logging":
-            return self._logs
-        return True
-
-    @property
-    def _has_resources(self) -> bool:
-        return len(self._resources) + len(self._templates) > 0
-
-    @property
-    def _has_completions(self) -> bool:
-        return any(
-            thing.complete is not None
-            for shelf in (self._prompts, self._templates)
-            for thing in shelf
-        )
-
-    def _capabilities(self, stateless: bool) -> dict[str, Any]:
-        found: dict[str, Any] = {"tools": {"listChanged": True}}
-        if self._has_resources:
-            found["resources"] = {"subscribe": True, "listChanged": True}
-        if len(self._prompts):
-            found["prompts"] = {"listChanged": True}
-        if self._has_completions:
-            found["completions"] = {}
-        if self._logs:
-            found["logging"] = {}
-        return found
-
-    def _said(self, session: Session) -> dict[str, Any]:
-        said = self._instructions
-        text = said if isinstance(said, str) else said(session.caller, session.view)
-        return {"instructions": text} if text else {}
-
-    def _initialize(self, session: Session, request: wire.Request, *_: Any) -> dict[str, Any]:
-        params = request.params
-        if session.version is not None:
-            raise McpRefused(wire.INVALID_REQUEST, "this session is initialized already")
-        size = sum(len(params.raw(name) or b"") for name in ("capabilities", "clientInfo"))
-        if size > self.limits.introduction:
-            raise McpRefused(
-                wire.INVALID_PARAMS,
-                f"capabilities and clientInfo can have {self.limits.introduction} bytes",
-            )
-        wanted = params.text("protocolVersion")
-        capabilities = params.mapping("capabilities")
-        about = params.mapping("clientInfo")
-        version = wanted if wanted in wire.HANDSHAKE_VERSIONS else wire.NEWEST_HANDSHAKE
-        session.open(version, capabilities, f"{about.get('name', '')} {about.get('version', '')}")
-        return {
-            "protocolVersion": version,
-            "capabilities": self._capabilities(False),
-            "serverInfo": self._info,
-        } | self._said(session)
-
-    def _discover(self, session: Session, *_: Any) -> dict[str, Any]:
-        return {
-            "supportedVersions": list(wire.STATELESS_VERSIONS),
-            "capabilities": self._capabilities(True),
-            "ttlMs": 0,
-            "cacheScope": "private",
-        } | self._said(session)
-
-    def _ping(self, *_: Any) -> dict[str, Any]:
-        return {}
-
-    def _set_level(self, session: Session, request: wire.Request, *_: Any) -> dict[str, Any]:
-        session.log_level = wire.check_level(request.params.text("level"))
-        return {}
-
-    def _list(
-        self, shelf: Shelf, key: str, session: Session, request: wire.Request, envelope: Any
-    ) -> dict[str, Any]:
-        cursor = request.params.optional_text("cursor")
-        entries, more = shelf.page(cursor, self.limits.page, session.caller, session.view)
-        result: dict[str, Any] = {key: entries}
-        if more is not None:
-            result["nextCursor"] = more
-        if envelope is not None:
-            # What is offered depends on who asks, and changes without notice to caches.
-            result |= {"ttlMs": 0, "cacheScope": "private"}
-        return result
-
-    def _tools_list(
-        self, session: Session, request: wire.Request, outlet: Outlet, envelope: Any
-    ) -> dict[str, Any]:
-        return self._list(self._tools, "tools", session, request, envelope)
-
-    def _resources_list(
-        self, session: Session, request: wire.Request, outlet: Outlet, envelope: Any
-    ) -> dict[str, Any]:
-        return self._list(self._resources, "resources", session, request, envelope)
-
-    def _templates_list(
-        self, session: Session, request: wire.Request, outlet: Outlet, envelope: Any
-    ) -> dict[str, Any]:
-        return self._list(self._templates, "resourceTemplates", session, request, envelope)
-
-    def _prompts_list(
-        self, session: Session, request: wire.Request, outlet: Outlet, envelope: Any
-    ) -> dict[str, Any]:
-        return self._list(self._prompts, "prompts", session, request, envelope)
-
-    # --- calls -----------------------------------------------------------------------
-
-    def _start(
-        self,
-        session: Session,
-        request: wire.Request,
-        outlet: Outlet,
-        envelope: wire.Envelope | None,
-        work: Callable[[Call], Coroutine[Deferred[Any], Any, dict[str, Any]]],
-    ) -> None:
-        call = session.begin(request, outlet, envelope)
-        session.run(call, Deferred.fromCoroutine(work(call)))
-
-    def _tools_call(
-        self,
-        session: Session,
-        request: wire.Request,
-        outlet: Outlet,
-        envelope: wire.Envelope | None,
-    ) -> None:
-        name = request.params.text("name")
-        tool = self._tools.find(name, session.caller, session.view)
-        if tool is None:
-            raise McpRefused(wire.INVALID_PARAMS, f"there is no tool {name[:128]!r}")
-        text = request.params.raw("arguments")
-        if text is None or text == b"null":
-            text = b"{}"
-        arguments: Any = _decode_object(text, "arguments")
-        if name in self._mirrors and envelope is not None and envelope.headers is not None:
-            check_mirrors(self._mirrors[name], arguments, envelope.headers.values)
-
-        async def work(call: Call) -> dict[str, Any]:
-            call.arguments_text = text
-            wrong = self._validators[name](arguments)
-            if wrong is not None:
-                # For the model, which can mend it (SEP-1303), and not for the program.
-                said = text_result(f"the arguments of {name} are not right: {wrong}", None, True)
-                return self._tool_result(tool, said, call)
-            try:
-                answer = await self._with_input(
-                    call, request, lambda: tool.handler(arguments, call)
-                )
-            except McpRefused:
-                raise
-            except MeshkitError as e:
-                shown = msgspec.to_builtins(fault(e))
-                answer = text_result(f"{shown['message']} [{e.code}]", {"error": shown}, True)
-            except CancelledError:
-                # By what the handler uses; if it was the client, nobody reads this.
-                error = msgspec.to_builtins(fault(NotReady("the call was cancelled: try again")))
-                answer = text_result(error["message"], {"error": error}, True)
-            return self._tool_result(tool, answer, call)
-
-        self._start(session, request, outlet, envelope, work)
-
-    def _tool_result(self, tool: Tool, answer: Any, call: Call) -> dict[str, Any]:
-        if isinstance(answer, InputRequired):
-            return self._input_required(answer, call)
-        if not isinstance(answer, ToolResult):
-            raise TypeError(f"{tool.name} has to give a ToolResult, not {type(answer).__name__}")
-        # Clients that are older than its default want to see it.
-        result: dict[str, Any] = {"content": answer.content, "isError": answer.is_error}
-        if answer.structured is not None:
-            result["structuredContent"] = answer.structured
-        elif tool.output_schema is not None and not answer.is_error:
-            raise TypeError(f"{tool.name} declares an output schema, and gave nothing structured")
-        return self._complete(result) if call.stateless else result
-
-    async def _with_input(
-        self, call: Call, request: wire.Request, function: Callable[[], Any]
-    ) -> Any:
-        """Call a function, again and again if it wants to know more."""
-        params = request.params
-        if call.stateless:
-            if "inputResponses" in params:
-                call.input_responses = params.mapping("inputResponses")
-            call.request_state = params.optional_text("requestState")
-            return await _result_of(function)
-        for _ in range(self.limits.rounds):
-            answer = await _result_of(function)
-            if not isinstance(answer, InputRequired):
-                return answer
-            responses = {}
-            for name, asked in answer.requests.items():
-                responses[name] = await call.ask(asked["method"], asked.get("params", {}))
-            call.input_responses = responses
-            call.request_state = answer.state
-        raise McpRefused(wire.BUSY, f"the call has asked for more input {self.limits.rounds} times")
-
-    def _input_required(self, answer: InputRequired, call: Call) -> dict[str, Any]:
-        for asked in answer.requests.values():
-            call.require_for(asked["method"])
-        result: dict[str, Any] = {"resultType": "input_required", "_meta": self.identity}
-        if answer.requests:
-            result["inputRequests"] = answer.requests
-        if answer.state is not None:
-            result["requestState"] = answer.state
-        return result
-
-    def _find_resource(
-        self, uri: str, session: Session, stateless: bool
-    ) -> tuple[Resource | ResourceTemplate, dict[str, str]]:
-        found: Resource | None = self._resources.find(uri, session.caller, session.view)
-        if found is not None:
-            return found, {}
-        for template in self._templates:
-            variables = template.match(uri)
-            if variables is not None and template.shown(session.caller, session.view):
-                return template, variables
-        # The code of its own went out of use with the handshake (SEP-2164).
-        code = wire.INVALID_PARAMS if stateless else wire.RESOURCE_NOT_FOUND
-        raise McpRefused(code, f"there is no resource {uri[:300]!r}", {"uri": uri})
-
-    def _resources_read(
-        self,
-        session: Session,
-        request: wire.Request,
-        outlet: Outlet,
-        envelope: wire.Envelope | None,
-    ) -> None:
-        uri = request.params.text("uri")
-        resource, variables = self._find_resource(uri, session, envelope is not None)
-
-        async def work(call: Call) -> dict[str, Any]:
-            call.variables = variables
-            got = await _for_a_program(resource.read, uri, call)
-            if isinstance(got, str | bytes):
-                got = [Contents(got)]
-            contents = [
-                block(each.data, each.uri or uri, each.mime_type or resource.mime_type)
-                for each in got
-            ]
-            result: dict[str, Any] = {"contents": contents}
-            if not call.stateless:
-                return result
-            return self._complete(result | {"ttlMs": 0, "cacheScope": "private"})
-
-        self._start(session, request, outlet, envelope, work)
-
-    def _subscribe(self, session: Session, request: wire.Request, *_: Any) -> dict[str, Any]:
-        uri = self._checked_uri(request.params.text("uri"))
-        self._find_resource(uri, session, False)
-        session.subscribe(uri)
-        return {}
-
-    def _unsubscribe(self, session: Session, request: wire.Request, *_: Any) -> dict[str, Any]:
-        session.unsubscribe(request.params.text("uri"))
-        return {}
-
-    def _checked_uri(self, uri: str) -> str:
-        if len(uri) > self.limits.uri:
-            raise McpRefused(wire.INVALID_PARAMS, f"a URI can have {self.limits.uri} characters")
-        return uri
-
-    def _listen(
-        self, session: Session, request: wire.Request, outlet: Outlet, envelope: Any
-    ) -> None:
-        wanted = request.params.mapping("notifications")
-        lists = {key: subject for key, subject in LISTENED.items() if wanted.get(key) is True}
-        uris = wanted.get("resourceSubscriptions", [])
-        if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
-            raise McpRefused(
-                wire.INVALID_PARAMS, "params.notifications.resourceSubscriptions has to be URIs"
-            )
-        limit = self.limits.subscriptions
-        if len(uris) > limit:
-            raise McpRefused(wire.INVALID_PARAMS, f"a client can subscribe to {limit} resources")
-        for uri in uris:
-            self._checked_uri(uri)
-        session.listen(request, outlet, lists, uris)
-
-    def _prompts_get(
-        self,
-        session: Session,
-        request: wire.Request,
-        outlet: Outlet,
-        envelope: wire.Envelope | None,
-    ) -> None:
-        name = request.params.text("name")
-        prompt = self._prompts.find(name, session.caller, session.view)
-        if prompt is None:
-            raise McpRefused(wire.INVALID_PARAMS, f"there is no prompt {name[:128]!r}")
-        given = request.params.mapping("arguments") if "arguments" in request.params else {}
-        arguments = prompt.check(given)
-
-        async def work(call: Call) -> dict[str, Any]:
-            answer = await self._with_input(
-                call, request, lambda: _for_a_program(prompt.get, arguments, call)
-            )
-            if isinstance(answer, InputRequired):
-                return self._input_required(answer, call)
-            result: dict[str, Any] = {"messages": answer}
-            if prompt.description:
-                result["description"] = prompt.description
-            return self._complete(result) if call.stateless else result
-
-        self._start(session, request, outlet, envelope, work)
-
-    def _complete_argument(
-        self,
-        session: Session,
-        request: wire.Request,
-        outlet: Outlet,
-        envelope: wire.Envelope | None,
-    ) -> None:
-        reference = request.params.mapping("ref")
-        argument = request.params.mapping("argument")
-        thing = self._completed(reference, session)
-        name, value = argument.get("name"), argument.get("value")
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise McpRefused(
-                wire.INVALID_PARAMS, "params.argument has to have a name and a value, as strings"
-            )
-
-        async def work(call: Call) -> dict[str, Any]:
-            values: Sequence[str] = []
-            if thing.complete is not None:
-                values = await _for_a_program(thing.complete, name, value, call)
-            shown = list(values[:MAX_COMPLETIONS])
-            completion = {
-                "values": shown,
-                "total": len(values),
-                "hasMore": len(values) > len(shown),
-            }
-            result: dict[str, Any] = {"completion": completion}
-            return self._complete(result) if call.stateless else result
-
-        self._start(session, request, outlet, envelope, work)
-
-    def _completed(self, reference: Mapping[str, Any], session: Session) -> Any:
-        kind = reference.get("type")
-        shelf, key = {
-            "ref/prompt": (self._prompts, "name"),
-            "ref/resource": (self._templates, "uri"),
-        }.get(str(kind), (None, ""))
-        name = reference.get(key)
-        thing = None
-        if shelf is not None and isinstance(name, str):
-            thing = shelf.find(name, session.caller, session.view)
-        if thing is None:
-            raise McpRefused(
-                wire.INVALID_PARAMS,
-                "params.ref has to name a prompt, or the template of a resource",
-            )
-        return thing
-
-
-async def _result_of(function: Callable[[], Any]) -> Any:
-    answer = function()
-    if inspect.isawaitable(answer):
-        return await answer
-    return answer
-
-
-async def _for_a_program(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call what has no way to tell a model that it failed: the program is told."""
-    try:
-        return await _result_of(lambda: function(*arguments))
-    except McpRefused:
-        raise
-    except MeshkitError as e:
-        raise McpRefused(wire.INTERNAL_ERROR, str(e), msgspec.to_builtins(fault(e))) from None
-    except CancelledError:
-        raise McpRefused(wire.INTERNAL_ERROR, "the call was cancelled: try again") from None
-
-
-def _decode_object(text: bytes, name: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise McpRefused(wire.INVALID_PARAMS, f"params.{name} has to be an object") from None
-    return found
-
-
-def _no_such_method(name: str) -> McpRefused:
-    return McpRefused(wire.METHOD_NOT_FOUND, f"there is no method {name[:128]!r} here")
-
-
-_BOTH: Final[dict[str, _Method]] = {
-    "tools/list": Server._tools_list,
-    "tools/call": Server._tools_call,
-    "resources/list": Server._resources_list,
-    "resources/templates/list": Server._templates_list,
-    "resources/read": Server._resources_read,
-    "prompts/list": Server._prompts_list,
-    "prompts/get": Server._prompts_get,
-    "completion/complete": Server._complete_argument,
-}
-
-_HANDSHAKE: Final[dict[str, _Method]] = _BOTH | {
-    "initialize": Server._initialize,
-    "ping": Server._ping,
-    "logging/setLevel": Server._set_level,
-    "resources/subscribe": Server._subscribe,
-    "resources/unsubscribe": Server._unsubscribe,
-}
-
-_STATELESS: Final[dict[str, _Method]] = _BOTH | {
-    "server/discover": Server._discover,
-    "subscriptions/listen": Server._listen,
-}

@@ -130,9 +130,9 @@ class Session:
         try:
             if headers is not None or wire.is_stateless(request.params):
                 envelope = wire.read_envelope(request, headers)
-                self.server.serve_stateless(self, request, envelope, outlet)
+                self.server.methods.serve_stateless(self, request, envelope, outlet)
             else:
-                self.server.serve(self, request, outlet)
+                self.server.methods.serve(self, request, outlet)
         except McpRefused as e:
             outlet.finish(wire.refusal(request.id, e), e.rpc_code)
         except Exception:

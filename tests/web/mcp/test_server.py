@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,6 +19,7 @@ from meshkit.web.mcp import (
     Prompt,
     Resource,
     ResourceTemplate,
+    Server,
     Tool,
     ToolResult,
     connect,
@@ -151,8 +153,14 @@ class IntroductionTests(Case):
                 self.assertEqual(error.rpc_code, wire.METHOD_NOT_FOUND, method)
 
     def test_instructions_can_depend_on_who_asks(self) -> None:
-        self.bench.server._instructions = lambda caller, view: f"{caller} {view}"
-        client = connect(self.bench.server, "heron", "small")
+        server = Server(
+            "x",
+            "1",
+            clock=self.bench.clock,
+            rng=Random(1),
+            instructions=lambda caller, view: f"{caller} {view}",
+        )
+        client = connect(server, "heron", "small")
         self.assertEqual(client.initialize()["instructions"], "heron small")
 
 
@@ -768,7 +776,7 @@ class AskingTests(Case):
         """The tools of this case, on another bench."""
         bench = self.bench
         AskingTests.setUp(self)
-        tools = [self.bench.server._tools.find(n, None, None) for n in ("ask", "need")]
+        tools = [self.bench.server._offers.tools.find(n, None, None) for n in ("ask", "need")]
         self.bench = bench
         for tool in tools:
             bench.server.add_tool(tool)
