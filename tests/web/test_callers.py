@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import InvalidRequest
@@ -72,6 +74,38 @@ class ScopeTests(SynchronousTestCase):
         ):
             with self.assertRaises(InvalidRequest, msg=text):
                 Scope.parse(text)
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
+PERMISSIONS: st.SearchStrategy[Permission] = st.sampled_from(["read", "write", "admin"])
+SCOPES = st.builds(
+    lambda permission, name, star: Scope(permission, name and name + star),
+    PERMISSIONS,
+    st.none() | NAMES,
+    st.sampled_from(["", "*"]),
+)
+
+
+class ScopePropertyTests(SynchronousTestCase):
+    @given(SCOPES)
+    def test_a_scope_is_read_as_it_is_written(self, scope: Scope) -> None:
+        self.assertEqual(Scope.parse(scope.text), scope)
+
+    @given(SCOPES, NAMES, PERMISSIONS)
+    def test_what_a_scope_covers(self, scope: Scope, name: str, permission: Permission) -> None:
+        ranks = ["read", "write", "admin"]
+        high_enough = ranks.index(scope.permission) >= ranks.index(permission)
+        names = scope.names or "*"
+        named = name.startswith(names[:-1]) if names[-1] == "*" else name == names
+        self.assertEqual(scope.covers(operation(name, permission)), high_enough and named)
+
+    @given(st.lists(SCOPES, max_size=4), SCOPES, NAMES, PERMISSIONS)
+    def test_a_further_scope_takes_nothing_away(
+        self, scopes: list[Scope], more: Scope, name: str, permission: Permission
+    ) -> None:
+        wanted = operation(name, permission)
+        if Caller("x", tuple(scopes)).may(wanted):
+            self.assertTrue(Caller("x", (*scopes, more)).may(wanted))
 
 
 class StandingTests(SynchronousTestCase):
