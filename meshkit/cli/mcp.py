@@ -152,7 +152,7 @@ def own_command() -> list[str]:
 
 def _url(folder: DataFolder, profile: str | None) -> str:
     from meshkit.cli.locate import the_door
-    from meshkit.web.lines import PATH
+    from meshkit.web.lines import target
 
     url = the_door(folder)
     if url.startswith("unix:"):
@@ -160,7 +160,7 @@ def _url(folder: DataFolder, profile: str | None) -> str:
             f"the door is the unix socket {url.removeprefix('unix:')}, which clients cannot reach "
             f"over HTTP: leave out --http, or set api to a port"
         )
-    return f"{url}{PATH}" + ("" if profile is None else f"?profile={profile}")
+    return url + target(profile)
 
 
 # --- serving ---------------------------------------------------------------------------
@@ -175,15 +175,17 @@ def serve(flag: str | None, profile: str | None, no_start: bool, token_file: str
     # First of all: what is imported may print.
     from meshkit.runtime.descriptors import claim_wire
 
-    source, target = claim_wire()
-    blocking = os.get_blocking(source), os.get_blocking(target)
+    wire = claim_wire()
+    # What is not blocking for us would not be for those who go on using the terminal.
+    terminals = [os.dup(descriptor) for descriptor in wire if os.isatty(descriptor)]
+    if terminals:
+        print("This is for programs that speak MCP: see 'meshkit mcp config'.", file=sys.stderr)
     try:
-        error = _run(flag, profile, no_start, token_file, source, target)
+        error = _run(flag, profile, no_start, token_file, *wire)
     finally:
-        # These may be a terminal, which others go on using.
-        os.set_blocking(0, True)
-        for descriptor, was in zip((source, target), blocking, strict=True):
-            _restore(descriptor, was)
+        for descriptor in terminals:
+            os.set_blocking(descriptor, True)
+            os.close(descriptor)
     if error is not None:
         for each in _log_end(error):
             print(f"  {each}", file=sys.stderr)
@@ -212,37 +214,27 @@ def _run(
     place = NodePlace(reactor, folder, starter, token_reader(folder, token_file))
     proxy = Proxy(reactor, place, profile)
     results: list[MeshkitError | None] = []
+    told_to_end: list[bool] = []
 
     def over(result: MeshkitError | None) -> None:
         results.append(result)
-        if reactor.running and not stopping:
+        if not told_to_end:
             reactor.stop()
 
-    stopping: list[bool] = []
-
-    def stop() -> Any:
-        # SIGTERM or SIGINT: the reactor waits for what is returned.
-        stopping.append(True)
+    def end() -> Any:
+        # SIGTERM or SIGINT, or over() itself: the reactor waits for what is returned.
+        told_to_end.append(True)
         proxy.finish(STOP_SECONDS)
         return proxy.done
 
+    proxy.done.addCallback(over)
     # What type checkers take for it depends on the machine they run on.
     connect: Any = StandardIO
     connect(proxy.client, stdin=source, stdout=target, reactor=reactor)
-    proxy.start()
-    proxy.done.addCallback(over)
-    if not results:
-        reactor.addSystemEventTrigger("before", "shutdown", stop)
-        reactor.run()
+    reactor.addSystemEventTrigger("before", "shutdown", end)
+    reactor.callWhenRunning(proxy.start)
+    reactor.run()
     return results[0] if results else None
-
-
-def _restore(descriptor: int, blocking: bool) -> None:
-    try:
-        os.set_blocking(descriptor, blocking)
-    except OSError:
-        # Twisted has closed it, or the client has; then it is nobody's any more.
-        return
 
 
 def _log_to_stderr() -> None:

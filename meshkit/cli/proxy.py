@@ -290,7 +290,9 @@ class Proxy:
         self._finishing = False
         self._ended = False
         self._bound: IDelayedCall | None = None
+        # Of what waits for a node, and with a new node's handshake.
         self._impatience: IDelayedCall | None = None
+        self._patience: IDelayedCall | None = None
         self._serving: Deferred[None] | None = None
         self.client = _ClientSide(self)
         self.done: Deferred[MeshkitError | None] = Deferred()
@@ -357,7 +359,7 @@ class Proxy:
             link.transport.pauseProducing()
         self._pump.node_up()
         if self._pump.state is State.RESTORING:
-            self._reactor.callLater(ANSWER_SECONDS, self._too_slow, link)
+            self._patience = self._reactor.callLater(ANSWER_SECONDS, self._too_slow, link)
         self._progress()
 
     def _too_slow(self, link: NodeLink) -> None:
@@ -367,6 +369,8 @@ class Proxy:
 
     def _lost(self) -> None:
         self._link = None
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
         self._pause_client("node")(False)
         self._pump.node_down(_GONE)
         self._progress()
@@ -491,7 +495,7 @@ class Proxy:
         if self._ended:
             return
         self._ended = True
-        for timer in (self._bound, self._impatience):
+        for timer in (self._bound, self._impatience, self._patience):
             if timer is not None and timer.active():
                 timer.cancel()
         self._bound = self._reactor.callLater(STOP_SECONDS, self.client_lost)

@@ -224,7 +224,10 @@ class Starter:
 
     def _try(self, flags: tuple[str, ...]) -> _Attempt:
         size = self._log_size()
-        return _Attempt(self._launch(self._folder, flags), size, flags)
+        try:
+            return _Attempt(self._launch(self._folder, flags), size, flags)
+        except OSError as e:
+            raise self._failed(f"{e.filename or 'twistd'} cannot be used: {e.strerror}") from None
 
     def _judge(self, attempt: _Attempt) -> _Attempt | None:
         """

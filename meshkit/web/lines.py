@@ -24,7 +24,7 @@ from typing import Final
 import msgspec
 from attrs import frozen
 
-from meshkit.errors import DoorUnreachable, RemoteError
+from meshkit.errors import DoorUnreachable, InvalidRequest, RemoteError
 
 __all__ = [
     "MAX_ID_BYTES",
@@ -34,6 +34,7 @@ __all__ = [
     "LineCutter",
     "TooLong",
     "UpgradeReader",
+    "target",
     "upgrade_request",
 ]
 
@@ -197,6 +198,21 @@ class IdScanner:
 # --- becoming a connection of lines ------------------------------------------------------
 
 
+def target(profile: str | None) -> str:
+    """
+    @return: path and query string for those who want a profile, or none.
+    @raise InvalidRequest: if that cannot be the name of one.
+    """
+    if profile is None:
+        return PATH
+    if not _PROFILE.fullmatch(profile):
+        raise InvalidRequest(
+            f"{profile[:80]!r} is not the name of a profile: write core, egregore or all",
+            field="profile",
+        )
+    return f"{PATH}?profile={profile}"
+
+
 def upgrade_request(host: str, token: str, profile: str | None) -> bytes:
     """
     What a client sends first.
@@ -204,15 +220,13 @@ def upgrade_request(host: str, token: str, profile: str | None) -> bytes:
     @param host: the C{Host} header.
     @param token: the bearer token.
     @param profile: which names of tools are wanted; L{None} for what the node shows.
-    @raise ValueError: if the profile or the token cannot stand there.
+    @raise InvalidRequest: if the profile cannot be the name of one.
+    @raise ValueError: if the token cannot stand in a header.
     """
-    if profile is not None and not _PROFILE.fullmatch(profile):
-        raise ValueError(f"{profile!r} is not the name of a profile")
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError("this is not a token")
-    target = PATH if profile is None else f"{PATH}?profile={profile}"
     lines = (
-        f"GET {target} HTTP/1.1",
+        f"GET {target(profile)} HTTP/1.1",
         f"Host: {host}",
         f"Authorization: Bearer {token}",
         "Connection: Upgrade",

@@ -358,6 +358,28 @@ class AgainTests(ProxyCase):
         self.heard()
         self.assert_works()
 
+    def test_a_new_node_that_hangs_up_at_once_is_not_called_all_the_time(self) -> None:
+        self.stop_node()
+        calls: list[bytes] = []
+
+        class Rude(Protocol):
+            def dataReceived(self, data: bytes) -> None:
+                calls.append(data)
+                if len(calls) > 1000:
+                    raise AssertionError("it does not stop")
+                transport: Any = self.transport
+                transport.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: mcp-lines\r\n\r\n")
+                transport.loseConnection()
+
+        port = self.node.host.listenTCP(7999, Factory.forProtocol(Rude), interface="127.0.0.1")
+        self.folder.lock(7)
+        self.folder.write_endpoints({"api": ["http://127.0.0.1:7999"]})
+        self.wait(100 * RETRY_SECONDS)
+        self.assertGreater(len(calls), 20)
+        self.assertLess(len(calls), 101)
+        self.folder.unlock()
+        port.stopListening()
+
     def test_a_new_node_that_does_not_take_the_handshake_is_left(self) -> None:
         self.stop_node()
         asked: list[bytes] = []

@@ -97,9 +97,8 @@ class StartingTests(SynchronousTestCase):
     def start(self, **more: Any) -> Deferred[str]:
         """Somebody wants the node; with a folder of its own, as another process has."""
         folder = DataFolder(self.path, LocalFiles())
-        starter = Starter(
-            self.clock, folder, pid=1, environ=self.environ, launch=self.launch, **more
-        )
+        more = {"launch": self.launch, **more}
+        starter = Starter(self.clock, folder, pid=1, environ=self.environ, **more)
         return Deferred.fromCoroutine(starter.door())
 
     def look(self, times: int = 1) -> None:
@@ -303,6 +302,14 @@ class StartingTests(SynchronousTestCase):
         self.assertIn(f"held by process {os.getpid()}", str(error))
         assert error.details is not None
         self.assertEqual(error.details["log_end"], ["migrating ..."])
+        self.nothing_is_left()
+
+    def test_what_it_is_run_with_cannot_be_used(self) -> None:
+        def launch(folder: DataFolder, flags: Sequence[str]) -> Daemon:
+            raise PermissionError(13, "Permission denied", folder.file(LOG_NAME))
+
+        error = self.failure(self.start(launch=launch), NodeNotStarted)
+        self.assertIn(f"{self.folder.file(LOG_NAME)} cannot be used: Permission", str(error))
         self.nothing_is_left()
 
     def test_it_is_not_to_be_started(self) -> None:

@@ -121,6 +121,17 @@ class StartTests(_Agents):
             stranger.setblocking(False)
             self.assertRaises(BlockingIOError, stranger.accept)
 
+    def test_it_outlives_who_is_killed_while_it_starts(self) -> None:
+        node = self.node()
+        agent = self.agent(node)
+        # twistd runs, and has not daemonised yet.
+        wait_for("twistd", lambda: daemons(node), step=0.001)
+        self.assertEqual(holder(node), 0)
+        agent.kill()
+        wait_for("the node", lambda: holder(node))
+        self.friend(node).call("node_status")
+        self.assertEqual(len(daemons(node)), 1)
+
     def test_two_nodes_of_one_user_get_along_without_settings(self) -> None:
         one, other = self.node("a"), self.node("b")
         for node in (one, other):
@@ -412,10 +423,12 @@ class AccessTests(_Agents):
         names = self.friend(node, "--profile", "egregore").tools
         self.assertIn("egregore_publish", names)
         self.assertNotIn("feed_publish", names)
-        agent = self.agent(node, "--profile", "nonsense")
-        refused = agent.answer(agent.begin("initialize", **HELLO))
-        self.assertIn("nonsense", refused["error"]["message"])
-        self.assertEqual(agent.wait(), 1)
+        for wrong in ("nonsense", "no name"):
+            agent = self.agent(node, "--profile", wrong)
+            refused = agent.answer(agent.begin("initialize", **HELLO))
+            self.assertIn(wrong, refused["error"]["message"])
+            self.assertEqual(agent.wait(), 1)
+            self.assertTrue(agent.said.endswith(" [INVALID_REQUEST]\n"), agent.said)
 
     def test_the_door_is_a_unix_socket(self) -> None:
         node = self.node(settings='api = "unix:door"\n')
