@@ -29,6 +29,19 @@ from tests.process.agents import (
 from tests.process.mesh import MESHKIT, Mesh, Node, alive, run, wait_for
 
 CHANGED: Final = "notifications/tools/list_changed"
+#: Makes a noise as soon as the proxy is imported.
+NOISY: Final = """
+import builtins, os, sys
+real = builtins.__import__
+def noisy(name, *more, **named):
+    module = real(name, *more, **named)
+    if name == "meshkit.cli.proxy" and not os.environ.get("NOISY"):
+        os.environ["NOISY"] = "yes"
+        print("printed", flush=True)
+        os.system("echo by a child; cat")
+    return module
+builtins.__import__ = noisy
+"""
 MIB: Final = 1024 * 1024
 
 
@@ -272,6 +285,18 @@ class SharingTests(_Agents):
         refused = agent._answers.get(timeout=30)
         self.assertEqual(refused["error"]["code"], -32700)
         agent.call("node_status")
+
+    def test_nothing_else_gets_onto_the_wire(self) -> None:
+        """Somebody's module prints when it is imported, and a child of it reads."""
+        node = self.node(settings='log_level = "debug"\n')
+        (node.home / "sitecustomize.py").write_text(NOISY)
+        agent = self.friend(node, PYTHONPATH=str(node.home))
+        for _ in range(3):
+            agent.call("feed_publish", content="noise")
+        self.assertEqual(agent.hang_up(), 0)
+        self.check_pure(agent)
+        self.assertEqual(len(agent.lines), 4)
+        self.assertIn("printed\n", agent.said)
 
 
 class RestartTests(_Agents):
