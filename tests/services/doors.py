@@ -8,7 +8,6 @@ declaration, and not by the code that is tested.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ Fields = Mapping[str, Any]
 @frozen
 class Answered:
     """
-    @ivar data: the answer; of a stream its items, of raw bytes their base64.
+    @ivar data: the answer; of a stream its items, of raw bytes these.
     @ivar metadata: what is said beside it.
     """
 
@@ -134,7 +133,7 @@ class Rest:
         if reply.status == 204:
             return Answered(None)
         if operation.sends is not None and reply.status < 300:
-            return Answered(base64.b64encode(reply.body).decode())
+            return Answered(reply.body)
         return _of_envelope(reply)
 
 
@@ -253,7 +252,7 @@ class Command:
                 raise AssertionError(f"meshkit {arguments} ended with {code}: {out!r} {err}")
             return Refused(found[2], found[1])
         if operation.sends is not None:
-            return Answered(base64.b64encode(out).decode())
+            return Answered(out)
         if operation.stream:
             lines = [json.loads(line) for line in out.splitlines()]
             shown = [line for line in lines if line["event"] == "message"]
