@@ -197,7 +197,8 @@ class LimitedSite(Site):
         @param max_headers: number of header lines.
         @param max_connections: connections at a time.  For one more the one is closed
             that has been idle longest, or has sent least lately of a request; if all have
-            requests that were let in, it is told C{OVERLOADED} and closed.
+            requests that were let in, it is told C{OVERLOADED} and closed.  One caller can
+            have three quarters of them at work.
         @param idle_timeout: seconds without a byte from the client, after which the
             connection is closed; also how long it may take to fetch an answer.  While
             a resource works on its answer, no time is counted.
@@ -226,6 +227,8 @@ class LimitedSite(Site):
         self.receive_timeout = receive_timeout
         self.admit = admit
         self._max_connections = max_connections
+        # Those with a request that was let in: a quarter is out of the reach of any one caller.
+        self._busy = Shares(max_connections, max(1, max_connections - max_connections // 4))
         self._wall_clock = wall_clock
         # The date is spelt once a second.
         self._dated: int | None = None
@@ -325,11 +328,23 @@ class LimitedSite(Site):
     def used(self, channel: LimitedChannel) -> None:
         """Called by a channel when it has a request that was let in."""
         self._unused.pop(channel, None)
+        channel.busy_for = channel.holder
+        self._busy.take(channel.holder)
 
     def unused(self, channel: LimitedChannel) -> None:
         """Called by a channel when it has none any more."""
+        self._at_rest(channel)
         if not channel.leaving:
             self._unused[channel] = None
+
+    def _at_rest(self, channel: LimitedChannel) -> None:
+        who, channel.busy_for = channel.busy_for, None
+        if who is not None:
+            self._busy.give_back(who)
+
+    def has_connection_for(self, who: str) -> bool:
+        """May a caller have one more at work?"""
+        return self._busy.room(who)
 
     def stuck(self, channel: LimitedChannel) -> None:
         """Called by a channel when its client does not take what is sent."""
@@ -367,6 +382,7 @@ class LimitedSite(Site):
         """Called by a channel when its connection is lost."""
         del self._channels[channel]
         self._unused.pop(channel, None)
+        self._at_rest(channel)
         self._leaving -= channel.leaving
         if not self._channels:
             waiting, self._waiting_for_none = self._waiting_for_none, []
@@ -518,6 +534,8 @@ class LimitedChannel(HTTPChannel):
     #: Bytes of answers that its client has not taken, and to whose account they are.
     unfetched = 0
     holder = ANYONE.name
+    #: On whose account it is at work.
+    busy_for: str | None = None
     _peer: IAddress
 
     def connectionMade(self) -> None:
@@ -623,6 +641,8 @@ class LimitedChannel(HTTPChannel):
             return too_large(site.max_body)
         if head.length and not site.bodies.room(who, head.length):
             return _no_room()
+        if not site.has_connection_for(who):
+            return Overloaded("this token has as many connections at work as one may have")
         return None if site.answers.room(who) else site.make_room_for_answers(who)
 
     def _origin_form(self, line: bytes) -> bytes:

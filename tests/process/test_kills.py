@@ -211,3 +211,27 @@ class KillTests(SynchronousTestCase):
         a.stop()
         b.stop()
         self.assertEqual(a.stored(), b.stored())
+
+
+class RepetitionTests(SynchronousTestCase):
+    """A client whose node is killed asks again with the same key, and publishes once."""
+
+    def test_it_is_published_once_wherever_the_node_was_killed(self) -> None:
+        mesh = Mesh()
+        self.addCleanup(mesh.close)
+        node = mesh.node("a").start()
+        for number in range(5):
+            body = json.dumps({"content": number}).encode()
+            key = f"request-{number}"
+            with connect_to(node.door) as sock:
+                sock.sendall(node.request("POST", "/v1/publish", body, Idempotency_Key=key))
+                time.sleep(random.uniform(0, 0.02))
+                node.kill()
+            node.start()
+            answers = [node.ask("POST", "/v1/publish", body, Idempotency_Key=key) for _ in range(2)]
+            self.assertEqual([answer.status for answer in answers], [201, 201])
+            self.assertEqual(answers[0].body, answers[1].body)
+            self.assertEqual(answers[0].data["sequence"], number + 1)
+            other = node.ask("POST", "/v1/publish", b'{"content": "x"}', Idempotency_Key=key)
+            self.assertEqual((other.status, other.code), (422, "IDEMPOTENCY_KEY_REUSED"))
+        self.assertEqual(len(node.stored()), 5)

@@ -23,7 +23,7 @@ from zope.interface import directlyProvides
 from meshkit.errors import MeshkitError, NotReady, Overloaded
 from meshkit.operations import MAX_BODY
 from meshkit.web.answers import LARGE, prepare, prepare_error
-from meshkit.web.callers import Caller
+from meshkit.web.callers import OWNER, Caller
 from meshkit.web.limits import (
     IDLE_SECONDS,
     LINGER_BYTES,
@@ -807,6 +807,35 @@ class ConnectionTests(Case):
         connection.channel.resumeProducing()
         stage.connect()
         self.assertTrue(connection.transport.disconnecting)
+
+    def test_no_caller_can_be_at_work_on_all_of_them(self) -> None:
+        stage = Stage(max_connections=4)
+        admit = stage.site.admit
+
+        def by_name(head: RequestHead) -> MeshkitError | None:
+            error = admit(head)
+            head.caller = Caller(head.values(b"X-Caller")[0], OWNER.scopes)
+            return error
+
+        stage.site.admit = by_name
+
+        def ask(who: str, path: str = "/v1/wait") -> Connection:
+            connection = stage.connect()
+            connection.send(request("GET", path, None, {"X-Caller": who}))
+            return connection
+
+        working = [ask("a") for _ in range(3)]
+        self.assertEqual([c.transport.value() for c in working], [b""] * 3)
+        (answer,) = ask("a").answers("GET")
+        self.assertEqual((answer.status, answer.code), (503, "OVERLOADED"))
+        self.assertEqual(ask("b", "/v1/status").answers("GET")[0].status, 200)
+        working[0].lose()
+        stage.toys.waiting[1].callback(None)
+        for _ in range(3):
+            # Two may be at work again, whatever has come and gone.
+            self.assertEqual(ask("a", "/v1/status").answers("GET")[0].status, 200)
+        self.assertEqual([ask("a").transport.value() for _ in range(2)], [b""] * 2)
+        self.assertEqual(ask("a").answers("GET")[0].status, 503)
 
     def test_what_the_client_says_of_its_connection_is_a_list(self) -> None:
         for said, closes in (
