@@ -10,5 +10,6 @@ A request passes, in this order::
     answers                 {success, data, error, metadata}
 
 What one of them refuses, the next never sees.  C{requests} reads an operation's
-request out of text or JSON and knows nothing of HTTP.
+request out of text or JSON and knows nothing of HTTP.  What all this looks like from
+outside is told by C{schemas} and C{openapi}, from the same declarations.
 """

@@ -22,6 +22,7 @@ from meshkit.errors import (
     NotFound,
     OperationError,
     Overloaded,
+    RemoteError,
     RequestTimeout,
     Unauthorized,
     UnsupportedMediaType,
@@ -254,7 +255,8 @@ def _answers(operation: Operation, catalogue: Catalogue, shared: dict[str, Any])
     answers: dict[int, Any] = {operation.success: _good(operation, catalogue)}
     if operation.etag:
         answers[304] = {"description": "Nothing new.", "headers": {"ETag": _header("ETag")}}
-    for status, errors in _by_status(_refusals(operation)).items():
+    known = [error for error in _refusals(operation) if not issubclass(error, RemoteError)]
+    for status, errors in _by_status(known).items():
         refusal = _refusal(status, errors)
         more = [error.code for error in errors if error not in DOOR_ERRORS]
         if len(more) > _MOST_IN_A_NAME:
@@ -263,7 +265,14 @@ def _answers(operation: Operation, catalogue: Catalogue, shared: dict[str, Any])
             name = "-".join([str(status), *more])
             shared[name] = refusal
             answers[status] = {"$ref": f"#/components/responses/{name}"}
-    return {str(status): answers[status] for status in sorted(answers)}
+    shown = {str(status): answers[status] for status in sorted(answers)}
+    if len(known) < len(_refusals(operation)):
+        # Its code and its status are those of the other side, whatever they are.
+        shown["default"] = {
+            "description": "What the other side refused with, in its own words.",
+            "content": {JSON_BODY: {"schema": {"$ref": f"#/components/schemas/{_FAILURE}"}}},
+        }
+    return shown
 
 
 def _good(operation: Operation, catalogue: Catalogue) -> dict[str, Any]:
@@ -346,6 +355,7 @@ def _header(name: str) -> dict[str, str]:
 _HEADERS: Final[dict[str, Any]] = {
     "ETag": {
         "description": "names this very answer; give it as If-None-Match",
+        "required": True,
         "schema": {"type": "string"},
     },
     "Retry-After": {

@@ -12,7 +12,7 @@ from msgspec import Meta
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit import __version__
-from meshkit.errors import ConfigError, NotFound, PeerUnreachable
+from meshkit.errors import ConfigError, NotFound, PeerUnreachable, RemoteError
 from meshkit.operations import BoundOperation, Nothing, Operation
 from meshkit.testing.nodes import MemoryMesh
 from meshkit.web.dispatch import COMMON_ERRORS
@@ -199,6 +199,13 @@ class AnswerTests(SynchronousTestCase):
         odd = [type(f"Odd{n}", (NotFound,), {"code": f"ODD_{n}"}) for n in range(4)]
         made = document([bound(errors=tuple(odd))], "1")
         self.assertIn("content", made["paths"]["/v1/toy"]["get"]["responses"]["404"])
+
+    def test_what_somebody_else_refuses_with_can_be_anything(self) -> None:
+        said = declared(errors=(NotFound, RemoteError))["responses"]
+        self.assertNotIn("502", said)
+        schema = said["default"]["content"]["application/json"]["schema"]
+        self.assertEqual(schema, {"$ref": "#/components/schemas/error-answer"})
+        self.assertNotIn("default", declared(errors=(NotFound,))["responses"])
 
     def test_headers_that_come_with_refusals(self) -> None:
         responses = document([bound()], "1")["components"]["responses"]
