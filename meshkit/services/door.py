@@ -76,8 +76,7 @@ class NodeDoor:
         @param ready: are all parts started?
         @param wall_clock: nanoseconds since 1970.
         @param make_agents: makes the door for agents of what is offered.
-        @param rate: requests a second for each token, and for all who have none together;
-            0 for any number.
+        @param rate: requests a second for each token; 0 for any number.
         @param owner_rate: the same for the owner.
         @param rng: for the names of requests.
         @param max_connections: at a time.

@@ -5,8 +5,9 @@ Every caller has a token bucket (L{meshkit.runtime.limits.TokenBucket}) of so ma
 a second, which holds those of L{BURST_SECONDS}.  A request costs one, and one more for each
 L{BODY_UNIT} bytes that it brings; to open a stream costs L{STREAM_COST}.  Who asks for more
 is refused with the time to wait, which is exact: asked for then, it is granted, unless the
-same token was used in between.  The owner is not limited unless the settings say so, and
-everybody without a token shares one bucket.
+same token was used in between.  The owner is not limited unless the settings say so.  Nor is
+who shows no token: what is public costs little, and with a bucket for all of them any
+stranger on the machine could keep an operator's probes from being answered.
 
 Wrong tokens have one bucket of their own, for all who show them: L{GUESSES} at once and
 L{GUESS_RATE} a second are told that they are wrong, the others that there were too many.  It
@@ -25,7 +26,7 @@ from twisted.logger import Logger
 
 from meshkit.errors import RateLimited
 from meshkit.runtime.limits import TokenBucket
-from meshkit.web.callers import Caller
+from meshkit.web.callers import ANYONE, Caller
 
 #: Requests a second that a token is granted, where nothing else is set.
 RATE: Final = 100
@@ -113,7 +114,7 @@ class Rates:
             self._buckets.move_to_end(caller)
             return bucket
         rate = self._rate if caller.limited else self._owner_rate
-        if not rate:
+        if not rate or caller is ANYONE:
             return None
         if len(self._buckets) >= self._max_callers:
             self._buckets.popitem(last=False)

@@ -56,12 +56,17 @@ class RatesTests(SynchronousTestCase):
         rates = Rates(self.clock, rate=5)
         self.assertEqual(self.granted(rates, self.caller), 5 * BURST_SECONDS)
         self.assertAlmostEqual(self.wait(rates, self.caller), 0.2)
-        # Another one has a bucket of its own, and those without a token have one together.
+        # Another one has a bucket of its own.
         self.assertEqual(self.granted(rates, Caller("x", READER)), 50)
-        self.assertEqual(self.granted(rates, ANYONE), 50)
         self.clock.advance(1)
         self.assertEqual(self.granted(rates, self.caller), 5)
-        self.assertEqual(self.granted(rates, ANYONE), 5)
+
+    def test_no_stranger_can_use_up_what_probes_need(self) -> None:
+        rates = Rates(self.clock, rate=5, owner_rate=5)
+        self.assertEqual(self.granted(rates, ANYONE), -1)
+        rates.owe(ANYONE, 1e9)
+        rates.charge(ANYONE)
+        self.assertEqual(len(rates), 0)
 
     def test_the_owner_is_limited_only_where_that_is_set(self) -> None:
         self.assertEqual(self.granted(Rates(self.clock, rate=5), self.owner), -1)
