@@ -106,8 +106,9 @@ def _side_by_side(types: Sequence[type[msgspec.Struct]]) -> Schema:
 def answer_schema(operation: Operation) -> Schema:
     """
     @return: the schema of a tool's C{structuredContent}: C{data} (of a page and of a
-        stream a list; null where there is nothing to say) with C{metadata} and C{notice},
-        or C{error}.  Both are in it because some clients check refusals by it as well.
+        stream a list; null where there is nothing to say) with C{metadata}, between
+        C{notice} and C{end_of_data} if peers may have written it, or C{error}.  Both are in
+        it because some clients check refusals by it as well.
     @raise ValueError: if there is no schema of a type.
     """
     shown = _Types([operation.answer], _LOCAL, answers=True)
@@ -120,18 +121,20 @@ def answer_schema(operation: Operation) -> Schema:
         metadata = tail_metadata()
     else:
         metadata = page_metadata() if operation.paged else advice()
+    needed = ["data", "metadata"] if several else ["data"]
+    properties: Schema = {
+        "data": {"type": "array", "items": data} if several else data,
+        "metadata": metadata,
+    }
+    if operation.untrusted:
+        notice = {"type": "string", "description": "whose words the data is"}
+        mark = {"type": "string", "description": "the mark that the notice names"}
+        properties = {"notice": notice, **properties, "end_of_data": mark}
+        needed = ["notice", *needed, "end_of_data"]
     schema: Schema = {
         "type": "object",
-        "properties": {
-            "data": {"type": "array", "items": data} if several else data,
-            "metadata": metadata,
-            "notice": {"type": "string", "description": "what to know before using it"},
-            "error": fault(),
-        },
-        "anyOf": [
-            {"required": ["data", "metadata"] if several else ["data"]},
-            {"required": ["error"]},
-        ],
+        "properties": properties | {"error": fault()},
+        "anyOf": [{"required": needed}, {"required": ["error"]}],
     }
     return _closed(schema, shown.components)
 
@@ -293,7 +296,13 @@ def tail_metadata() -> Schema:
             "last_id": {
                 "type": ["string", "null"],
                 "description": "id of the last item; give it to go on after it",
-            }
+            },
+            "notices": {
+                "type": "array",
+                "items": {"type": "object"},
+                "description": "what the stream says of itself: event and data",
+            },
+            "error": fault() | {"description": "what ended it after these items"},
         },
         "required": ["last_id"],
     }

@@ -78,7 +78,7 @@ class ProfileTests(SynchronousTestCase):
     def test_a_profile_whose_operations_are_missing_names_them(self) -> None:
         profiles = Profiles([alias()], [])
         error = self.assertRaises(InvalidRequest, profiles.check, "theirs")
-        self.assertIn("this node lacks ours", str(error))
+        self.assertIn("which lacks ours", str(error))
 
     def test_a_part_fills_a_profile_that_was_announced(self) -> None:
         profiles = Profiles([*ALIASES, alias("mesh_query", "nocturne")], ["ours"])

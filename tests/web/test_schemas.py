@@ -190,11 +190,19 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(schema["type"], "object")
         tree = msgspec.to_builtins(Tree("oak"))
         self.assertTrue(accepts(schema, {"data": tree}))
-        self.assertTrue(accepts(schema, {"data": tree, "notice": "from a peer"}))
         self.assertTrue(accepts(schema, {"error": {"code": "NOT_FOUND", "message": "none"}}))
         self.assertFalse(accepts(schema, {"data": {"name": "oak"}}))
         self.assertFalse(accepts(schema, {"error": {"code": "NOT_FOUND"}}))
         self.assertFalse(accepts(schema, {}))
+
+    def test_what_peers_wrote_is_never_without_the_notice_and_the_mark(self) -> None:
+        schema = answer_schema(msgspec.structs.replace(PLANT, untrusted=True))
+        tree = msgspec.to_builtins(Tree("oak"))
+        marked = {"notice": "by peers", "data": tree, "end_of_data": "1f"}
+        self.assertTrue(accepts(schema, marked))
+        for name in marked:
+            self.assertFalse(accepts(schema, {k: v for k, v in marked.items() if k != name}))
+        self.assertTrue(accepts(schema, {"error": {"code": "NOT_FOUND", "message": "none"}}))
 
     def test_it_holds_for_what_rest_says(self) -> None:
         def shown(body: bytes) -> Any:

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+from jsonschema import Draft202012Validator
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -193,6 +194,24 @@ class CallTests(Tools):
             {"data": {"n": 1}, "metadata": {"warnings": ["look out"]}},
         )
         self.assertEqual(self.good(self.agent.call("forget_peer", address="a")), {"data": None})
+
+    def test_every_kind_of_answer_is_what_its_schema_says(self) -> None:
+        tools = self.agent.tools()
+        for name, arguments in (
+            ("author", {"author": "a"}),
+            ("sized", {"size": 3, "limit": 2}),
+            ("advised", {}),
+            ("forget_peer", {"address": "a"}),
+            ("strangers", {}),
+            ("events", {"max_items": 2}),
+            ("fail", {"name": "NotFound"}),
+            ("author", {}),
+        ):
+            with self.subTest(name):
+                result = self.agent.call(name, **arguments)
+                schema = tools[name]["outputSchema"]
+                problems = Draft202012Validator(schema).iter_errors(result["structuredContent"])
+                self.assertEqual([str(each) for each in problems], [])
 
     def test_raw_json_goes_in_and_out_as_it_was_spelt(self) -> None:
         result = self.agent.call("publish", '{"content": {"n": 1.00,  "k": 1e2}}')

@@ -76,14 +76,11 @@ class Profiles:
                 field="profile",
             )
         absent = ", ".join(self._missing[name])
-        why = f": this node lacks {absent}" if absent else " in this version"
+        why = f"no tools in this node, which lacks {absent}" if absent else "no tools yet"
+        others = ", ".join([CORE, *sorted(self._holding)])
         raise InvalidRequest(
-            f"the profile {name!r} holds no tools yet{why}; use core, or {self._usable()}",
-            field="profile",
+            f"the profile {name!r} holds {why}: choose {others} or {ALL}", field="profile"
         )
-
-    def _usable(self) -> str:
-        return ", ".join([*sorted(self._holding), ALL])
 
     def shows(self, name: str, alias: Alias | None) -> bool:
         """
