@@ -39,15 +39,24 @@ import msgspec
 from attrs import define, frozen
 
 from meshkit.errors import DoorUnreachable
+from meshkit.web.lines import MAX_ID_BYTES
 
-__all__ = ["MAX_PENDING", "MAX_REMEMBERED", "MAX_WAITING", "Pump", "State"]
+__all__ = [
+    "MAX_PENDING",
+    "MAX_REMEMBERED",
+    "MAX_REMEMBERED_BYTES",
+    "MAX_WAITING",
+    "Pump",
+    "State",
+]
 
 #: Requests that may be under way at a time; one more is refused.
 MAX_PENDING: Final = 1024
 #: Bytes that may wait for a node; with more, the client is not read any more.
 MAX_WAITING: Final = 1024 * 1024
-#: Subscriptions that are remembered, of each kind.
+#: Subscriptions that are remembered, of each kind, and bytes of what is said again of one.
 MAX_REMEMBERED: Final = 1024
+MAX_REMEMBERED_BYTES: Final = 16 * 1024
 
 # JSON-RPC's own, and the one that the SDKs of MCP use for a connection that ended.
 _INVALID_REQUEST: Final = -32600
@@ -87,8 +96,11 @@ class _Message(msgspec.Struct):
 
     @property
     def key(self) -> Any:
-        """The id, such that one spelt otherwise is the same; L{None} if there is none."""
-        return _value(self.id)
+        """
+        The id, such that one spelt otherwise is the same; L{None} if there is none, or one
+        that is too long to be remembered.
+        """
+        return _value(self.id) if len(self.id) <= MAX_ID_BYTES else None
 
     @property
     def is_request(self) -> bool:
@@ -109,11 +121,14 @@ class _Said:
 
 @frozen
 class _Owed:
-    """@ivar id: the JSON text of the id of a request that has to be answered."""
+    """
+    @ivar id: the JSON text of the id of a request that has to be answered.
+    @ivar said: the request, if it may be said again.
+    """
 
     id: bytes
     method: str
-    said: _Said
+    said: _Said | None
 
 
 @define
@@ -252,9 +267,11 @@ class Pump:
 
     def _ask(self, message: _Message, said: _Said) -> None:
         key, method = message.key, str(message.method)
-        self._pending[key] = _Owed(bytes(message.id), method, said)
-        if len(said.messages) > 1:
-            # What is remembered is said again alone.
+        alone = len(said.messages) == 1
+        keep = said if method == _INITIALIZE and alone else None
+        self._pending[key] = _Owed(bytes(message.id), method, keep)
+        if not alone or len(said.line) > MAX_REMEMBERED_BYTES:
+            # What is remembered is said again alone, and has to be small.
             return
         if method == _LISTEN and len(self._listening) < MAX_REMEMBERED:
             self._listening[key] = _Listening(said, bytes(message.id))
@@ -295,14 +312,14 @@ class Pump:
         self.state = State.DOWN
         pending, self._pending = self._pending, {}
         for key, owed in reversed(pending.items()):
-            if owed.method == _INITIALIZE:
+            if owed.said is not None:
                 # It changes nothing, so it can be said again.
                 self._waiting.appendleft(owed.said)
                 self._count(owed.said, 1)
             elif key in self._listening:
                 self._pending[key] = owed
         for key, owed in pending.items():
-            if owed.method != _INITIALIZE and key not in self._pending:
+            if owed.said is None and key not in self._pending:
                 self._refuse(owed.id, _CONNECTION_CLOSED, why)
         asked, self._asked = self._asked, {}
         for request_id in asked.values():
@@ -364,8 +381,8 @@ class Pump:
                 heard(message)
             return False
         owed = self._pending.pop(key, None)
-        if owed is not None and owed.method == _INITIALIZE and message.result:
-            self._hello = owed.said if len(owed.said.messages) == 1 else None
+        if owed is not None and owed.said is not None and message.result:
+            self._hello = owed.said
             self._agreed = _members(message.result)
         self._listening.pop(key, None)
         return True

@@ -7,7 +7,15 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.cli.pump import MAX_PENDING, MAX_REMEMBERED, MAX_WAITING, Pump, State
+from meshkit.cli.pump import (
+    MAX_PENDING,
+    MAX_REMEMBERED,
+    MAX_REMEMBERED_BYTES,
+    MAX_WAITING,
+    Pump,
+    State,
+)
+from meshkit.web.lines import MAX_ID_BYTES
 
 WELCOME = {
     "protocolVersion": "2025-11-25",
@@ -356,6 +364,33 @@ class RestartTests(PumpCase):
             self.answer(result(number))
         self.another_node()
         self.assertEqual(len(self.told()), 1 + MAX_REMEMBERED)
+
+    def test_what_is_remembered_is_small(self) -> None:
+        self.shake_hands()
+        for uri in ("a:" + "x" * MAX_REMEMBERED_BYTES, "a:1"):
+            self.say(request(1, "resources/subscribe", uri=uri))
+            self.answer(result(1))
+        self.say(request(2, "subscriptions/listen", x="y" * MAX_REMEMBERED_BYTES))
+        self.pump.node_down("gone")
+        (refused,) = [each for each in self.heard() if "error" in each]
+        self.assert_refused(refused, 2)
+        self.pump.node_up()
+        again = self.told()[-1]
+        self.answer(result(again["id"], WELCOME))
+        _, *told = self.told()
+        self.assertEqual([each["params"] for each in told], [{"uri": "a:1"}])
+
+    def test_requests_under_way_are_not_kept(self) -> None:
+        self.pump.node_up()
+        self.say(request(1, "tools/call", text="x" * 100_000))
+        self.assertEqual([owed.said for owed in self.pump._pending.values()], [None])
+
+    def test_an_id_that_is_too_long_is_not_remembered(self) -> None:
+        self.pump.node_up()
+        for size, pending in ((MAX_ID_BYTES - 2, 1), (MAX_ID_BYTES - 1, 1)):
+            self.say(request("x" * size, "ping"))
+            self.assertEqual(len(self.pump._pending), pending)
+        self.assertEqual(len(self.told()), 2)
 
     def test_a_question_of_a_node_that_has_gone_is_withdrawn(self) -> None:
         self.shake_hands()
