@@ -286,6 +286,8 @@ class Proxy:
         self._client_pauses: set[str] = set()
         self._node_paused = False
         self._error: MeshkitError | None = None
+        # What stands in the way of a new connection, if it is not that there is no node.
+        self._obstacle: str | None = None
         self._was_open = False
         self._finishing = False
         self._ended = False
@@ -333,6 +335,7 @@ class Proxy:
         """
         gone = self._reactor.seconds()
         while True:
+            self._obstacle = None
             try:
                 url = self._place.find()
                 patient = self._reactor.seconds() - gone < GRACE_SECONDS
@@ -348,6 +351,7 @@ class Proxy:
             except MeshkitError as e:
                 if not _passes(e):
                     raise
+                self._obstacle = f"{e} [{e.code}]"
             self._progress()
             await deferLater(self._reactor, LOOK_EVERY if self._pump.wanted else RETRY_SECONDS)
 
@@ -448,7 +452,8 @@ class Proxy:
 
     def _give_up(self) -> None:
         self._impatience = None
-        self._pump.give_up(f"{self._place.name} is not running: start it [{DoorUnreachable.code}]")
+        nothing = f"{self._place.name} is not running: start it [{DoorUnreachable.code}]"
+        self._pump.give_up(self._obstacle or nothing)
         self._progress()
 
     # --- the end -------------------------------------------------------------------

@@ -311,6 +311,18 @@ class AgainTests(ProxyCase):
         self.heard()
         self.assert_works()
 
+    def test_one_that_comes_back_without_a_door(self) -> None:
+        self.stop_node()
+        self.folder.lock(7)
+        self.folder.write_endpoints({"api": [], "mesh": []})
+        number = self.ask("tools/list")
+        self.wait(HOLD_SECONDS + 1)
+        self.assert_refused(self.answer_to(number, self.heard()), "--api none")
+        self.folder.unlock()
+        self.restart()
+        self.heard()
+        self.assert_works()
+
     def test_one_that_cannot_be_started_is_no_reason_to_end(self) -> None:
         self.stop_node()
         self.launchable = False
