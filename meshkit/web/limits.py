@@ -512,6 +512,7 @@ class LimitedChannel(HTTPChannel):
     _request_id = b""
     _head_bytes = 0
     _headers = 0
+    _receiving = False
     _answering = False
     _refused = False
     _losing = False
@@ -571,9 +572,12 @@ class LimitedChannel(HTTPChannel):
         if self._refused:
             self._drop(len(data))
             return
-        if self._deadline is None and not self._answering:
-            self._deadline = self.callLater(self.site.receive_timeout, self._too_slow)
+        if not self._answering:
+            self._receiving = True
         super().dataReceived(data)
+        if self._receiving and self._deadline is None and not self._losing:
+            # Most requests come in one piece, and need no clock.
+            self._deadline = self.callLater(self.site.receive_timeout, self._too_slow)
 
     def lineReceived(self, line: bytes) -> None:
         try:
@@ -582,6 +586,7 @@ class LimitedChannel(HTTPChannel):
                 raise _Refused(self._headers_too_large())
             if not self._request_line:
                 self._request_line = line = self._origin_form(line)
+                self._receiving = True
             super().lineReceived(line)
         except _Refused as e:
             self.refuse(e.error)
@@ -679,6 +684,7 @@ class LimitedChannel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         self._stop_deadline()
+        self._receiving = False
         self._answering = True
         self._request_line = b""
         self._request_id = b""
@@ -816,6 +822,7 @@ class LimitedChannel(HTTPChannel):
         if self._refused:
             return
         self._refused = True
+        self._receiving = False
         self._stop_deadline()
         self.setTimeout(None)
         self.clearLineBuffer()
