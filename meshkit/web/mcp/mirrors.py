@@ -85,8 +85,6 @@ def check_mirrors(
         wrong = None
         if len(given) > 1:
             wrong = f"is given {len(given)} times"
-        elif wanted is None and given:
-            wrong = "is there, and its argument is not"
         elif wanted is not None and not given:
             wrong = "is missing"
         elif given and not _says(wire.decode_header(given[0]), wanted):
