@@ -64,6 +64,25 @@ class SchemaTests(SynchronousTestCase):
         for unsure in ({}, {"a": True}, {"a": "1"}, {"a": 1, "e": 1}, {"a": 1, "c": None}, [], 7):
             self.assertFalse(simple(unsure))
 
+    def test_what_asks_for_more_than_a_type_is_for_jsonschema(self) -> None:
+        for inner, wrong in (
+            ({"type": "integer", "minimum": 3}, 2),
+            ({"type": "integer", "exclusiveMaximum": 2}, 2),
+            ({"type": "number", "multipleOf": 2}, 1),
+            ({"type": "string", "enum": ["a"]}, "b"),
+            ({"type": "string", "const": "a"}, "b"),
+            ({"type": "string", "minLength": 2}, "b"),
+            ({"type": "string", "pattern": "^a"}, "b"),
+            ({"type": "boolean", "not": {"const": True}}, True),
+        ):
+            schema = {"type": "object", "properties": {"a": inner}}
+            simple = simple_check(schema)
+            assert simple is not None
+            self.assertFalse(simple({"a": wrong}), inner)
+            self.assertIsNotNone(schema_validator(schema)({"a": wrong}), inner)
+        for more in ({"minProperties": 1}, {"not": {}}, {"dependentRequired": {}}):
+            self.assertIsNone(simple_check({"type": "object"} | more))
+
     def test_what_is_wrong_is_said_with_its_place_and_without_end(self) -> None:
         inner = {"type": "object", "properties": {"b": {"type": "integer"}}}
         validate = schema_validator({"type": "object", "properties": {"a": inner}})
