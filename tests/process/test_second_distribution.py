@@ -63,6 +63,8 @@ class World:
         self.twistd = (str(self.python), *real.TWISTD[1:])
         self.ada = mesh.node("ada")
         self.bob = mesh.node("bob", network=self.ada)
+        # Nodes are started by the Python of the environment.
+        self.ada.runner = self.bob.runner = (*self.twistd, "-n", "--pidfile=")
 
     def _run(self, *command: str | Path) -> Done:
         done = real.run(*command, home=self.folder, PYTHONPATH="")
@@ -82,8 +84,6 @@ class InstalledCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.world: World = WORLD.get()
         self.ada, self.bob = self.world.ada, self.world.bob
-        # Nodes are started by the Python of the environment.
-        self.patch(real, "TWISTD", self.world.twistd)
         for node in (self.ada, self.bob):
             node.log.unlink(missing_ok=True)
         self.addCleanup(self.stop)
@@ -129,6 +129,12 @@ class UseTests(InstalledCase):
         self.assertEqual(self.bob.get("/v1/roundtrip"), [result])
         self.assertEqual(self.ada.status["parts"]["roundtrip"]["answered"], 7)
         self.assertEqual(self.bob.status["parts"]["roundtrip"]["measured"], 1)
+        # The command knows it from the node alone: where this one runs, it is not installed.
+        called = self.bob.good("call", "roundtrip_measure", f"peer={wanted['peer']}").json
+        self.assertEqual(called["probes"], 7)
+        listed = self.bob.good("call").out
+        self.assertIn("\nroundtrip:\n", listed)
+        result = self.bob.get("/v1/roundtrip")[0]
         # Ours work beside it, and what it has stored is there after a restart.
         self.bob.publish({"type": "note"})
         self.bob.stop()
