@@ -13,6 +13,7 @@ one that a door cannot reach.
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
 from collections.abc import Mapping
@@ -191,6 +192,8 @@ def worlds() -> Worlds:
     global _worlds
     if _worlds is None:
         _worlds = Worlds()
+        # For trial, which knows no tearDownModule.
+        atexit.register(tearDownModule)
     return _worlds
 
 
