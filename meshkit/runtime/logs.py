@@ -21,8 +21,7 @@ the shape of a secret, and the secrets that it was told of.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -81,18 +80,27 @@ _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _noted: ContextVar[Mapping[str, str]] = ContextVar("meshkit.runtime.logs", default=_NOTHING)
 
 
-@contextmanager
-def noting(**fields: str) -> Iterator[None]:
+class noting:
     """
     Have these fields stand in every event that is logged meanwhile, also in what coroutines
-    log that are begun meanwhile.
+    log that are begun meanwhile::
+
+        with noting(request_id="17"):
+            ...
     """
-    token = _noted.set({**_noted.get(), **fields})
-    try:
-        yield
-    finally:
+
+    # Each request passes here: a generator made a context manager takes three times as long.
+    __slots__ = ("_fields", "_token")
+
+    def __init__(self, **fields: str) -> None:
+        self._fields = fields
+
+    def __enter__(self) -> None:
+        self._token = _noted.set({**_noted.get(), **self._fields})
+
+    def __exit__(self, *_: object) -> None:
         try:
-            _noted.reset(token)
+            _noted.reset(self._token)
         except ValueError:
             # A coroutine that nobody waited for is closed by the collector, in a context of
             # its own; the one in which the fields were set is gone.
