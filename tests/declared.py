@@ -27,8 +27,10 @@ problems: Final[list[str]] = []
 
 
 def watch() -> None:
-    """Begin.  To be called once in a process."""
+    """Begin.  Once in a process is enough, and more often changes nothing."""
     run = dispatch.Dispatcher.run
+    if run.__name__ == "watched":
+        return
 
     async def watched(
         self: Any, bound: BoundOperation, request: Any, caller: Any, door: str

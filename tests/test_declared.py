@@ -18,6 +18,10 @@ PAGED = Operation("pages", "GET", "/v1/pages", Nothing, int, "", paged=True)
 
 
 class NetTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        # As pytest does before anything is run.
+        declared.watch()
+
     def call(self, give: Any, operation: Operation = LIST) -> list[str]:
         """@return: what is noted when a handler of ours, run at a door, gives this."""
 
