@@ -814,13 +814,13 @@ class FeedPart(Part):
 
     async def _find_message(self, digest: bytes) -> store.Row:
         """@raise NotFound: if it is not stored, or not any more."""
+
+        def look(connection: Any) -> tuple[store.Row | None, tuple[bytes, int] | None]:
+            row = store.message_by_hash(connection, digest)
+            return row, None if row is not None else store.place_by_hash(connection, digest)
+
         row: store.Row | None
-        row, place = await self._database.read(
-            lambda connection: (
-                store.message_by_hash(connection, digest),
-                store.place_by_hash(connection, digest),
-            )
-        )
+        row, place = await self._database.read(look)
         if row is not None:
             return row
         if place is not None:
