@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -26,21 +27,19 @@ EXAMPLE: Final = ROOT / "examples" / "custom_part"
 SECONDS: Final = 400
 
 
+@cache
+def _started() -> Node:
+    """One node for all tests here; its L{Mesh} ends it with this process."""
+    node = Mesh().node("ada")
+    node.start(more={"PYTHONPATH": f"{EXAMPLE}:{ROOT}"})
+    for number in range(3):
+        node.publish({"type": "insight", "title": f"owl {number}"})
+    return node
+
+
 class SchemathesisTests(SynchronousTestCase):
-    mesh: ClassVar[Mesh]
-    node: ClassVar[Node]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.mesh = Mesh()
-        cls.node = cls.mesh.node("ada")
-        cls.node.start(more={"PYTHONPATH": f"{EXAMPLE}:{ROOT}"})
-        for number in range(3):
-            cls.node.publish({"type": "insight", "title": f"owl {number}"})
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.mesh.close()
+    def setUp(self) -> None:
+        self.node = _started()
 
     def run_tool(self, *command: str | Path) -> str:
         self.assertTrue(BIN.exists(), "schemathesis is missing: run .ci/tools")
