@@ -9,6 +9,7 @@ so none can forget to ask for permission or leave something out of the counters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from attrs import frozen
@@ -163,6 +164,18 @@ class Dispatcher:
             raise NotReady("the call was cancelled: try again") from None
         finally:
             self._observe(Called(operation.name, door, caller.name, code, self._seconds() - began))
+
+    @contextmanager
+    def judging(self, bound: BoundOperation, caller: Caller, door: str) -> Iterator[None]:
+        """
+        While a door makes a request of what came: what it refuses then is counted as an
+        answer of the operation, as what L{run} refuses is.
+        """
+        try:
+            yield
+        except MeshkitError as e:
+            self._observe(Called(bound.operation.name, door, caller.name, e.code, 0.0))
+            raise
 
     def _names(self, operation: str, caller: Caller) -> dict[str, str]:
         """What stands in every event that is logged for a call."""

@@ -90,6 +90,9 @@ MAX_STREAMS: Final = 2_048
 # As which methods a route is found.
 _METHODS: Final = {"GET": ("GET", "HEAD")}
 
+# How the L{Dispatcher}'s counters call this door.
+_DOOR: Final = "rest"
+
 # Stands for a slash inside a segment while routing, so that C{%2F} is not taken for
 # the border of two segments.  A path with a real NUL is refused.
 _INNER_SLASH: Final = "\0"
@@ -187,11 +190,12 @@ class RestDoor:
             # Its body is not wanted, but the answer is the resource's to give.
             return _over(head, MAX_BODY)
         if head.length != 0:
-            bound = self._operations.find(name)
+            bound, caller = self._operations.find(name), self._whose(head)
             try:
-                self._operations.permit(bound, self._whose(head))
-                types = head.values(b"Content-Type")
-                check_content_type(head.method, types, True, _body_types(bound.operation))
+                with self._operations.judging(bound, caller, _DOOR):
+                    self._operations.permit(bound, caller)
+                    types = head.values(b"Content-Type")
+                    check_content_type(head.method, types, True, _body_types(bound.operation))
             except MeshkitError as e:
                 return e
         return _over(head, self._limits[name])
@@ -215,14 +219,15 @@ class RestDoor:
         async def answer(request: Any, **segments: str) -> bytes:
             try:
                 caller = self._caller(request)
-                # Before what was sent is looked at.
-                self._operations.permit(bound, caller)
-                path = dict(zip(operation.path_fields, segments.values(), strict=True))
-                wanted = _read(reader, operation, request, path)
+                with self._operations.judging(bound, caller, _DOOR):
+                    # Before what was sent is looked at.
+                    self._operations.permit(bound, caller)
+                    path = dict(zip(operation.path_fields, segments.values(), strict=True))
+                    wanted = _read(reader, operation, request, path)
                 if operation.stream:
                     await self._stream(request, bound, wanted, caller)
                     return b""
-                given = await self._operations.run(bound, wanted, caller, "rest")
+                given = await self._operations.run(bound, wanted, caller, _DOOR)
                 return await self._send(request, operation, given)
             except MeshkitError as e:
                 return prepare_error(request, e)
@@ -270,18 +275,19 @@ class RestDoor:
     async def _stream(
         self, request: Any, bound: BoundOperation, wanted: Any, caller: Caller
     ) -> None:
-        if not self._shares.room(caller.name):
-            raise Overloaded(
-                f"{self._shares.total} streams can be open, and {self._shares.each} of one token: "
-                f"close one, then try again"
-            )
+        with self._operations.judging(bound, caller, _DOOR):
+            if not self._shares.room(caller.name):
+                raise Overloaded(
+                    f"{self._shares.total} streams can be open, and {self._shares.each} of one "
+                    f"token: close one, then try again"
+                )
         assert self._clock is not None
         writer = EventWriter(request, self._clock)
         # Before anything is waited for, so that the limit holds.
         self._shares.take(caller.name)
         self._streams[writer] = None
         try:
-            await writer.write(await self._operations.run(bound, wanted, caller, "rest"))
+            await writer.write(await self._operations.run(bound, wanted, caller, _DOOR))
         finally:
             del self._streams[writer]
             self._shares.give_back(caller.name)

@@ -105,12 +105,14 @@ class NodeTools:
 
         async def handle(_arguments: Any, call: Any) -> ToolResult:
             try:
-                self._operations.permit(bound, call.caller)
-                arguments = unwrapped(call.arguments_text, fields)
+                with self._operations.judging(bound, call.caller, DOOR):
+                    self._operations.permit(bound, call.caller)
+                    arguments = unwrapped(call.arguments_text, fields)
+                    if not operation.stream:
+                        request = reader.from_arguments(arguments)
                 if operation.stream:
                     good = await self._tail(bound, reader, arguments, call)
                 else:
-                    request = reader.from_arguments(arguments)
                     answer = await self._operations.run(bound, request, call.caller, DOOR)
                     good = _good(operation, answer)
                 members, text = self._members(operation, good)
@@ -132,8 +134,9 @@ class NodeTools:
     async def _tail(
         self, bound: BoundOperation, reader: RequestReader, arguments: bytes, call: Any
     ) -> _Good:
-        ends, rest = self._tails.read(arguments)
-        request = reader.from_arguments(rest)
+        with self._operations.judging(bound, call.caller, DOOR):
+            ends, rest = self._tails.read(arguments)
+            request = reader.from_arguments(rest)
         with self._tails.room():
             items = await self._operations.run(bound, request, call.caller, DOOR)
             data, metadata = await self._tails.collect(items, ends, call.progress)

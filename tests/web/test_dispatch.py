@@ -2,15 +2,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import treq
+from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 
 from meshkit import errors
 from meshkit.operations import BoundOperation, Nothing, Operation
 from meshkit.web.callers import ANYONE, OWNER, Caller, Scope
 from meshkit.web.dispatch import Called, Dispatcher
-from tests.web.stage import Toys
+from meshkit.web.limits import RequestHead
+from meshkit.web.rest import RestDoor
+from tests.web.stage import CLIENT, DOOR, Toys
 
 
 class DispatcherTests(SynchronousTestCase):
@@ -108,3 +113,21 @@ class DispatcherTests(SynchronousTestCase):
         twice = self.toys.operations()[:1] * 2
         with self.assertRaises(errors.PartConflict):
             Dispatcher(twice, ready=self.toys.ready)
+
+    def test_what_a_door_refuses_before_it_asks_is_counted_once_as_well(self) -> None:
+        reader = Caller("r", (Scope.parse("read"),))
+        door = RestDoor(self.dispatcher, clock=self.clock, unguarded=reader)
+        client = treq.client.HTTPClient(RequestTraversalAgent(door.resource()))
+        for method, path in (
+            ("POST", "/v1/notes/ada"),
+            ("GET", "/v1/feed?limit=many"),
+            ("GET", "/v1/fail/NotFound"),
+            ("GET", "/v1/status"),
+        ):
+            self.successResultOf(client.request(method, f"http://localhost{path}"))
+        refused = ["PERMISSION_DENIED", "INVALID_REQUEST", "NOT_FOUND", "OK"]
+        self.assertEqual(self.codes(), refused)
+        self.assertEqual({(called.door, called.caller) for called in self.seen}, {("rest", "r")})
+        head = RequestHead("POST", "/v1/notes/ada", Headers(), 9, DOOR, CLIENT)
+        self.assertIsInstance(door.admit(head), errors.PermissionDenied)
+        self.assertEqual(self.codes(), [*refused, "PERMISSION_DENIED"])
