@@ -131,12 +131,12 @@ def compose(
             raise InvalidRequest(f"{field.name} is missing: give it", field=field.name)
     sending = Sending(operation.path, [], None, False)
     for name, value in places.get("path", {}).items():
-        texts = _texts(name, value)
+        texts = _texts(name, value, read)
         if len(texts) != 1 or not texts[0]:
             raise InvalidRequest(f"{name} has to be given once, and not empty", field=name)
         sending.path = sending.path.replace(f"{{{name}}}", quote(texts[0], safe="@"))
     for name, value in places.get("query", {}).items():
-        sending.query += [(name, text) for text in _texts(name, value)]
+        sending.query += [(name, text) for text in _texts(name, value, read)]
     if any(field.place == "raw" for field in operation.fields):
         sending.raw = True
         sending.body = b""
@@ -173,14 +173,14 @@ def _unknown(name: str, names: Sequence[str]) -> InvalidRequest:
 # --- as text -----------------------------------------------------------------------
 
 
-def _texts(name: str, value: list[Word] | msgspec.Raw) -> list[str]:
+def _texts(name: str, value: list[Word] | msgspec.Raw, read: Read) -> list[str]:
     """A field as a path or a query string takes it: what is null is left out."""
     if isinstance(value, msgspec.Raw):
         return _texts_of_json(name, bytes(value))
     texts: list[str] = []
     for word in value:
         if word.json:
-            texts += _texts_of_json(name, word.value.encode("utf-8"))
+            texts += _texts_of_json(name, _content(word.value, read))
         else:
             texts.append(word.value)
     return texts

@@ -58,6 +58,7 @@ RAW = Operation("thing_put", "POST", "/v1/put/{name}", Sent, None, "Put a thing.
 NONE = Operation("nothing_at_all", "POST", "/v1/nothing", Nothing, None, "Nothing.")
 
 FILES = {"note.json": b' {"n": 1.0} ', "photo.jpg": b"\xff\xd8", "-": b"from outside"}
+FILES |= {"name.json": b'"heron"', "tags.json": b'["a", "b"]', "five.json": b"5\n"}
 
 
 def shown(operation: Operation) -> OperationShown:
@@ -131,6 +132,9 @@ class BodyTests(SynchronousTestCase):
             body("note:=null", 'tags:=["a","b"]', "anything:=@note.json"),
             {"note": None, "tags": ["a", "b"], "anything": {"n": 1.0}},
         )
+        sending = composed(GET, "name:=@name.json", "tags:=@tags.json", "number:=@five.json")
+        self.assertEqual(sending.path, "/v1/thing/heron")
+        self.assertEqual(sending.query, [("number", "5"), ("tags", "a"), ("tags", "b")])
         self.assertRaises(InvalidRequest, body, "note:=nothing")
         self.assertRaises(InvalidRequest, body, "note:=")
 
