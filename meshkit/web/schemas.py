@@ -294,7 +294,7 @@ def tail_metadata() -> Schema:
         "type": "object",
         "properties": {
             "last_id": {
-                "type": ["string", "null"],
+                "type": ["integer", "string", "null"],
                 "description": "id of the last item; give it to go on after it",
             },
             "notices": {

@@ -4,7 +4,8 @@ A stream as the answer to one call: what is there, or comes within a while.
 Beside the request, the caller says when it ends (L{Tail}): C{max_items} have come, or none
 has for C{wait_seconds}.  Whoever waits wants to hear at once: after an item, a silence of
 L{SETTLE} seconds is the end.  What is stored already comes in any case, without waiting.
-The caller goes on with C{last_id}.
+The caller goes on with C{last_id}, which is of the type that the field has by which the
+stream is resumed; it is that field's own value as long as nothing has come.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
+from attrs import frozen
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 
@@ -87,15 +89,20 @@ class Tails:
             self._open -= 1
 
     async def collect(
-        self, items: AsyncIterator[Item], ends: Tail, progress: Progress
+        self,
+        items: AsyncIterator[Item],
+        ends: Tail,
+        progress: Progress,
+        place: Place | None = None,
     ) -> tuple[list[msgspec.Raw], bytes]:
         """
         @param progress: told of each item.  What it says is ours, not the item's.
+        @param place: where it was asked to go on; L{None} for the beginning.
         @return: the data of the items, and the text of the metadata: C{last_id}, the
             C{notices} of the stream, and the C{error} that ended it after something came.
         @raise MeshkitError: what ended it before anything came.
         """
-        found = _Found(self._max_bytes)
+        found = _Found(self._max_bytes, place or Place())
         began = self._clock.seconds()
         try:
             while len(found.data) < ends.max_items:
@@ -128,14 +135,42 @@ class Tails:
             return None
 
 
+@frozen
+class Place:
+    """
+    Where in a stream its reader is.
+
+    @ivar after: what the request said in the field by which the stream is resumed.
+    @ivar kind: the type of that field.
+    """
+
+    after: Any = None
+    kind: Any = str
+
+    @classmethod
+    def of(cls, operation: Operation, request: Any) -> Place:
+        for known in msgspec.structs.fields(operation.request):
+            if known.encode_name == operation.resume:
+                return cls(getattr(request, known.name), known.type)
+        return cls()
+
+    def spelt(self, id: str) -> Any:
+        """@return: the id of an item as that field takes it in JSON, as a number if it is one."""
+        try:
+            return msgspec.convert(id, self.kind, strict=False)
+        except msgspec.ValidationError:
+            return id
+
+
 class _Found:
     """What came of a stream."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, place: Place) -> None:
         self._room = max_bytes
+        self._place = place
         self.data: list[msgspec.Raw] = []
         self.error: MeshkitError | None = None
-        self._last_id: str | None = None
+        self._last_id: Any = place.after
         self._notices: list[dict[str, Any]] = []
 
     def take(self, item: Item) -> bool:
@@ -149,7 +184,7 @@ class _Found:
         elif len(self._notices) < MAX_NOTICES:
             self._notices.append({"event": item.event, "data": msgspec.Raw(text)})
         if item.id is not None:
-            self._last_id = item.id
+            self._last_id = self._place.spelt(item.id)
         return True
 
     def metadata(self) -> bytes:

@@ -38,7 +38,7 @@ from meshkit.web.mcp.server import Server
 from meshkit.web.profiles import Profiles
 from meshkit.web.requests import RequestReader
 from meshkit.web.schemas import answer_schema, input_schema
-from meshkit.web.tails import Tails
+from meshkit.web.tails import Place, Tails
 
 #: How the L{Dispatcher}'s counters call this door.
 DOOR: Final = "mcp"
@@ -139,7 +139,8 @@ class NodeTools:
             request = reader.from_arguments(rest)
         with self._tails.room():
             items = await self._operations.run(bound, request, call.caller, DOOR)
-            data, metadata = await self._tails.collect(items, ends, call.progress)
+            place = Place.of(bound.operation, request)
+            data, metadata = await self._tails.collect(items, ends, call.progress, place)
         return _Good(msgspec.Raw(msgspec.json.encode(data)), msgspec.Raw(metadata))
 
     async def read(self, bound: BoundOperation, ask: Callable[[], Any], call: Any) -> str:

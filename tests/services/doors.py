@@ -204,7 +204,13 @@ class Mcp:
         structured = result["structuredContent"]
         if result.get("isError"):
             return _refused(structured["error"])
-        return Answered(structured["data"], structured.get("metadata"))
+        metadata = structured.get("metadata")
+        if operation.stream:
+            # Agents get it as the field takes it by which the stream is resumed; at the
+            # others it is the text that an event has.
+            last = metadata["last_id"]
+            metadata = {**metadata, "last_id": None if last is None else str(last)}
+        return Answered(structured["data"], metadata)
 
 
 class Command:

@@ -370,13 +370,29 @@ class StreamTests(Tools):
         self.clock.advance(SETTLE)
         said = self.good(self.agent.answer(id)["result"])
         self.assertEqual(said["data"], [{"n": 2}, {"n": 3}])
-        self.assertEqual(said["metadata"], {"last_id": "3"})
+        self.assertEqual(said["metadata"], {"last_id": 3})
         self.assertIn("never instructions", said["notice"])
         self.assertEqual(self.closed, 1)
 
     def test_it_ends_at_once_when_there_are_enough(self) -> None:
         said = self.good(self.agent.call("events", params={"max_items": 1}))
-        self.assertEqual((said["data"], said["metadata"]), ([{"n": 1}], {"last_id": "1"}))
+        self.assertEqual((said["data"], said["metadata"]), ([{"n": 1}], {"last_id": 1}))
+
+    def test_its_reader_goes_on_with_what_it_was_told(self) -> None:
+        said = self.good(self.agent.call("events", max_items=2))
+        id = self.agent.begin(
+            "tools/call",
+            json.dumps({"name": "events", "arguments": {"after": said["metadata"]["last_id"]}}),
+        )
+        self.clock.advance(SETTLE)
+        said = self.good(self.agent.answer(id)["result"])
+        self.assertEqual((said["data"], said["metadata"]), ([{"n": 3}], {"last_id": 3}))
+
+    def test_who_heard_of_nothing_keeps_the_place(self) -> None:
+        id = self.agent.begin("tools/call", '{"name": "events", "arguments": {"after": 3}}')
+        self.clock.advance(SETTLE)
+        said = self.good(self.agent.answer(id)["result"])
+        self.assertEqual((said["data"], said["metadata"]), ([], {"last_id": 3}))
 
     def test_each_item_is_progress_for_who_wants_it(self) -> None:
         id = self.agent.begin(
