@@ -91,6 +91,11 @@ def start_command(folder: DataFolder) -> str:
     return f"twistd -n mesh-node --data-dir {shlex.quote(folder.path)}"
 
 
+def init_command(folder: DataFolder) -> str:
+    """What to type to make the folder's identity."""
+    return f"meshkit --data-dir {shlex.quote(folder.path)} init"
+
+
 @implementer(IStreamClientEndpoint)
 @frozen
 class DoorEndpoint:

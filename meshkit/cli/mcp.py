@@ -9,6 +9,7 @@ they use.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -121,7 +122,10 @@ def config(
         line("")
     if http:
         line(f"The token is in {folder.file('door.token')}; for an agent, make one that can do")
-        line("less: meshkit token add NAME --scope write")
+        line(
+            f"less: meshkit --data-dir {shlex.quote(folder.path)} token add NAME --scope read "
+            "--scope write:feed_publish"
+        )
         line("The address is the present one. It changes with the setting api, and with")
         line('api = "auto" it can change at any start; clients that launch meshkit find it anyway.')
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from meshkit.cli.door import Door, ask, open_folder
+from meshkit.cli.locate import init_command
 from meshkit.cli.output import json_option, line, print_json
 from meshkit.errors import ConfigError, DoorUnreachable, NotFound
 from meshkit.identity.network import NetworkSecret
@@ -123,7 +124,8 @@ def _stored(folder: DataFolder) -> tuple[NetworkSecret, ...]:
     secrets = stored_networks(folder)
     if not secrets:
         raise NotFound(
-            f"{folder.file(NETWORK_SECRET)} does not exist: make a network with 'meshkit init'"
+            f"{folder.file(NETWORK_SECRET)} does not exist: make a network with "
+            f"'{init_command(folder)}'"
         )
     return secrets
 

@@ -9,6 +9,7 @@ import click
 
 from meshkit.cli.door import Door, open_folder
 from meshkit.cli.door import ask as ask_node
+from meshkit.cli.locate import init_command
 from meshkit.cli.output import json_option, line, print_json, table
 from meshkit.errors import ConfigError, DoorUnreachable, NotFound, PassphraseRequired
 from meshkit.identity import egregore
@@ -181,7 +182,7 @@ def show_id(flag: str | None, as_json: bool) -> None:
         public = stored_public(folder)
     except FileNotFoundError:
         raise NotFound(
-            f"there is no identity in {folder.path}: make one with 'meshkit init'"
+            f"there is no identity in {folder.path}: make one with '{init_command(folder)}'"
         ) from None
     addresses = (folder.live_endpoints() or {}).get("mesh", [])
     if as_json:

@@ -7,6 +7,7 @@ from random import SystemRandom
 import click
 
 from meshkit.cli.door import open_folder
+from meshkit.cli.locate import init_command
 from meshkit.cli.output import json_option, line, print_json
 from meshkit.errors import ConfigError, NotFound
 from meshkit.runtime.keyring import (
@@ -50,7 +51,7 @@ def passphrase(
         public = stored_public(folder)
     except FileNotFoundError:
         raise NotFound(
-            f"there is no identity in {folder.path}: make one with 'meshkit init'"
+            f"there is no identity in {folder.path}: make one with '{init_command(folder)}'"
         ) from None
     sealed = needs_passphrase(folder)
     if remove and (new_fd is not None or not sealed):

@@ -287,7 +287,7 @@ class Proxy:
         self._node_paused = False
         self._error: MeshkitError | None = None
         # What stands in the way of a new connection, if it is not that there is no node.
-        self._obstacle: str | None = None
+        self._obstacle: MeshkitError | None = None
         self._was_open = False
         self._finishing = False
         self._ended = False
@@ -346,12 +346,12 @@ class Proxy:
             except (NodeNotStarted, NotFound, PassphraseRequired) as e:
                 # Whoever has stopped it may start it again.
                 self._log.warn("{reason}", reason=str(e))
-                self._pump.give_up(f"{e} [{e.code}]")
+                self._refuse(e)
                 gone = self._reactor.seconds()
             except MeshkitError as e:
                 if not _passes(e):
                     raise
-                self._obstacle = f"{e} [{e.code}]"
+                self._obstacle = e
             self._progress()
             await deferLater(self._reactor, LOOK_EVERY if self._pump.wanted else RETRY_SECONDS)
 
@@ -452,9 +452,13 @@ class Proxy:
 
     def _give_up(self) -> None:
         self._impatience = None
-        nothing = f"{self._place.name} is not running: start it [{DoorUnreachable.code}]"
-        self._pump.give_up(self._obstacle or nothing)
+        nothing = DoorUnreachable(f"{self._place.name} is not running: start it")
+        self._refuse(self._obstacle or nothing)
         self._progress()
+
+    def _refuse(self, error: MeshkitError) -> None:
+        """No node comes: the requests that wait for one are answered with why."""
+        self._pump.give_up(f"{error} [{error.code}]", error.code)
 
     # --- the end -------------------------------------------------------------------
 
@@ -490,7 +494,7 @@ class Proxy:
         if self._error is None:
             self._error = error
         if self._pump.wanted or self._was_open or self._finishing:
-            self._pump.give_up(f"{error} [{error.code}]")
+            self._refuse(error)
             self.end()
         elif self._bound is None:
             self._bound = self._reactor.callLater(STOP_SECONDS, self.end)

@@ -326,18 +326,19 @@ class Pump:
             params = b'{"requestId":%b,"reason":"the node has gone"}' % request_id
             self._say(_CANCELLED, params)
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, why: str, code: str = DoorUnreachable.code) -> None:
         """
         No node comes.
 
         @param why: what is answered to the requests that wait for one.
+        @param code: that of the error, for programs.
         """
         waiting, self._waiting = self._waiting, deque()
         self._waiting_bytes = self._waiting_requests = 0
         for said in waiting:
             for message in said.messages:
                 if message.is_request:
-                    self._refuse(bytes(message.id), _CONNECTION_CLOSED, why)
+                    self._refuse(bytes(message.id), _CONNECTION_CLOSED, why, code)
                 elif message.method is not None:
                     self._notify(message, said)
 

@@ -11,6 +11,7 @@ import click
 
 from meshkit.cli.backup import all_migrations, held
 from meshkit.cli.door import open_folder
+from meshkit.cli.locate import init_command
 from meshkit.cli.output import line, print_json
 from meshkit.errors import NotFound, PassphraseRequired
 from meshkit.feed.rotating import rotate as rotate_feed
@@ -44,7 +45,7 @@ def run(flag: str | None, descriptor: int | None, yes: bool, as_json: bool) -> N
             old = stored_identity(folder, passphrase)
         except FileNotFoundError:
             raise NotFound(
-                f"there is no identity in {folder.path}: make one with 'meshkit init'"
+                f"there is no identity in {folder.path}: make one with '{init_command(folder)}'"
             ) from None
         if not (yes or has_next(folder)):
             click.confirm(

@@ -31,7 +31,7 @@ import msgspec
 from attrs import frozen
 from twisted.internet.task import deferLater
 
-from meshkit.cli.locate import TOKEN_VARIABLE, find_door, start_command, the_door
+from meshkit.cli.locate import TOKEN_VARIABLE, find_door, init_command, start_command, the_door
 from meshkit.errors import (
     CannotListen,
     ConfigError,
@@ -213,8 +213,8 @@ class Starter:
             stored_public(self._folder)
         except FileNotFoundError:
             raise NotFound(
-                f"there is no identity in {self._folder.path}: make one with 'meshkit init', or "
-                f"name another folder with --data-dir"
+                f"there is no identity in {self._folder.path}: make one with "
+                f"'{init_command(self._folder)}', or name another folder with --data-dir"
             ) from None
         if needs_passphrase(self._folder):
             raise PassphraseRequired(

@@ -236,6 +236,15 @@ class FirstTests(ProxyCase):
         self.assertIsInstance(self.done[0], NotFound)
         self.assertEqual(self.heard(), [])
 
+    def test_the_code_is_that_of_the_error(self) -> None:
+        self.node.files.remove(f"{self.node.folder}/secret.key")
+        self.begin()
+        number = self.ask("initialize", **HELLO)
+        self.wait(0)
+        refused = self.answer_to(number, self.heard())
+        self.assert_refused(refused, "[NOT_FOUND]")
+        self.assertEqual(refused["error"]["data"], {"code": "NOT_FOUND"})
+
     def test_none_is_to_be_started(self) -> None:
         self.begin(may_start=False)
         number = self.ask("initialize", **HELLO)

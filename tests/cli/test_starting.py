@@ -337,9 +337,11 @@ class StartingTests(SynchronousTestCase):
 
     def test_a_folder_without_identity(self) -> None:
         os.unlink(self.folder.file("secret.key"))
-        self.assertIn("meshkit init", str(self.failure(self.start(), NotFound)))
+        command = f"'meshkit --data-dir {self.path} init'"
+        self.assertIn(command, str(self.failure(self.start(), NotFound)))
         self.path = os.path.join(self.path, "nowhere")
-        self.assertIn("meshkit init", str(self.failure(self.start(), NotFound)))
+        command = f"'meshkit --data-dir {self.path} init'"
+        self.assertIn(command, str(self.failure(self.start(), NotFound)))
         self.assertFalse(os.path.exists(self.path))
 
     def test_a_key_file_under_a_passphrase_needs_a_person(self) -> None:

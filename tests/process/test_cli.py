@@ -646,7 +646,9 @@ class OfflineTests(_Tests):
         self.assertTrue((self.home / ".local" / "share" / "meshkit" / "secret.key").exists())
 
     def test_there_is_no_identity(self) -> None:
-        self.check_refused(self.meshkit("-d", "x", "id"), "NOT_FOUND", "meshkit init")
+        self.check_refused(
+            self.meshkit("-d", "x", "id"), "NOT_FOUND", f"meshkit --data-dir {self.home / 'x'} init"
+        )
         self.assertFalse((self.home / "x").exists())
 
     def test_a_folder_that_is_none(self) -> None:

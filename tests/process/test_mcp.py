@@ -171,7 +171,7 @@ class StartTests(_Agents):
     def test_a_folder_that_was_not_made(self) -> None:
         done = run(*MESHKIT, "-d", "nowhere", "mcp", home=self.mesh.folder)
         self.assertEqual((done.code, done.out), (1, ""))
-        self.assertIn("meshkit init", done.err)
+        self.assertIn(f"meshkit --data-dir {self.mesh.folder / 'nowhere'} init", done.err)
         self.assertTrue(done.err.endswith("[NOT_FOUND]\n"), done.err)
         self.assertFalse((self.mesh.folder / "nowhere").exists())
 
