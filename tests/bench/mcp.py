@@ -24,7 +24,7 @@ from tests.bench.figures import percentile, ratio, spread, table
 _SDK: Final = ROOT / ".tools" / "mcp" / "bin" / "python"
 _CLIENTS: Final = (1, 20)
 _HANDSHAKE: Final = "2025-11-25"
-_STATELESS: Final = "2026-07-28"
+STATELESS: Final = "2026-07-28"
 _ABOUT: Final = "io.modelcontextprotocol/"
 
 
@@ -47,7 +47,8 @@ class _Server:
     late: defaultdict[Any, list[float]] = field(factory=lambda: defaultdict(list))
 
 
-def _post(door: Door, message: dict[str, Any], **headers: str) -> bytes:
+def post(door: Door, message: dict[str, Any], **headers: str) -> bytes:
+    """A whole request that sends a message."""
     body = msgspec.json.encode({"jsonrpc": "2.0", **message})
     lines = [
         "POST /mcp HTTP/1.1",
@@ -79,7 +80,7 @@ def _receive(connection: socket.socket) -> bytes:
 def _open_session(door: Door) -> str:
     about = {"name": "bench", "version": "1"}
     params = {"protocolVersion": _HANDSHAKE, "capabilities": {}, "clientInfo": about}
-    head, _ = _ask(door, _post(door, {"id": 1, "method": "initialize", "params": params}))
+    head, _ = _ask(door, post(door, {"id": 1, "method": "initialize", "params": params}))
     for line in head.decode("latin-1").split("\r\n"):
         name, _, value = line.partition(":")
         if name.lower() == "mcp-session-id":
@@ -88,30 +89,36 @@ def _open_session(door: Door) -> str:
     else:
         raise RuntimeError("the server gave no session")
     said = {"method": "notifications/initialized"}
-    _ask(door, _post(door, said, Mcp_Session_Id=session, MCP_Protocol_Version=_HANDSHAKE))
+    _ask(door, post(door, said, Mcp_Session_Id=session, MCP_Protocol_Version=_HANDSHAKE))
     return session
 
 
-def _call(it: _Server, protocol: str, id: int = 2) -> bytes:
-    assert it.door is not None
-    params: dict[str, Any] = {"name": "add", "arguments": {"a": 7, "b": 35}}
-    headers = {"MCP_Protocol_Version": protocol}
-    if protocol == _STATELESS:
+def call(
+    door: Door, protocol: str, tool: str, arguments: dict[str, Any], id: int, **headers: str
+) -> bytes:
+    """A whole request that calls a tool."""
+    params: dict[str, Any] = {"name": tool, "arguments": arguments}
+    headers = {"MCP_Protocol_Version": protocol, **headers}
+    if protocol == STATELESS:
         params["_meta"] = {
             f"{_ABOUT}protocolVersion": protocol,
             f"{_ABOUT}clientCapabilities": {},
         }
-        headers |= {"Mcp_Method": "tools/call", "Mcp_Name": "add"}
-    else:
-        headers["Mcp_Session_Id"] = it.session
-    return _post(it.door, {"id": id, "method": "tools/call", "params": params}, **headers)
+        headers |= {"Mcp_Method": "tools/call", "Mcp_Name": tool}
+    return post(door, {"id": id, "method": "tools/call", "params": params}, **headers)
+
+
+def _call(it: _Server, protocol: str, id: int = 2) -> bytes:
+    assert it.door is not None
+    own = {} if protocol == STATELESS else {"Mcp_Session_Id": it.session}
+    return call(it.door, protocol, "add", {"a": 7, "b": 35}, id, **own)
 
 
 def _begin(it: _Server) -> None:
     assert it.child is not None
     it.door = Door(it.child.ask("listen"))
     it.session = _open_session(it.door)
-    for protocol in (_HANDSHAKE, _STATELESS):
+    for protocol in (_HANDSHAKE, STATELESS):
         answer = msgspec.json.decode(_ask(it.door, _call(it, protocol))[1])
         if answer["result"]["structuredContent"] != {"result": 42}:
             raise RuntimeError(f"{it.name} adds otherwise: {answer!r}")
@@ -139,10 +146,10 @@ def measure(quick: bool) -> str:
             sdk.absent = str(error)
         bare.child = stack.enter_context(child("klein", python("klein_route")))
         assert ours.door is not None
-        body = _ask(ours.door, _call(ours, _STATELESS))[1].decode()
+        body = _ask(ours.door, _call(ours, STATELESS))[1].decode()
         bare.door = Door(bare.child.ask("listen", routes={"/mcp": body}))
         for _ in range(rounds):
-            for protocol, clients in itertools.product((_HANDSHAKE, _STATELESS), _CLIENTS):
+            for protocol, clients in itertools.product((_HANDSHAKE, STATELESS), _CLIENTS):
                 for it in (ours, sdk, bare):
                     if it.absent is not None:
                         continue
@@ -153,7 +160,7 @@ def measure(quick: bool) -> str:
                     it.rates[protocol, clients].append(len(latencies) / took)
                     it.late[protocol, clients] += latencies
     rows = []
-    for key in itertools.product((_HANDSHAKE, _STATELESS), _CLIENTS):
+    for key in itertools.product((_HANDSHAKE, STATELESS), _CLIENTS):
         p99 = [
             f"{percentile(it.late[key], 0.99) * 1000:.2f} ms" if it.late[key] else "absent"
             for it in (ours, sdk)

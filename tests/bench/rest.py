@@ -1,5 +1,6 @@
 """
-Requests at the door of a node, beside a bare klein route that gives the same bytes.
+Requests at the door of a node, beside a bare klein route that gives the same bytes; and one
+operation through each of the doors.
 
 The node's requests pass the token, host and origin, the limits and the dispatcher; klein's
 pass nothing.
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
 from meshkit.identity.network import NetworkSecret
+from tests.bench import mcp, starting
 from tests.bench.children import child, python
 from tests.bench.doors import Door, client, closed_loop
 from tests.bench.figures import percentile, ratio, spread, table
@@ -50,6 +53,7 @@ def measure(quick: bool) -> str:
                     latencies, took = closed_loop(at, count, requests, lambda it: it < seconds)
                     rates[path, count, whose].append(len(latencies) / took)
                     late[path, count, whose] += latencies
+        doors = _each_door(Path(name, "r"), node.door, 5 if quick else 20, seconds)
     rows = []
     for path, count in itertools.product(texts, _CLIENTS):
         ours, theirs = (rates[path, count, whose] for whose in ("ours", "klein"))
@@ -65,4 +69,34 @@ def measure(quick: bool) -> str:
             ]
         )
     heads = ["request", "clients", "ours", "bare klein", "ratio", "our p99", "klein's p99"]
-    return "\n\n".join(["## Requests at the door, beside a bare klein route", table(heads, rows)])
+    return "\n\n".join(
+        [
+            "## Requests at the door, beside a bare klein route",
+            table(heads, rows),
+            "## The operation node_identity through each door, one call after the other",
+            table(["door", "p50", "p99"], doors),
+        ]
+    )
+
+
+def _each_door(folder: Path, door: Door, times: int, seconds: float) -> list[list[str]]:
+    """@return: rows: by REST, as a tool, as a command."""
+    own = {"Authorization": f"Bearer {door.token}"}
+    command = [str(Path(sys.executable).with_name("meshkit")), "-d", str(folder), "call"]
+    measured = {
+        name: closed_loop(door, 1, itertools.repeat(request), lambda it: it < seconds)[0]
+        for name, request in (
+            ("REST", door.request("GET", "/v1/identity")),
+            (
+                f"MCP over HTTP, {mcp.STATELESS}",
+                mcp.call(door, mcp.STATELESS, "node_identity", {}, 1, **own),
+            ),
+        )
+    }
+    measured["meshkit call (a process each)"] = [
+        starting.run([*command, "node_identity"]) for _ in range(times)
+    ]
+    return [
+        [name, *(f"{percentile(each, share) * 1000:.2f} ms" for share in (0.5, 0.99))]
+        for name, each in measured.items()
+    ]
