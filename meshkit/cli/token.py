@@ -74,7 +74,9 @@ def add(
         return
     line(added["token"])
     until = "no end" if added["expires"] is None else f"good until {added['expires']}"
-    line(f"{name}: {', '.join(added['scopes'])}; {until}. It is shown this once.")
+    # Beside it, so that '> FILE' makes a file for --token-file.
+    scopes_shown = ", ".join(added["scopes"])
+    click.echo(visible(f"{name}: {scopes_shown}; {until}. It is shown this once."), err=True)
 
 
 @token.command("list")
