@@ -97,7 +97,7 @@ class RuleTests(SynchronousTestCase):
             path = tests / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        for name in ("__init__.py", "conftest.py"):
+        for name in ("__init__.py", "conftest.py", "declared.py"):
             shutil.copy(ROOT / "tests" / name, tests)
         inherited = {
             name: value
