@@ -13,6 +13,8 @@ The fields of an operation, as they are typed on a command line. Pure.
 A node is asked what fields there are and what its schema says of them; what may stand in
 them is for the node alone to judge.  So a value that is not of its field's type is sent as
 the text that it is, and the node says what is wrong with it, as it does at its other doors.
+C{content=@note.json} alone is refused here: it fits where any JSON may stand, and would be
+sent as the text C{"@note.json"}.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from shlex import quote as quote_word
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -291,7 +294,11 @@ def _json(
 def _value(
     name: str, word: Word, schema: Mapping[str, Any], schemas: Schemas, read: Read
 ) -> msgspec.Raw:
-    """One value, by what its schema admits; what does not fit is a text."""
+    """
+    One value, by what its schema admits; what does not fit is a text.
+
+    @raise InvalidRequest: if any JSON may stand here and it looks like the name of a file.
+    """
     text = word.value
     if word.json:
         raw = _content(text, read)
@@ -304,6 +311,15 @@ def _value(
     kinds = schemas.kinds(schema)
     if "string" in kinds and kinds != _ANY:
         return _string(text)
+    if kinds == _ANY and text.startswith("@"):
+        # In the field beside this one it is a file, and a text that is signed stays.
+        literal = quote_word(msgspec.json.encode(text).decode("utf-8"))
+        raise InvalidRequest(
+            f"{name}={text[:_SHOWN]} may be meant as a file or as a text: write "
+            f"{name}:={text[:_SHOWN]} for the JSON in the file, or {name}:={literal[:_SHOWN]} for "
+            f"the text",
+            field=name,
+        )
     try:
         kind = _kind(msgspec.json.decode(text))
     except msgspec.DecodeError:

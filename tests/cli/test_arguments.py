@@ -117,6 +117,17 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(body("anything=hello"), {"anything": "hello"})
         self.assertEqual(body('anything={"a'), {"anything": '{"a'})
 
+    def test_what_looks_like_a_file_is_never_taken_for_a_text_of_any_json(self) -> None:
+        """What is published is signed and stays, so a slip has to be noticed before."""
+        for word in ("anything=@missing", "anything=@note.json", "contents=@-", "anything=@"):
+            name, _, text = word.partition("=")
+            with self.subTest(word), self.assertRaises(InvalidRequest) as caught:
+                body(word)
+            self.assertIn(f"{name}:={text}", str(caught.exception))
+            self.assertIn(f"{name}:='\"{text}\"'", str(caught.exception))
+        self.assertEqual(body("anything:=@note.json"), {"anything": {"n": 1.0}})
+        self.assertEqual(body('anything:="@you"', "note=@you"), {"anything": "@you", "note": "@you"})
+
     def test_what_is_nested_too_deep_is_left_for_the_node_to_refuse(self) -> None:
         deep = "[" * 5000 + "]" * 5000
         sending = composed(POST, "name=x", f"anything={deep}")
