@@ -21,14 +21,13 @@ from click.shell_completion import CompletionItem
 from meshkit.cli.arguments import Sending, Word, compose, explain, find
 from meshkit.cli.door import Answer, Door, ask
 from meshkit.cli.output import json_option, line, print_json, printable, visible
-from meshkit.errors import ConfigError, InvalidRequest, MeshkitError, NotFound, RemoteError
+from meshkit.errors import InvalidRequest, MeshkitError, NotFound, RemoteError
 from meshkit.services.operations import OPERATIONS, OperationShown
 from meshkit.web.requests import JSON_BODY, RAW_BODY
 from meshkit.web.sse import Event
 
 #: Largest file whose content is sent.
 MAX_INPUT: Final = 64 * 1024 * 1024
-_MAX_TOKEN: Final = 4096
 _STDIN: Final = "-"
 # Media types that may be sent to a terminal.
 _TEXTS: Final = ("text/", "application/json")
@@ -77,16 +76,6 @@ def _limited(file: Any, name: str) -> bytes:
     if len(data) > MAX_INPUT:
         raise InvalidRequest(f"{name} is larger than the {MAX_INPUT} bytes that are sent")
     return data
-
-
-def _token_from(path: str | None) -> str | None:
-    if path is None:
-        return None
-    with Path(path).open("rb") as file:
-        token = file.read(_MAX_TOKEN).decode("ascii", "replace").strip()
-    if not token.isprintable() or not token or " " in token or "\ufffd" in token:
-        raise ConfigError(f"{path} holds no token: it is one word of ASCII characters")
-    return token
 
 
 async def _operations(door: Door) -> list[OperationShown]:
@@ -195,9 +184,9 @@ def call(
     if helped and name is None:
         click.echo(ctx.get_help())
         return
-    flag, token = ctx.obj, _token_from(token_file)
+    flag = ctx.obj
     if name is None or helped:
-        operations = ask(flag, _operations, token)
+        operations = ask(flag, _operations, token_file)
         if name is None:
             _print_list(operations, as_json)
         else:
@@ -227,7 +216,7 @@ def call(
         )
 
     try:
-        operation, answer = ask(flag, job, token)
+        operation, answer = ask(flag, job, token_file)
     except _Enough:
         return
     if answer is None:

@@ -26,16 +26,10 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, Respon
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
-from meshkit.cli.locate import (
-    TOKEN_VARIABLE,
-    DoorEndpoint,
-    open_folder,
-    start_command,
-    the_door,
-)
+from meshkit.cli.bearer import TokenSource
+from meshkit.cli.locate import DoorEndpoint, open_folder, start_command, the_door
 from meshkit.errors import DoorUnreachable, RemoteError
 from meshkit.runtime.folder import DataFolder
-from meshkit.runtime.keyring import stored_token
 from meshkit.web.requests import JSON_BODY
 from meshkit.web.sse import Event, EventReader
 
@@ -52,15 +46,6 @@ REOPEN_PAUSE: Final = 0.5
 _IPV6: Final = re.compile(r"\[.*\]")
 #: Largest answer that is read.
 MAX_ANSWER: Final = 64 * 1024 * 1024
-
-
-def _owners_token(folder: DataFolder) -> str:
-    try:
-        return stored_token(folder).decode("ascii")
-    except (FileNotFoundError, UnicodeDecodeError):
-        raise DoorUnreachable(
-            f"there is no token for the door in {folder.path}: restart the node, which makes one"
-        ) from None
 
 
 @implementer(IAgentEndpointFactory)
@@ -88,16 +73,18 @@ class Answer:
 class Door:
     """A node's door, for one command."""
 
-    def __init__(self, reactor: Any, folder: DataFolder, token: str | None = None) -> None:
+    def __init__(self, reactor: Any, folder: DataFolder, tokens: TokenSource | None = None) -> None:
         """
-        @param token: in place of the owner's, which lies in the folder.
+        @param tokens: where the token is; by default it is the owner's, which lies in the
+            folder.
         @raise DoorUnreachable: if the folder's node does not run.
+        @raise ConfigError: if there is no token.
         """
         self._folder = folder
         self._reactor = reactor
         self._url = the_door(folder)
-        self._given = token
-        self._token = _owners_token(folder) if token is None else token
+        self._tokens = TokenSource(folder, None, {}) if tokens is None else tokens
+        self._bearer = self._tokens.read()
         inner = DoorEndpoint(reactor, folder, self._url)
         # treq takes an IPv6 address in a URL for a name that it cannot encode.
         self._base = f"http://{_IPV6.sub('localhost', inner.host)}"
@@ -168,7 +155,7 @@ class Door:
             reached or does not even send comments any more.
         """
         headers: dict[bytes | str, bytes | str] = {
-            "Authorization": f"Bearer {self._token}",
+            "Authorization": f"Bearer {self._bearer.text}",
             "Accept": "text/event-stream",
         }
         if after:
@@ -194,7 +181,7 @@ class Door:
         deadline = self._reactor.seconds() + REOPEN_SECONDS
         while True:
             try:
-                door = Door(self._reactor, self._folder, self._given)
+                door = Door(self._reactor, self._folder, self._tokens)
                 await door.get("/v1/status")
                 return door
             except (DoorUnreachable, RemoteError):
@@ -213,7 +200,7 @@ class Door:
         raw: bool = False,
     ) -> Answer:
         """@return: an answer whose data are not decoded."""
-        headers: dict[bytes | str, bytes | str] = {"Authorization": f"Bearer {self._token}"}
+        headers: dict[bytes | str, bytes | str] = {"Authorization": f"Bearer {self._bearer.text}"}
         data = b""
         if method == "POST":
             headers["Content-Type"] = body_type
@@ -248,7 +235,7 @@ class Door:
         if envelope.success:
             return Answer(envelope.data, envelope.metadata or {})
         error = envelope.error or _Error("INTERNAL_ERROR", f"HTTP {code}")
-        raise RemoteError(error.message, error.code, code, error.details)
+        raise self._bearer.judged(RemoteError(error.message, error.code, code, error.details))
 
     async def _exchange(
         self,
@@ -407,23 +394,25 @@ def segment(text: str) -> str:
 
 
 def ask(
-    flag: str | None, job: Callable[[Door], Coroutine[Any, Any, T]], token: str | None = None
+    flag: str | None, job: Callable[[Door], Coroutine[Any, Any, T]], token_file: str | None = None
 ) -> T:
     """
     Run one conversation with the node and return what it gave.
 
     @param flag: the data folder, as the command line has it.
-    @param token: in place of C{$MESHKIT_TOKEN}, or else of the owner's, which lies in the
-        folder.
+    @param token_file: a file with the token to show; see L{TokenSource}.
     @raise MeshkitError: what the node refused, or that there is none.
     """
     folder = open_folder(flag)
-    token = token or os.environ.get(TOKEN_VARIABLE) or None
+    tokens = TokenSource(folder, token_file, os.environ)
+    if token_file is not None:
+        # Out of a pipe it comes when it comes, and Ctrl-C has no effect while the reactor waits.
+        tokens.read()
     results: list[T] = []
     problems: list[Failure] = []
 
     async def talk(reactor: Any) -> None:
-        results.append(await job(Door(reactor, folder, token)))
+        results.append(await job(Door(reactor, folder, tokens)))
 
     def run(reactor: Any) -> Deferred[None]:
         talking = Deferred.fromCoroutine(talk(reactor))

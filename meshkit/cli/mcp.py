@@ -11,18 +11,15 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshkit.cli.output import json_option, line, print_json
-from meshkit.errors import ConfigError, DoorUnreachable, MeshkitError
+from meshkit.errors import ConfigError, MeshkitError
 
 if TYPE_CHECKING:
     from meshkit.runtime.folder import DataFolder
-
-_MAX_TOKEN_FILE: Final = 4096
 
 _profile = click.option(
     "--profile",
@@ -207,6 +204,7 @@ def _run(
     from twisted.internet import reactor as installed
     from twisted.internet.stdio import StandardIO
 
+    from meshkit.cli.bearer import TokenSource
     from meshkit.cli.locate import open_folder
     from meshkit.cli.proxy import STOP_SECONDS, NodePlace, Proxy
     from meshkit.cli.starting import Starter
@@ -215,7 +213,8 @@ def _run(
     _log_to_stderr()
     folder = open_folder(flag)
     starter = Starter(reactor, folder, pid=os.getpid(), environ=os.environ, may_start=not no_start)
-    place = NodePlace(reactor, folder, starter, token_reader(folder, token_file))
+    tokens = TokenSource(folder, token_file, os.environ)
+    place = NodePlace(reactor, folder, starter, tokens.read)
     proxy = Proxy(reactor, place, profile)
     results: list[MeshkitError | None] = []
     told_to_end: list[bool] = []
@@ -261,42 +260,3 @@ def _log_end(error: MeshkitError) -> list[str]:
     details = error.details or {}
     lines = details.get("log_end")
     return [str(each) for each in lines] if isinstance(lines, list) else []
-
-
-def token_reader(folder: DataFolder, path: str | None) -> Callable[[], str]:
-    """
-    @param path: a file with a token, for its owner alone; without it, it is that of
-        C{$MESHKIT_TOKEN}, else the owner's, in the data folder.
-    @return: reads the token; raises L{ConfigError} if it cannot be had.
-    """
-
-    from meshkit.cli.locate import TOKEN_VARIABLE
-
-    def read() -> str:
-        variable = os.environ.get(TOKEN_VARIABLE, "") if path is None else ""
-        if variable:
-            return checked(variable.encode("utf-8", "replace"), f"${TOKEN_VARIABLE}")
-        try:
-            if path is None:
-                file = folder.file("door.token")
-                return checked(folder.read_secret("door.token", _MAX_TOKEN_FILE), file)
-            from meshkit.runtime.files import LocalFiles
-
-            return checked(LocalFiles().read_secret(path, _MAX_TOKEN_FILE), path)
-        except FileNotFoundError:
-            if path is None:
-                raise DoorUnreachable(
-                    f"there is no token for the door in {folder.path}: restart the node, which "
-                    f"makes one"
-                ) from None
-            raise ConfigError(f"there is no file {path} with a token") from None
-        except OSError as e:
-            raise ConfigError(f"the token in {path} cannot be read: {e.strerror or e}") from None
-
-    def checked(data: bytes, where: str) -> str:
-        token = data.decode("ascii", "replace").strip()
-        if not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise ConfigError(f"{where} holds no token: it is one word of ASCII characters")
-        return token
-
-    return read

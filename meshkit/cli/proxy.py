@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from meshkit.cli.bearer import Bearer
 from meshkit.cli.locate import DoorEndpoint, find_door
 from meshkit.cli.pump import Pump, State
 from meshkit.cli.starting import LOOK_EVERY, Starter
@@ -165,7 +166,7 @@ class NodePlace:
     """
 
     def __init__(
-        self, reactor: Any, folder: DataFolder, starter: Starter, token: Callable[[], str]
+        self, reactor: Any, folder: DataFolder, starter: Starter, token: Callable[[], Bearer]
     ) -> None:
         """
         @param starter: finds it, and starts it.
@@ -203,10 +204,13 @@ class NodePlace:
         @raise DoorUnreachable: if nobody answers.
         """
         endpoint = DoorEndpoint(self._reactor, self._folder, url)
-        request = upgrade_request(endpoint.host, self._token(), profile)
+        bearer = self._token()
+        request = upgrade_request(endpoint.host, bearer.text, profile)
         try:
             link: Any = await endpoint.connect(Factory.forProtocol(lambda: NodeLink(on_line)))
             await link.open(self._reactor, request)
+        except RemoteError as e:
+            raise bearer.judged(e) from None
         except (ConnectError, ConnectionClosed, DeferredTimeout) as e:
             raise DoorUnreachable(f"{self.name} does not answer at {url} ({e})") from None
         opened: NodeLink = link

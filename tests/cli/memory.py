@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from meshkit.cli import call as verb
+from meshkit.cli.bearer import TokenSource
 from meshkit.cli.door import Door
 from meshkit.cli.main import main
 from meshkit.runtime.folder import DataFolder
@@ -33,10 +34,13 @@ def run_command(mesh: MemoryMesh, node: MemoryNode, *arguments: str, stdin: byte
     """Run C{meshkit} with these arguments.  What it asks the node takes virtual time."""
 
     def ask(
-        flag: str | None, job: Callable[[Door], Coroutine[Any, Any, Any]], token: str | None = None
+        flag: str | None,
+        job: Callable[[Door], Coroutine[Any, Any, Any]],
+        token_file: str | None = None,
     ) -> Any:
         results: list[Any] = []
-        door = Door(node.host, DataFolder(node.folder, node.files), token)
+        folder = DataFolder(node.folder, node.files)
+        door = Door(node.host, folder, TokenSource(folder, token_file, {}))
         Deferred.fromCoroutine(job(door)).addBoth(results.append)
         mesh.until(lambda: bool(results), f"meshkit {arguments}")
         (result,) = results

@@ -126,7 +126,8 @@ class BodyTests(SynchronousTestCase):
             self.assertIn(f"{name}:={text}", str(caught.exception))
             self.assertIn(f"{name}:='\"{text}\"'", str(caught.exception))
         self.assertEqual(body("anything:=@note.json"), {"anything": {"n": 1.0}})
-        self.assertEqual(body('anything:="@you"', "note=@you"), {"anything": "@you", "note": "@you"})
+        given = body('anything:="@you"', "note=@you")
+        self.assertEqual(given, {"anything": "@you", "note": "@you"})
 
     def test_what_is_nested_too_deep_is_left_for_the_node_to_refuse(self) -> None:
         deep = "[" * 5000 + "]" * 5000

@@ -113,6 +113,7 @@ class CallCase(SynchronousTestCase):
     def file(self, content: bytes) -> str:
         path = Path(scratch(self)) / "file"
         path.write_bytes(content)
+        path.chmod(0o600)
         return str(path)
 
 
@@ -301,7 +302,16 @@ class VersionTests(CallCase):
 class TokenTests(CallCase):
     def test_another_token_is_shown(self) -> None:
         path = self.file(b"wrong\n")
-        self.assertIn("[UNAUTHORIZED]", self.refused("toy_page", "--token-file", path))
+        error = self.refused("toy_page", "--token-file", path)
+        self.assertIn("[UNAUTHORIZED]", error)
+        self.assertIn(f"the token in {path}: it may be revoked", error)
+
+    def test_a_file_that_others_can_read_is_refused(self) -> None:
+        path = self.file(b"wrong\n")
+        os.chmod(path, 0o640)
+        error = self.refused("toy_page", "--token-file", path)
+        self.assertIn("[UNSAFE_PERMISSIONS]", error)
+        self.assertIn(f"chmod 600 {path}", error)
 
     def test_a_file_without_a_token_is_refused(self) -> None:
         for content in (b"", b"two words", b"\xff", b"a\nb"):

@@ -12,6 +12,7 @@ from attrs import define
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.cli.bearer import Bearer
 from meshkit.cli.proxy import (
     ANSWER_SECONDS,
     FINISH_SECONDS,
@@ -127,8 +128,9 @@ class ProxyCase(SynchronousTestCase):
             launch=self.launch,
         )
 
-        def token() -> str:
-            return self.token or self.folder.read_secret("door.token").decode("ascii").strip()
+        def token() -> Bearer:
+            owners = self.folder.read_secret("door.token").decode("ascii").strip()
+            return Bearer(self.token or owners, "the test", "give another")
 
         place = NodePlace(
             self.node.host, DataFolder(self.node.folder, self.node.files), starter, token
@@ -226,6 +228,7 @@ class FirstTests(ProxyCase):
         (error,) = self.done
         assert error is not None
         self.assertEqual(error.code, "UNAUTHORIZED")
+        self.assertEqual(str(error), "the node does not take the token in the test: give another")
 
     def test_a_client_that_asks_nothing_is_not_waited_for(self) -> None:
         self.node.files.remove(f"{self.node.folder}/secret.key")

@@ -100,8 +100,15 @@ class TokenTests(SynchronousTestCase):
         # The curated verbs show it as well.
         self.assertIn("PERMISSION_DENIED", self.node.cli("status", MESHKIT_TOKEN=self.token).err)
 
+    def test_one_that_is_not_taken_is_named_by_where_it_is(self) -> None:
+        refused = self.node.cli("status", MESHKIT_TOKEN="mkt_gone")
+        self.assertEqual((refused.code, refused.out), (1, ""))
+        self.assertIn("token in $MESHKIT_TOKEN: it may be revoked", refused.err)
+        self.assertIn("[UNAUTHORIZED]", refused.err)
+
     def test_from_a_file(self) -> None:
         path = self.node.home / "token"
+        path.touch(0o600)
         path.write_text(f"{self.token}\n")
         listed: Any = self.node.good("call", "--token-file", path, "--json").json
         usable = {each["name"] for each in listed if each["usable"]}

@@ -104,8 +104,10 @@ class World:
         folder = mesh.folder
 
         def token_file(token: str) -> str:
-            (folder / "token").write_text(token)
-            return str(folder / "token")
+            path = folder / "token"
+            path.touch(0o600)
+            path.write_text(token)
+            return str(path)
 
         self.command = Command(self.real, token_file)
         self.operations = {each["name"]: declared(each) for each in ada.get("/v1/operations")}

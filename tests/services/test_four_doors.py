@@ -176,6 +176,7 @@ class Worlds:
 
     def _token_file(self, token: str) -> str:
         path = self.folder / "token"
+        path.touch(0o600)
         path.write_text(token, encoding="ascii")
         return str(path)
 
