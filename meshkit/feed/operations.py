@@ -82,8 +82,9 @@ IdempotencyKey = Annotated[
     str,
     Meta(
         pattern="^[!-~]{1,255}$",
-        description="names this request, best with a UUID: asked for again with the same key "
-        "within a day, it is not published a second time",
+        description="1 to 255 printable ASCII characters without spaces that name this request, "
+        "best a UUID: asked for again with the same key within a day, it is not published a "
+        "second time",
     ),
 ]
 
@@ -106,7 +107,10 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     relates: (
         Annotated[
             str,
-            Meta(pattern="^[0-9a-f]{64}$", description="hash of the message this one is about"),
+            Meta(
+                pattern="^[0-9a-f]{64}$",
+                description="64 hex digits, the hash of the message this one is about",
+            ),
         ]
         | None
     ) = None
@@ -211,7 +215,11 @@ class Search(msgspec.Struct, forbid_unknown_fields=True):
 
 class ReadThread(msgspec.Struct, forbid_unknown_fields=True):
     hash: Annotated[
-        str, Meta(pattern="^[0-9a-f]{64}$", description="hash of a message of the thread")
+        str,
+        Meta(
+            pattern="^[0-9a-f]{64}$",
+            description="64 hex digits, the hash of a message of the thread",
+        ),
     ]
     from_root: Annotated[
         bool, Meta(description="from the first message of the thread, not from this one on")
@@ -407,7 +415,7 @@ Name = Annotated[
     str,
     Meta(
         pattern=r"^[a-z][a-z0-9_.-]{0,63}/v[1-9][0-9]{0,3}$",
-        description="type and version of contents, such as note/v1",
+        description="a type and version of contents, such as note/v1",
     ),
 ]
 

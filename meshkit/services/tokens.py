@@ -68,7 +68,12 @@ class AddedToken(KnownToken):
 
 
 _Name = Annotated[
-    str, Meta(description="what the token is called", pattern=f"^{NAME}$", max_length=64)
+    str,
+    Meta(
+        description="the name of the token, of letters, digits, . _ and -",
+        pattern=f"^{NAME}$",
+        max_length=64,
+    ),
 ]
 _Scopes = Annotated[
     list[Annotated[str, Meta(max_length=MAX_SCOPE)]],

@@ -27,6 +27,8 @@ JSON_BODY: Final = "application/json"
 RAW_BODY: Final = "application/octet-stream"
 
 _SHOWN: Final = 80
+# How msgspec says that a text does not have its pattern.
+_PATTERN: Final = "matching regex"
 _NOTHING: Final[Mapping[str, str]] = {}
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -57,6 +59,7 @@ class _Field:
     @ivar name: the field as callers write it.
     @ivar attribute: the field as the Struct's constructor takes it.
     @ivar repeats: may stand in a query string more than once.
+    @ivar form: what a text of it has to be, in words, if it has a pattern.
     """
 
     name: str
@@ -64,6 +67,7 @@ class _Field:
     type: Any
     required: bool
     repeats: bool
+    form: str | None
 
 
 class RequestReader:
@@ -99,7 +103,8 @@ class RequestReader:
                     f"{operation.name}: the field {name!r} cannot be written in a path or query "
                     f"string, as its type is {info.type}"
                 )
-            field = _Field(name, info.name, info.type, info.required, kind == "many")
+            form = _form(inspect.type_info(info.type), None)
+            field = _Field(name, info.name, info.type, info.required, kind == "many", form)
             if name in in_path:
                 self._in_path[name] = field
             else:
@@ -271,6 +276,19 @@ def _text_kind(declared: Any) -> str | None:
     return kind
 
 
+def _form(found: inspect.Type, described: str | None) -> str | None:
+    """The description of what has a pattern: people read that, and no regular expression."""
+    if isinstance(found, inspect.Metadata):
+        words = (found.extra_json_schema or {}).get("description", described)
+        return _form(found.type, words)
+    if isinstance(found, inspect.UnionType):
+        forms = (_form(member, described) for member in found.types)
+        return next((form for form in forms if form is not None), None)
+    if isinstance(found, _LIST_TYPES):
+        return _form(found.item_type, None)
+    return described if isinstance(found, inspect.StrType) and found.pattern else None
+
+
 def _split_query(query: str) -> list[tuple[str, str]]:
     if not query:
         return []
@@ -321,6 +339,8 @@ def _convert_text(field: _Field, text: str | list[str]) -> Any:
 
 def _refuse(field: _Field, why: str) -> NoReturn:
     what, _, where = why.partition(" - at `$")
+    if field.form is not None and _PATTERN in what:
+        what = f"expected {field.form}"
     raise InvalidRequest(f"{field.name}{where.rstrip('`')}: {_lower(what)}", field=field.name)
 
 

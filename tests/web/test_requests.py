@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Meta
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import InvalidRequest, NestedTooDeep, UnsupportedMediaType
 from meshkit.operations import Operation
 from meshkit.web.requests import MAX_QUERY_FIELDS, RequestReader, check_content_type
 from tests.web.stage import ByAuthor, Listing, Note, Publish
+
+_Digits = Annotated[str, Meta(pattern="^[0-9a-f]{4}$", description="4 hex digits")]
 
 
 def reader(request: type[msgspec.Struct], method: Any = "GET", path: str = "/x") -> RequestReader:
@@ -66,6 +69,28 @@ class QueryTests(SynchronousTestCase):
             self.assertIn(message, str(caught.exception))
             details = caught.exception.details
             self.assertEqual(details, None if field is None else {"field": field}, query)
+
+    def test_a_form_is_told_in_the_words_of_the_field(self) -> None:
+        """And not as a regular expression, which is not what people read."""
+
+        class Forms(msgspec.Struct):
+            hash: _Digits | None = None
+            hashes: list[_Digits] = []
+            words: Annotated[list[_Digits], Meta(description="some")] = []
+            bare: Annotated[str, Meta(pattern="^a$")] = "a"
+
+        for query, message in (
+            ("hash=xyz", "hash: expected 4 hex digits"),
+            ("hashes=abcd&hashes=x", "hashes[1]: expected 4 hex digits"),
+            ("words=x", "words[0]: expected 4 hex digits"),
+            ("bare=b", "bare: expected `str` matching regex '^a$'"),
+        ):
+            error = self.assertRaises(InvalidRequest, reader(Forms).from_query, {}, query)
+            self.assertEqual(str(error), message)
+        error = self.assertRaises(
+            InvalidRequest, reader(Forms, "POST").from_json, {}, b'{"hash": "x"}'
+        )
+        self.assertEqual(str(error), "hash: expected 4 hex digits")
 
     def test_as_many_fields_as_the_limit_are_read(self) -> None:
         got = LISTING.from_query({}, "&".join(["tags=a"] * MAX_QUERY_FIELDS))
