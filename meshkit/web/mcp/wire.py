@@ -394,15 +394,17 @@ def read_envelope(message: Request, headers: Headers | None) -> Envelope:
         a version that is not spoken here.
     """
     meta = message.params.meta
+    version, capabilities = meta.get(META_VERSION), meta.get(META_CAPABILITIES)
+    foreign = isinstance(version, str) and version not in STATELESS_VERSIONS
     missing = [key for key in (META_VERSION, META_CAPABILITIES) if key not in meta]
-    if missing:
+    # What a request of another version has to hold is not known here.
+    if missing and not foreign:
         raise McpRefused(INVALID_PARAMS, f"params._meta lacks {' and '.join(missing)}")
-    version, capabilities = meta[META_VERSION], meta[META_CAPABILITIES]
     if headers is not None:
         _check_headers(message, version, headers)
     if not isinstance(version, str):
         raise McpRefused(INVALID_PARAMS, f"params._meta: {META_VERSION} has to be a string")
-    if version not in STATELESS_VERSIONS:
+    if foreign:
         raise unsupported(version)
     if not isinstance(capabilities, dict):
         raise McpRefused(INVALID_PARAMS, f"params._meta: {META_CAPABILITIES} has to be an object")

@@ -278,6 +278,14 @@ class EnvelopeTests(SynchronousTestCase):
             self.assertEqual(envelope.capabilities, {"roots": {}})
             self.assertIsNone(envelope.log_level)
 
+    def test_a_version_that_is_not_spoken_is_the_first_thing_to_say(self) -> None:
+        """What else a request of another version has to hold is not known here."""
+        error = self.refused(
+            wire.UNSUPPORTED_VERSION, self.request(meta={wire.META_VERSION: "2099-01-01"}), None
+        )
+        self.assertEqual(error.data["requested"], "2099-01-01")
+        self.assertEqual(error.data["supported"], list(wire.STATELESS_VERSIONS))
+
     def test_what_has_to_be_there(self) -> None:
         good = {wire.META_VERSION: self.VERSION, wire.META_CAPABILITIES: {}}
         for key in good:
