@@ -37,6 +37,7 @@ from meshkit.web.mcp.http import McpResource
 from meshkit.web.mcp.server import Server
 from meshkit.web.profiles import ALIASES, Profiles
 from meshkit.web.readables import SCHEME, add_resources
+from meshkit.web.requests import unknown_field
 from meshkit.web.tools import NodeTools
 
 PATHS: Final = ("/mcp", "/mcp/")
@@ -125,8 +126,12 @@ class AgentDoor:
     def view(self, request: Any) -> str | None:
         """
         @return: the profile that a request chooses, or L{None}.
-        @raise InvalidRequest: if it is not one that holds tools here.
+        @raise InvalidRequest: if it is not one that holds tools here, or if something else
+            stands in the query string.
         """
+        for name in request.args:
+            if name != b"profile":
+                raise unknown_field(name.decode("utf-8", "replace"), ["profile"], "query string")
         given = [value.decode("utf-8", "replace") for value in request.args.get(b"profile", [])]
         if len(given) > 1:
             raise InvalidRequest(

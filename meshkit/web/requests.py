@@ -9,7 +9,7 @@ C{msgspec.Raw} is kept as the caller spelt it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl
@@ -196,15 +196,9 @@ class RequestReader:
         field = fields.get(name)
         if field is not None:
             return field
-        shown = repr(name[:_SHOWN])
         if name in self._in_path:
-            raise InvalidRequest(f"{shown} belongs in the path, not in the {source}")
-        if not fields:
-            raise InvalidRequest(f"there is no field {shown}: the {source} takes none")
-        near = get_close_matches(name[:_SHOWN], fields, n=1)
-        if near:
-            raise InvalidRequest(f"there is no field {shown}: did you mean {near[0]!r}?")
-        raise InvalidRequest(f"there is no field {shown}: there are {', '.join(fields)}")
+            raise InvalidRequest(f"{name!r} belongs in the path, not in the {source}")
+        raise unknown_field(name, fields, source)
 
     def _make(
         self, values: dict[str, Any], fields: Mapping[str, _Field], source: str
@@ -219,6 +213,21 @@ class RequestReader:
         except (ValueError, TypeError) as e:
             # Every field is there and of its type, so this is the Struct's own check.
             raise InvalidRequest(str(e)) from None
+
+
+def unknown_field(name: str, known: Collection[str], source: str) -> InvalidRequest:
+    """
+    @param known: the names that there are.
+    @param source: where they were looked for, such as C{"query string"}.
+    @return: the refusal, which may tell which was meant.
+    """
+    shown = repr(name[:_SHOWN])
+    if not known:
+        return InvalidRequest(f"there is no field {shown}: the {source} takes none")
+    near = get_close_matches(name[:_SHOWN], known, n=1)
+    if near:
+        return InvalidRequest(f"there is no field {shown}: did you mean {near[0]!r}?")
+    return InvalidRequest(f"there is no field {shown}: there are {', '.join(known)}")
 
 
 def check_content_type(

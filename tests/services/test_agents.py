@@ -330,6 +330,17 @@ class ProfileTests(Agents):
                 self.assertEqual((answer.status, answer.code), (400, "INVALID_REQUEST"))
                 self.assertIn(word, answer.json["error"]["message"])
 
+    def test_an_unknown_field_of_the_query_string_is_refused(self) -> None:
+        for target, word in (
+            ("/mcp?profil=core", "there is no field 'profil': did you mean 'profile'?"),
+            ("/mcp/?profile=core&x=", "there is no field 'x': there are profile"),
+        ):
+            for method in ("GET", "POST"):
+                with self.subTest(target, method=method):
+                    answer = self.ada.ask(method, target, {})
+                    self.assertEqual((answer.status, answer.code), (400, "INVALID_REQUEST"))
+                    self.assertIn(word, answer.json["error"]["message"])
+
     def test_without_a_part_there_are_no_tools_of_it(self) -> None:
         bob = self.mesh.node("bob", 'disable = ["gossip"]')
         bob.start()
