@@ -170,6 +170,7 @@ def main(reactor: Any, where: str) -> Deferred[None]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    where = sys.argv[1] if len(sys.argv) == 2 else ""
+    if where != "--stdio" and not (where.isdecimal() and int(where) < 65536):
         sys.exit(f"usage: {sys.argv[0]} PORT | --stdio")
-    react(main, sys.argv[1:])
+    react(main, [where])

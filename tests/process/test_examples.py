@@ -350,6 +350,18 @@ class McpServerTests(ExampleCase):
         self.assertEqual(started["result"]["serverInfo"]["name"], "timers")
         self.assertEqual(called["result"]["content"][0]["text"], "eggs: 60 s left")
 
+    def test_what_is_no_port_is_told_how_to_use_it(self) -> None:
+        for arguments in ([], ["x"], ["70000"], ["1", "2"]):
+            with self.subTest(arguments):
+                done = subprocess.run(
+                    [sys.executable, str(EXAMPLES / "mcp_server.py"), *arguments],
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE,
+                )
+                self.assertEqual((done.returncode, done.stdout), (1, ""))
+                self.assertRegex(done.stderr, r"\Ausage: \S+ PORT \| --stdio\n\Z")
+
     def test_it_serves_http(self) -> None:
         child = self.spawn("eve", "mcp_server.py", "0")
         address = child.wait_line(r"http://127\.0\.0\.1:\d+/mcp")
