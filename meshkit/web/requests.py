@@ -9,6 +9,7 @@ C{msgspec.Raw} is kept as the caller spelt it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, NoReturn
@@ -27,6 +28,9 @@ JSON_BODY: Final = "application/json"
 RAW_BODY: Final = "application/octet-stream"
 
 _SHOWN: Final = 80
+# The name of a member, and what may stand after its value.
+_MEMBER: Final = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*')
+_AFTER: Final = re.compile(rb"[ \t\r\n]*[,}]")
 # How msgspec says that a text does not have its pattern.
 _PATTERN: Final = "matching regex"
 _NOTHING: Final[Mapping[str, str]] = {}
@@ -315,13 +319,51 @@ def _split_object(text: bytes, source: str) -> dict[str, msgspec.Raw]:
     try:
         # Text that is passed over unread, as that of a Raw field, is not looked at.
         text.decode("utf-8")
-        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except UnicodeDecodeError as e:
         raise InvalidRequest(f"the {source} is not UTF-8 (byte {e.start})") from None
     except msgspec.ValidationError:
         raise InvalidRequest(f"the {source} has to be a JSON object") from None
     except msgspec.DecodeError as e:
         raise InvalidRequest(f"the {source} is not JSON: {_lower(str(e))}") from None
+    name = repeated(text, members)
+    if name is not None:
+        shown = name[:_SHOWN]
+        raise InvalidRequest(f"{shown} is given more than once: give it once", field=shown)
+    return members
+
+
+def repeated(text: bytes, members: Mapping[str, msgspec.Raw]) -> str | None:
+    """
+    Which member stands in an object more than once?  Those who read it would not agree which
+    one counts (U{https://www.rfc-editor.org/rfc/rfc8259#section-4}).
+
+    Mostly the length alone tells.  Else it is walked from one name to the next.  Values are
+    not read again: each is known, and is found in its place, unless it is that of another
+    member of the same name.
+
+    @param text: the JSON text of an object.
+    @param members: what was read in it: of each name the last.
+    @return: the name, or L{None}.
+    """
+    # Quotation marks, colons, commas and braces are the least that stands between.
+    least = sum(map(len, members)) + sum(map(len, members.values())) + 4 * len(members) + 1
+    if len(text) - least < 5 + min(map(len, members), default=0):
+        # No room for one more, with its name, a value and what stands between.
+        return None
+    at = text.find(b"{") + 1
+    seen: set[str] = set()
+    while (found := _MEMBER.match(text, at)) is not None:
+        spelt = found[1]
+        name: str = msgspec.json.decode(spelt) if b"\\" in spelt else spelt[1:-1].decode("utf-8")
+        value = bytes(members[name])
+        # A number that goes on is another one.
+        after = _AFTER.match(text, found.end() + len(value))
+        if name in seen or after is None or not text.startswith(value, found.end()):
+            return name
+        seen.add(name)
+        at = after.end()
+    return None
 
 
 def _convert_json(field: _Field, raw: msgspec.Raw) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -13,10 +14,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import InvalidRequest, NestedTooDeep, UnsupportedMediaType
 from meshkit.operations import Operation
-from meshkit.web.requests import MAX_QUERY_FIELDS, RequestReader, check_content_type
+from meshkit.web.requests import MAX_QUERY_FIELDS, RequestReader, check_content_type, repeated
 from tests.web.stage import ByAuthor, Listing, Note, Publish
 
 _Digits = Annotated[str, Meta(pattern="^[0-9a-f]{4}$", description="4 hex digits")]
+
+
+def split(text: str) -> dict[str, msgspec.Raw]:
+    return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
 
 
 def reader(request: type[msgspec.Struct], method: Any = "GET", path: str = "/x") -> RequestReader:
@@ -171,6 +176,62 @@ class QueryTests(SynchronousTestCase):
             self.assertIsInstance(LISTING.from_query({}, query), Listing)
         except (InvalidRequest, NestedTooDeep) as e:
             self.assertTrue(str(e))
+
+
+class RepeatedTests(SynchronousTestCase):
+    """A member of the object that stands there twice: which one is meant, nobody knows."""
+
+    def test_a_member_is_given_once_however_it_is_spelt(self) -> None:
+        for body, name in (
+            (b'{"content":1,"content":2}', "content"),
+            (b'{"content":1,"content":1}', "content"),
+            (b'{"content":12,"tags":[],"content":1}', "content"),
+            (b'{"content":1,"tags":[],"content":12}', "content"),
+            (b'{"content":"a","content":"ab"}', "content"),
+            (b'{ "content" : {"a":1} ,\n "content" : {"a":1}}', "content"),
+            (b'{"tags":["a"],"content":[],"tags":["a"]}', "tags"),
+            (b'{"content":1,"\\u0063ontent":2}', "content"),
+            (b'{"\\u0063ontent":1,"content":2}', "content"),
+        ):
+            for read in (lambda body: PUBLISH.from_json({}, body), PUBLISH.from_arguments):
+                with self.subTest(body):
+                    error = self.assertRaises(InvalidRequest, read, body)
+                    self.assertEqual(str(error), f"{name} is given more than once: give it once")
+                    self.assertEqual(error.details, {"field": name})
+
+    def test_what_lies_deeper_is_not_looked_at(self) -> None:
+        for content in (
+            b'{"content":1,"content":2}',
+            b'"\\"content\\":1,\\"content\\":2"',
+            b'[{"a":1},{"a":1}]',
+        ):
+            got: Any = PUBLISH.from_json({}, b'{ "content" : %b , "tags":[] }' % content)
+            self.assertEqual(bytes(got.content), content)
+
+    members = st.dictionaries(
+        st.text(max_size=5) | st.sampled_from(["a", "b", "\u00e9", '"', "\\"]),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=2), inner),
+            max_leaves=5,
+        ),
+        max_size=5,
+    )
+
+    @given(members, st.booleans(), st.sampled_from([None, 0, 2, "\t"]), st.data())
+    def test_whatever_the_object(self, members: Any, plain: bool, indent: Any, data: Any) -> None:
+        text = json.dumps(members, ensure_ascii=plain, indent=indent)
+        self.assertIsNone(repeated(text.encode(), split(text)))
+        if members:
+            again = data.draw(st.sampled_from(sorted(members)))
+            value = json.dumps(data.draw(st.sampled_from([members[again], 1, "x", [1.0]])))
+            key = json.dumps(again, ensure_ascii=data.draw(st.booleans()))
+            text = f"{text.rstrip()[:-1]}, {key}: {value} }}"
+            self.assertEqual(repeated(text.encode(), split(text)), again)
 
 
 class BodyTests(SynchronousTestCase):
