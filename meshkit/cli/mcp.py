@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshkit.cli.output import json_option, line, print_json
+from meshkit.cli.output import json_option, line, print_json, visible
 from meshkit.errors import ConfigError, MeshkitError
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def config(
     """
     Print what to paste into a client.
 
-    With --json and one --client, it is the document alone.
+    With --json and one --client, it is the document alone. What would keep it from working as
+    things are now is said on standard error.
     """
     from meshkit.cli.clients import CLIENTS
     from meshkit.cli.locate import open_folder
@@ -110,6 +111,8 @@ def config(
         command += ["--no-start"] if no_start else []
         command += [] if token_file is None else ["--token-file", os.path.abspath(token_file)]
         documents = {each: CLIENTS[each].stdio(name, command) for each in names or CLIENTS}
+    for warning in _warnings(folder, profile, token_file):
+        click.echo(f"meshkit: warning: {visible(warning)}", err=True)
     if as_json:
         print_json(documents[names[0]] if len(names) == 1 else documents)
         return
@@ -137,6 +140,40 @@ def _print_instructions() -> None:
     from meshkit.web.instructions import GOOD_CITIZEN
 
     click.echo(GOOD_CITIZEN.rstrip("\n"))
+
+
+def _warnings(folder: DataFolder, profile: str | None, token_file: str | None) -> list[str]:
+    """What the client would stumble over, if nothing is done about it meanwhile."""
+    from meshkit.cli.bearer import TokenSource
+    from meshkit.cli.locate import init_command
+    from meshkit.runtime.keyring import stored_public
+    from meshkit.web.profiles import ALIASES, ALL, ANNOUNCED, CORE
+
+    found = []
+    try:
+        stored_public(folder)
+    except FileNotFoundError:
+        found.append(
+            f"there is no identity in {folder.path}: make one with '{init_command(folder)}'"
+        )
+    except (MeshkitError, OSError) as e:
+        found.append(str(e))
+    if profile is not None and profile not in {CORE, ALL, *(each.profile for each in ALIASES)}:
+        found.append(
+            f"the profile {profile!r} holds no tools yet: a node refuses it"
+            if profile in ANNOUNCED
+            else f"there is no profile {profile!r}, unless a part of the node brings it"
+        )
+    if token_file is not None:
+        path = os.path.abspath(token_file)
+        if os.path.isfile(path):
+            try:
+                TokenSource(folder, path, {}).read()
+            except MeshkitError as e:
+                found.append(str(e))
+        else:
+            found.append(f"there is no file {path}: put the token there, with mode 600")
+    return found
 
 
 def own_command() -> list[str]:

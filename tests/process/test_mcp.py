@@ -481,6 +481,8 @@ class ConfigTests(_Agents):
 
     def test_options_go_into_it(self) -> None:
         node = self.node()
+        (node.home / "t").touch(0o600)
+        (node.home / "t").write_text("token\n")
         document = node.good(
             *("mcp", "config", "--client", "generic", "--json", "--profile", "egregore"),
             *("--no-start", "--token-file", "t"),
@@ -490,6 +492,29 @@ class ConfigTests(_Agents):
             document["args"][at:],
             ["mcp", "--profile", "egregore", "--no-start", "--token-file", str(node.home / "t")],
         )
+
+    def test_what_would_not_work_is_printed_with_a_warning(self) -> None:
+        node = self.node()
+        (node.home / "open").write_text("token\n")
+        (node.home / "open").chmod(0o644)
+        for arguments, warnings in (
+            (("--profile", "nocturne"), ["the profile 'nocturne' holds no tools"]),
+            (("--profile", "cor"), ["there is no profile 'cor'"]),
+            (("--token-file", "none"), [f"there is no file {node.home / 'none'}"]),
+            (("--token-file", "open"), ["chmod 600"]),
+            (("--data-dir", "empty"), [f"no identity in {node.home / 'empty'}"]),
+        ):
+            before = arguments if arguments[0] == "--data-dir" else ()
+            after = () if before else arguments
+            with self.subTest(arguments):
+                done = node.cli(*before, "mcp", "config", "--client", "claude", "--json", *after)
+                self.assertEqual(done.code, 0, done.err)
+                self.assertIn(arguments[1], json.dumps(done.json))
+                said = done.err.splitlines()
+                self.assertEqual(len(said), len(warnings), said)
+                for line, warning in zip(said, warnings, strict=True):
+                    self.assertTrue(line.startswith("meshkit: warning: "), line)
+                    self.assertIn(warning, line)
 
     def test_over_http(self) -> None:
         node = self.node()
