@@ -323,9 +323,11 @@ class NodeService(Service):
             dialled=dialled,
         )
         self._lag = LoopLag(self._reactor, late)
-        self._ports = [_listen(self._mesh_endpoint, self._listener, "listen", self._config.listen)]
         if self._door_endpoint is not None:
+            # Before anything is opened, as this is where its settings are judged.
             self._door = self._make_door()
+        self._ports = [_listen(self._mesh_endpoint, self._listener, "listen", self._config.listen)]
+        if self._door_endpoint is not None and self._door is not None:
             port = _listen(self._door_endpoint, self._door.site, "api", self._config.api)
             self._door_ports = [port]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import msgspec
@@ -363,7 +364,11 @@ class SettingTests(Agents):
         for name in ("nocturne", "nonsense"):
             with self.subTest(name):
                 node = self.mesh.node(name, f'mcp_profile = "{name}"')
+                # Nobody is let in, not even for a moment.
+                opened = Mock()
+                self.patch(type(node.host), "listenTCP", opened)
                 error = self.assertRaises(ConfigError, node.start)
+                opened.assert_not_called()
                 self.assertIn("mcp_profile", str(error))
                 self.assertIn(name, str(error))
 
