@@ -115,7 +115,7 @@ async def follow(
     read: Callable[[Callable[[sqlite3.Connection], Any]], Deferred[Any]],
     subscribe: Callable[[type[MessagesStored], Any], Callable[[], None]],
     wanted: Filter,
-    after: int | None,
+    after: int,
     show: Callable[[Row], msgspec.Raw] = shown,
 ) -> AsyncGenerator[Item, None]:
     """
@@ -128,27 +128,20 @@ async def follow(
 
     @param read: L{meshkit.runtime.database.Database.read}.
     @param subscribe: L{meshkit.runtime.events.EventBus.subscribe}.
-    @param after: the position after which to begin; L{None} for what comes from now on.
+    @param after: the position after which to begin.
     @param show: how messages are shown; called in the thread that reads them.
     @return: L{Item}s whose id is the position.  It has no end.
     """
     bell = Bell()
-    # What was stored between now and the look at what is newest comes from now on as well.
-    first: int | None = None
 
     def heard(event: MessagesStored) -> None:
-        nonlocal first
-        if first is None and event.messages:
-            first = event.messages[0].position
         if wanted.author is None or event.author == wanted.author:
             bell.ring()
 
     unsubscribe = subscribe(MessagesStored, heard)
     try:
         newest = await read(newest_position)
-        position = newest if after is None else after
-        if after is None and first is not None:
-            position = min(position, first - 1)
+        position = after
         if position > newest:
             position = newest
             yield Item({"newest": newest}, id=str(newest), event="reset")

@@ -31,7 +31,7 @@ from meshkit.feed.blocking import Blocks
 from meshkit.feed.canonical import Prepared, prepare_content, prepare_content_text
 from meshkit.feed.chain import Verdict
 from meshkit.feed.closings import list_closings
-from meshkit.feed.follow import follow, read_arrivals
+from meshkit.feed.follow import follow, newest_position, read_arrivals
 from meshkit.feed.forgetting import Forgetting
 from meshkit.feed.intake import Checked, Intake, Queue
 from meshkit.feed.limits import Amount, Limits
@@ -251,6 +251,8 @@ class FeedPart(Part):
         self._amount = Amount()
         self._feeds = 0
         self._added: Counter[str] = Counter(own=0, others=0)
+        # Position of the last message of which everybody here has been told.
+        self._announced = 0
         self._forked: set[bytes] = set()
         self._schemas = schema_registry.Schemas(
             self._database, self._wall_clock, context.config.schemas
@@ -334,6 +336,7 @@ class FeedPart(Part):
 
     async def _load(self) -> None:
         self._amount, self._feeds, forked = await self._database.read(store.count_all)
+        self._announced = await self._database.read(newest_position)
         self._forked = set(forked)
         await self._blocks.load()
         await self._own.load()
@@ -542,6 +545,8 @@ class FeedPart(Part):
         origin = "own" if local else "others"
         for author, contiguous, messages in stored.added:
             self._added[origin] += len(messages)
+            for message in messages[-1:]:
+                self._announced = max(self._announced, message.position)
             self._events.publish(MessagesStored(author, contiguous, local, messages))
         for author, sequence in stored.forks:
             self._forked.add(author)
@@ -805,7 +810,8 @@ class FeedPart(Part):
             self._database.read,
             self._events.subscribe,
             wanted,
-            request.after,
+            # Not what is newest in the store: that is seen before it is announced here.
+            self._announced if request.after is None else request.after,
             self._presenter.show,
         )
 

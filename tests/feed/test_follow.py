@@ -100,6 +100,29 @@ class FollowTests(FollowCase):
         self.assertEqual(self.texts(self.read(stream)), ["new", "newer"])
         self.close(stream)
 
+    def test_from_now_on_holds_though_the_store_is_ahead_of_what_is_told(self) -> None:
+        """What is committed is seen by a thread that reads before anybody here is told of it."""
+        self.store(self.ada.write("old").raw)
+        tell, late = self.context.events.publish, list[Any]()
+        read, gates = self.context.database.read, [Deferred[None]()]
+
+        def slow(job: Any) -> Any:
+            return gates.pop().addCallback(lambda _: read(job)) if gates else read(job)
+
+        gate = gates[0]
+        self.patch(self.context.events, "publish", late.append)
+        self.patch(self.context.database, "read", slow)
+        stream = self.open()
+        self.waiting = Deferred.fromCoroutine(_next(stream))
+        self.done(self.part.publish("new"))
+        if not gates:
+            gate.callback(None)
+        run_clock(self.clock)
+        for event in late:
+            tell(event)
+        self.assertEqual(self.texts(self.read(stream)), ["new"])
+        self.close(stream)
+
     def test_it_can_begin_anywhere(self) -> None:
         self.store(*[self.ada.write(n).raw for n in range(250)])
         for after in (0, 1, 100, 249, 250):
