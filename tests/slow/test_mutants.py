@@ -769,7 +769,7 @@ MUTANTS: Final = (
         "        self._phase = _Phase.ASKING\n        self._early += rest\n"
         "        self._handshake.accepted = self._handshake.accept()\n"
         "        self._raw.write(self._handshake.accepted[0])\n",
-        "        answer, outcome = self._handshake.accept()\n        self._raw.write(answer)\n",
+        "        answer, outcome = self._handshake.accept()\n        self._hand_down(answer)\n",
         "        _, outcome = self._handshake.accepted\n",
     ),
     _mutant(
@@ -781,8 +781,8 @@ MUTANTS: Final = (
     _mutant(
         "each message has a deadline of its own",
         "channel",
-        "        if step.send:\n            self._raw.write(step.send)\n",
-        "        if step.send:\n            self._raw.write(step.send)\n"
+        "        if step.send:\n            self._hand_down(step.send)\n",
+        "        if step.send:\n            self._hand_down(step.send)\n"
         "            self._deadline.reset(self._timeout)\n",
     ),
     _mutant(
