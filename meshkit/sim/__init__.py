@@ -1,0 +1,3 @@
+"""
+Whole nodes in one process, under virtual time, with faults, from a seed.
+"""
