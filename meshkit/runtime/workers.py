@@ -29,7 +29,14 @@ from twisted.python.threadpool import ThreadPool
 
 from meshkit.errors import NotReady, Overloaded
 
-__all__ = ["InlineWorkers", "WorkerFactory", "WorkerPool", "Workers"]
+__all__ = [
+    "AbstractWorkers",
+    "InlineWorkers",
+    "WorkerCall",
+    "WorkerFactory",
+    "WorkerPool",
+    "Workers",
+]
 
 T = TypeVar("T")
 
@@ -64,7 +71,7 @@ class WorkerFactory(Protocol):
 
 
 @define(eq=False)
-class _Call:
+class WorkerCall:
     """
     One call that was accepted.
 
@@ -88,6 +95,14 @@ class _Call:
             raise TypeError(f"{type(result).__name__} cannot leave a thread: return a result")
         return result
 
+    def outcome(self) -> object:
+        """As L{make}, but what it raises is a L{Failure} that is returned."""
+        try:
+            return self.make()
+        except BaseException:
+            # As in a thread: whatever it is, it belongs to whoever waits for it.
+            return Failure()
+
     def give_up(self, reason: Exception) -> None:
         deferred, self.deferred = self.deferred, None
         self.work = None
@@ -100,8 +115,11 @@ class _Call:
             deferred.callback(result)
 
 
-class _Workers(Service, ABC):
-    """The bookkeeping, which is the same with and without threads."""
+class AbstractWorkers(Service, ABC):
+    """
+    The bookkeeping, which is the same with and without threads.  Whoever inherits says
+    where and when the calls are made.
+    """
 
     _log = Logger()
 
@@ -129,7 +147,7 @@ class _Workers(Service, ABC):
         self._limit = size + max_waiting
         self._stop_seconds = stop_seconds
         # In the order of acceptance.  A dict, as any of them may be done first.
-        self._calls: dict[_Call, None] = {}
+        self._calls: dict[WorkerCall, None] = {}
         self._draining = False
         self._stop_waiters: list[Deferred[None]] = []
         self._deadline: IDelayedCall | None = None
@@ -177,7 +195,7 @@ class _Workers(Service, ABC):
                     f"{self._limit} calls keep the pool {self._label!r} busy: try again in a moment"
                 )
             )
-        call = _Call(lambda: work(*args, **kwargs))
+        call = WorkerCall(lambda: work(*args, **kwargs))
         deferred: Deferred[T] = Deferred(lambda _: call.give_up(CancelledError()))
         call.deferred = deferred
         self._calls[call] = None
@@ -209,7 +227,7 @@ class _Workers(Service, ABC):
         self._stop_waiters.append(waiter)
         return waiter
 
-    def _delivered(self, call: _Call, result: object) -> None:
+    def _delivered(self, call: WorkerCall, result: object) -> None:
         # Always in the reactor's thread, once for each call, cancelled or not.
         del self._calls[call]
         call.deliver(result)
@@ -247,7 +265,7 @@ class _Workers(Service, ABC):
         """Get ready for calls."""
 
     @abstractmethod
-    def _submit(self, call: _Call) -> None:
+    def _submit(self, call: WorkerCall) -> None:
         """Make the call and hand its outcome to L{_delivered}, later."""
 
     @abstractmethod
@@ -255,7 +273,7 @@ class _Workers(Service, ABC):
         """Nothing is outstanding any more."""
 
 
-class WorkerPool(_Workers):
+class WorkerPool(AbstractWorkers):
     """
     A pool of its own threads: the reactor's pool also resolves names, which must not
     wait behind somebody's hashing.
@@ -272,7 +290,7 @@ class WorkerPool(_Workers):
         self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
         self._pool.start()
 
-    def _submit(self, call: _Call) -> None:
+    def _submit(self, call: WorkerCall) -> None:
         def report(_succeeded: bool, result: object) -> None:
             self._reactor.callFromThread(self._delivered, call, result)
 
@@ -282,7 +300,7 @@ class WorkerPool(_Workers):
         self._pool.stop()
 
 
-class InlineWorkers(_Workers):
+class InlineWorkers(AbstractWorkers):
     """
     Makes the calls in the reactor's thread, one in each delayed call, in order.
 
@@ -292,17 +310,11 @@ class InlineWorkers(_Workers):
     def _open(self) -> None:
         """Nothing to get ready."""
 
-    def _submit(self, call: _Call) -> None:
+    def _submit(self, call: WorkerCall) -> None:
         self._reactor.callLater(0, self._perform, call)
 
-    def _perform(self, call: _Call) -> None:
-        result: object
-        try:
-            result = call.make()
-        except BaseException:
-            # As in a thread: whatever it is, it belongs to whoever waits for it.
-            result = Failure()
-        self._delivered(call, result)
+    def _perform(self, call: WorkerCall) -> None:
+        self._delivered(call, call.outcome())
 
     def _close(self) -> None:
         """Nothing to end."""
