@@ -29,8 +29,6 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, Final
 
-import msgspec
-from attrs import frozen
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -41,11 +39,11 @@ from twisted.internet.interfaces import (
     IHostResolution,
     IListeningPort,
     IProtocol,
+    IProtocolFactory,
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -70,10 +68,13 @@ from meshkit.runtime.tables import MIGRATIONS as NODE_MIGRATIONS
 from meshkit.runtime.workers import InlineWorkers
 from meshkit.services.config import NodeConfig
 from meshkit.services.node import NodeService, all_sections
+from meshkit.testing.doors import DOOR_PORT, LOOPBACK, Answer, DoorCall, DoorCaller
 from meshkit.testing.identities import DAY_NS, make_identity
 from meshkit.testing.transports import MemoryNetwork
 
 __all__ = [
+    "DOOR_PORT",
+    "MESH_PORT",
     "Answer",
     "MemoryFiles",
     "MemoryHost",
@@ -85,13 +86,6 @@ __all__ = [
 
 #: Port of every node for its peers.
 MESH_PORT: Final = 7655
-#: Port of every node's door, on its own loopback interface.
-DOOR_PORT: Final = 7654
-
-#: What L{MemoryNode.agent} speaks: no session is needed for it.
-MCP_VERSION: Final = "2026-07-28"
-
-_LOOPBACK: Final = "127.0.0.1"
 _FIRST_FREE_PORT: Final = 20_000
 #: Seconds of virtual time after which a start, a stop or an answer is overdue.
 _OVERDUE: Final = 60.0
@@ -229,13 +223,25 @@ class MemoryHost:
     What a node takes for its reactor: the time, TCP and the names of one host.
 
     @ivar address: dotted quad on the common network.
+    @ivar loopback: the interface that only this host sees.
     @ivar nameResolver: see C{IReactorPluggableNameResolver}.
     """
 
-    def __init__(self, clock: Clock, network: MemoryNetwork, address: str) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        network: Any,
+        address: str,
+        *,
+        loopback: MemoryNetwork | None = None,
+    ) -> None:
+        """
+        @param network: a L{MemoryNetwork}, or what has its two endpoints.
+        @param loopback: that of the host; one of its own, if not given.
+        """
         self._clock = clock
         self._network = network
-        self._loopback = MemoryNetwork(clock)
+        self.loopback = MemoryNetwork(clock) if loopback is None else loopback
         self._ports_given = 0
         self.address = address
         self.nameResolver: Any = _Resolver()
@@ -253,9 +259,9 @@ class MemoryHost:
     def getDelayedCalls(self) -> Any:
         return self._clock.getDelayedCalls()
 
-    def _where(self, host: str) -> tuple[MemoryNetwork, str]:
+    def _where(self, host: str) -> tuple[Any, str]:
         if host.startswith("127."):
-            return self._loopback, host
+            return self.loopback, host
         return self._network, host or self.address
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
@@ -281,7 +287,7 @@ class MemoryHost:
         bindAddress: Any = None,
     ) -> Any:
         network, target = self._where(host)
-        source = target if network is self._loopback else self.address
+        source = target if network is self.loopback else self.address
         attempt = network.client_endpoint(port, target, source=source).connect(factory)
         connector = _Connector(IPv4Address("TCP", target, port), attempt)
         factory.doStart()
@@ -381,54 +387,7 @@ def make_context(
 # --- a node ------------------------------------------------------------------------
 
 
-@frozen
-class Answer:
-    """
-    What the door answered.
-
-    @ivar status: of HTTP.
-    @ivar body: of the answer.
-    """
-
-    status: int
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        """The body, decoded."""
-        return msgspec.json.decode(self.body)
-
-    @property
-    def code(self) -> str | None:
-        """The code of the error, if it is one."""
-        error = self.json.get("error")
-        return None if error is None else error["code"]
-
-
-class _Call(Protocol):
-    """One HTTP request on a connection of its own."""
-
-    def __init__(self, request: bytes) -> None:
-        self._request = request
-        self.received = b""
-        self.ended = False
-
-    def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.write(self._request)
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.ended = True
-
-    def answer(self) -> Answer:
-        head, _, body = self.received.partition(b"\r\n\r\n")
-        return Answer(int(head.split(b" ", 2)[1]), body)
-
-
-class MemoryNode:
+class MemoryNode(DoorCaller):
     """
     One node of a L{MemoryMesh}.
 
@@ -524,62 +483,14 @@ class MemoryNode:
         """Was it started and not stopped?"""
         return self._made > 0 and bool(self.service.running)
 
-    def ask(self, method: str, target: str, body: Any = None, **headers: str | None) -> Answer:
-        """
-        Call its door as a program on its host does, over HTTP.
+    def _door_token(self) -> bytes:
+        return self.files.content[f"{self.folder}/{DOOR_TOKEN}"].strip()
 
-        @param target: path and query string.
-        @param body: what is sent as JSON; bytes are sent as they are.
-        @param headers: further ones, or in place of those that are sent anyway, with C{_}
-            for C{-}; L{None} leaves one out.
-        """
-        call = self.call(method, target, body, **headers)
-        self._mesh.until(lambda: call.ended, f"{method} {target}")
-        return call.answer()
+    def _connect_door(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        return self.host.loopback.client_endpoint(DOOR_PORT, LOOPBACK).connect(factory)
 
-    def agent(self, method: str, profile: str = "core", **params: Any) -> Any:
-        """
-        Ask its door as an agent does, over MCP.
-
-        @param method: such as C{tools/list}, or C{tools/call} with C{name} and C{arguments}.
-        @param profile: which tools the agent is shown.
-        @return: the result.
-        """
-        about = {"protocolVersion": MCP_VERSION, "clientCapabilities": {}}
-        meta = {f"io.modelcontextprotocol/{name}": value for name, value in about.items()}
-        named = {"Mcp_Name": params["name"]} if "name" in params else {}
-        answer = self.ask(
-            "POST",
-            f"/mcp?profile={profile}",
-            {"jsonrpc": "2.0", "id": 1, "method": method, "params": params | {"_meta": meta}},
-            Accept="application/json, text/event-stream",
-            MCP_Protocol_Version=MCP_VERSION,
-            Mcp_Method=method,
-            **named,
-        )
-        assert answer.status == 200, answer.body
-        return answer.json["result"]
-
-    def call(self, method: str, target: str, body: Any = None, **headers: str | None) -> _Call:
-        """Like L{ask}, without waiting for the answer."""
-        token = self.files.content[f"{self.folder}/{DOOR_TOKEN}"].strip()
-        sent: dict[str, str | None] = {
-            "Host": f"{_LOOPBACK}:{DOOR_PORT}",
-            "Authorization": f"Bearer {token.decode('ascii')}",
-            "Connection": "close",
-        }
-        data = b""
-        if body is not None:
-            data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-            sent |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        lines = [f"{method} {target} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in sent.items() if value is not None]
-        head = "\r\n".join([*lines, "", ""]).encode("ascii")
-        call = _Call(head + data)
-        network, host = self.host._where(_LOOPBACK)
-        network.client_endpoint(DOOR_PORT, host).connect(Factory.forProtocol(lambda: call))
-        return call
+    def _await_answer(self, call: DoorCall, what: str) -> None:
+        self._mesh.until(lambda: call.ended, what)
 
 
 class MemoryMesh:

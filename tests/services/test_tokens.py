@@ -11,7 +11,8 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.services.tokens import ADD
-from meshkit.testing.nodes import Answer, MemoryMesh, MemoryNode, _Call
+from meshkit.testing.doors import DoorCall
+from meshkit.testing.nodes import Answer, MemoryMesh, MemoryNode
 from meshkit.web.callers import Caller
 from meshkit.web.limits import OVER_SECONDS
 from meshkit.web.mcp.server import RETIRE_SECONDS, Server
@@ -282,7 +283,7 @@ class AgentTests(Case):
             lambda ready: self.mesh.until(ready, "an answer"),
         )
 
-    def post(self, token: str, message: dict[str, Any], **headers: str) -> _Call:
+    def post(self, token: str, message: dict[str, Any], **headers: str) -> DoorCall:
         accept = "application/json, text/event-stream"
         body = {"jsonrpc": "2.0", **message}
         call = self.node.call("POST", "/mcp", body, Accept=accept, **shown(token), **headers)
