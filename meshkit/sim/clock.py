@@ -39,9 +39,10 @@ class SimCall:
     A call that is due at a moment.
 
     @ivar due_ns: the moment.
+    @ivar owner: in whose name it is made: see L{SimClock.drop}.
     """
 
-    __slots__ = ("_args", "_call", "_clock", "_kw", "_state", "due_ns", "order")
+    __slots__ = ("_args", "_call", "_clock", "_kw", "_state", "due_ns", "order", "owner")
 
     def __init__(
         self,
@@ -51,7 +52,9 @@ class SimCall:
         call: Callable[..., object],
         args: tuple[Any, ...],
         kw: dict[str, Any],
+        owner: object = None,
     ) -> None:
+        self.owner = owner
         self._clock = clock
         self.due_ns = due_ns
         self.order = order
@@ -144,10 +147,47 @@ class SimClock:
         @param due_ns: when; the present moment, if it is over.
         @return: what L{callLater} gives.
         """
-        made = SimCall(self, max(due_ns, self.ns), next(self._orders), call, args, kw)
+        return self._add(None, due_ns, call, args, kw)
+
+    def call_for(
+        self,
+        owner: object,
+        delay: float,
+        call: Callable[..., object],
+        args: tuple[Any, ...],
+        kw: dict[str, Any],
+    ) -> SimCall:
+        """
+        Like L{callLater}, in the name of somebody.
+
+        @raise ValueError: if the delay is negative or no number.
+        """
+        if not delay >= 0:
+            raise ValueError(f"a call cannot be due {delay} s from now")
+        return self._add(owner, self.ns + nanoseconds(delay), call, args, kw)
+
+    def _add(
+        self,
+        owner: object,
+        due_ns: int,
+        call: Callable[..., object],
+        args: tuple[Any, ...],
+        kw: dict[str, Any],
+    ) -> SimCall:
+        made = SimCall(self, max(due_ns, self.ns), next(self._orders), call, args, kw, owner)
         heappush(self._heap, (made.due_ns, made.order, made))
         self._waiting += 1
         return made
+
+    def drop(self, owner: object) -> None:
+        """Forget all calls that are to be made in somebody's name."""
+        for call in self.calls_of(owner):
+            call.cancel()
+
+    def calls_of(self, owner: object) -> list[SimCall]:
+        """@return: the calls to be made in somebody's name, the next one first."""
+        found = [entry for entry in self._heap if entry[2].owner is owner and _is_valid(entry)]
+        return [entry[2] for entry in sorted(found)]
 
     def getDelayedCalls(self) -> Sequence[SimCall]:
         """@return: the calls to be made, the next one first."""

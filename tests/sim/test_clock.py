@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from meshkit.sim.clock import SECOND, SimClock
+from meshkit.sim.clock import SECOND, SimCall, SimClock
 
 # Exact in floats and in nanoseconds alike, so that the two clocks mean the same moments.
 UNIT = 2.0**-9
@@ -180,3 +180,40 @@ class SimClockTests(SynchronousTestCase):
         while clock.step():
             pass
         self.assertLess(comparisons / count, 60)
+
+
+class OwnerTests(SynchronousTestCase):
+    """Calls in somebody's name."""
+
+    def setUp(self) -> None:
+        self.clock = SimClock()
+        self.log: list[str] = []
+
+    def later(self, owner: object, delay: float, what: str) -> SimCall:
+        return self.clock.call_for(owner, delay, self.log.append, (what,), {})
+
+    def test_what_is_dropped_is_not_called_and_the_rest_is(self) -> None:
+        ada, bob = object(), object()
+        self.later(ada, 1, "ada")
+        self.later(bob, 1, "bob")
+        moved = self.later(ada, 1, "ada later")
+        moved.reset(5)
+        self.clock.callLater(2, self.log.append, "nobody")
+        self.clock.drop(ada)
+        self.assertFalse(moved.active())
+        self.assertEqual(self.clock.waiting, 2)
+        self.clock.advance(10)
+        self.assertEqual(self.log, ["bob", "nobody"])
+
+    def test_the_calls_of_an_owner_are_known_in_their_order(self) -> None:
+        ada, bob = object(), object()
+        second, first = self.later(ada, 3, "b"), self.later(ada, 1, "a")
+        self.later(bob, 2, "c")
+        self.later(ada, 2, "d").cancel()
+        self.assertEqual(self.clock.calls_of(ada), [first, second])
+        self.clock.advance(3)
+        self.assertEqual(self.clock.calls_of(ada), [])
+
+    def test_a_delay_that_is_none_is_refused(self) -> None:
+        self.assertRaises(ValueError, self.later, self, -1, "a")
+        self.assertRaises(ValueError, self.later, self, float("nan"), "a")
