@@ -1,0 +1,284 @@
+"""
+A node on a simulated machine: the same L{NodeService} that C{twistd} runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
+from meshkit.errors import MeshkitError
+from meshkit.identity.addresses import MeshAddress
+from meshkit.identity.keyfile import encode_identity
+from meshkit.identity.keys import Identity
+from meshkit.runtime.config import Declaration
+from meshkit.runtime.database import Database
+from meshkit.runtime.folder import DataFolder
+from meshkit.runtime.keyring import DOOR_TOKEN, NETWORK_SECRET, SECRET_KEY
+from meshkit.runtime.registry import compose
+from meshkit.runtime.workers import InlineWorkers, WorkerFactory
+from meshkit.services.config import NodeConfig
+from meshkit.services.node import NodeService, all_sections
+from meshkit.sim.host import SimHost
+from meshkit.sim.process import Process
+from meshkit.sim.workers import InterleavedWorkers
+from meshkit.testing.doors import DOOR_PORT, LOOPBACK, DoorCall, DoorCaller
+from meshkit.testing.nodes import MESH_PORT
+
+if TYPE_CHECKING:
+    from meshkit.sim.world import World
+
+__all__ = ["Acknowledged", "NodeCall", "SimNode"]
+
+_PUBLISH = ("POST", "/v1/publish")
+_MAX_TOKEN = 4096
+
+
+@frozen
+class Acknowledged:
+    """
+    A message of which the door has said that it is stored.
+
+    @ivar at_ns: when, in the world's time.
+    @ivar node: whose door.
+    @ivar author: text form of the node's key.
+    @ivar sequence: of the message in the node's feed.
+    @ivar hash: of the message.
+    """
+
+    at_ns: int
+    node: str
+    author: str
+    sequence: int
+    hash: str
+
+
+class NodeCall(DoorCall):
+    """A request to the door of a L{SimNode}, which learns what became of it."""
+
+    def __init__(self, request: bytes, node: SimNode, publishes: bool, number: int) -> None:
+        super().__init__(request)
+        self._node = node
+        self._publishes = publishes
+        self._number = number
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._node._answered(self, self._number, self._publishes)
+
+
+class SimNode(DoorCaller):
+    """
+    One node of a L{World}.
+
+    L{start}, L{stop}, L{restart} and L{ask} let time pass until what they say is done.
+    L{launch}, L{crash}, L{kill} and L{call} do not: they are for what happens at a
+    moment of the world's time.
+
+    @ivar name: of its machine, unique in the world.
+    @ivar host: its machine.
+    @ivar identity: who it is, known before it is started.
+    @ivar address: where others dial it.
+    @ivar folder: path of its data folder.
+    @ivar service: the L{NodeService}; a new one at each start.
+    @ivar process: in which the service runs; a new one at each start.
+    @ivar given: what the service was made with, by the names of its arguments.
+    @ivar failures: errors with which it failed to start.
+    """
+
+    service: NodeService
+    process: Process
+
+    def __init__(
+        self,
+        world: World,
+        host: SimHost,
+        config: str,
+        makers: Sequence[Any],
+    ) -> None:
+        self._world = world
+        self._config = config
+        self._makers = makers
+        self._starts = 0
+        self._calls = 0
+        self.name = host.name
+        self.host = host
+        self.folder = f"/{host.name}"
+        self.identity = Identity(world.seeds.stream(host.name, "identity").randbytes(32))
+        self.address = MeshAddress(host.address, MESH_PORT, self.identity.public).text
+        self.given: dict[str, Any] = {}
+        self.failures: list[MeshkitError] = []
+        files = host.disk.files
+        files.make_folder(self.folder)
+        files.create(f"{self.folder}/{SECRET_KEY}", encode_identity(self.identity))
+        files.create(f"{self.folder}/{NETWORK_SECRET}", world.network_secret.encode())
+
+    def configure(self, config: str) -> None:
+        """Give it another C{meshkit.toml}, which the next start reads."""
+        self._config = config
+
+    def make(self) -> NodeService:
+        """Begin a process and make the service in it, from what lies on the disk."""
+        settings = Declaration(NodeConfig, all_sections(self._makers)).resolve(
+            {}, {}, ("meshkit.toml", self._defaults() + self._config.encode("utf-8"))
+        )
+        self.process = process = self.host.begin()
+        files = self.host.files(process)
+        make_workers = self._workers(process)
+        seeds, start = self._world.seeds, str(self._starts)
+        self.given = {
+            "reactor": process,
+            "folder": DataFolder(self.folder, files),
+            "settings": settings,
+            "composition": compose(self._makers, settings.root.disable, settings.root.compat),
+            "rng": seeds.stream(self.name, "node", start),
+            "wall_clock": self.host.wall_clock,
+            "files": files,
+            "pid": lambda: process.pid,
+            "on_failure": partial(self._failed, process),
+            "make_workers": make_workers,
+            "make_database": partial(
+                Database, threads=make_workers, backing=self.host.backing(process)
+            ),
+        }
+        self.service = NodeService(**self.given)
+        self._starts += 1
+        return self.service
+
+    def _workers(self, process: Process) -> WorkerFactory:
+        if not self._world.interleaved:
+            return InlineWorkers
+        rng = self._world.seeds.stream(self.name, "workers", str(self._starts))
+        return partial(InterleavedWorkers, rng=rng)
+
+    def _defaults(self) -> bytes:
+        if "listen =" in self._config:
+            return b""
+        return f'listen = "tcp:{MESH_PORT}:interface={self.host.address}"\n'.encode()
+
+    def _failed(self, process: Process, error: MeshkitError) -> None:
+        self.failures.append(error)
+        self.host.event("node.failed", code=error.code)
+        # As a daemon does, but not while its own code is running.
+        self._world.clock.callLater(0, self.host.end, process)
+
+    # --- starting and ending
+
+    def launch(self) -> None:
+        """
+        Begin to start.
+
+        @raise MeshkitError: if it is known at once that it cannot.
+        """
+        if self.running:
+            raise RuntimeError(f"{self.name} runs already")
+        service = self.make()
+        self.host.event("node.start", number=self._starts)
+        try:
+            service.privilegedStartService()
+            service.startService()
+        except MeshkitError as e:
+            self.failures.append(e)
+            self.host.event("node.failed", code=e.code)
+            self.host.end(self.process)
+            raise
+
+    def start(self) -> None:
+        """
+        Start, until it is ready.
+
+        @raise MeshkitError: why it did not start.
+        """
+        before = len(self.failures)
+        self.launch()
+        self._world.until(
+            lambda: self.ready or len(self.failures) > before, f"start of {self.name}"
+        )
+        if len(self.failures) > before:
+            raise self.failures[-1]
+        self.host.event("node.ready")
+
+    def stop(self) -> None:
+        """Stop the service in good order, to the end, and end the process."""
+        stopped: list[Any] = []
+        self.host.event("node.stop")
+        process = self.process
+        self.service.stopService().addBoth(stopped.append)
+        self._world.until(lambda: bool(stopped) or not process.running, f"stop of {self.name}")
+        self.host.end(process)
+        if stopped and isinstance(stopped[0], Failure):
+            stopped[0].raiseException()
+
+    def crash(self) -> None:
+        """Its machine loses power, now: see L{SimHost.crash}."""
+        self.host.crash()
+
+    def kill(self) -> None:
+        """Its process is gone, now; the machine goes on: see L{SimHost.end}."""
+        if self.running:
+            self.host.end(self.process)
+
+    def restart(self) -> None:
+        """L{crash} if it runs, then L{start}."""
+        if self.running:
+            self.crash()
+        self.start()
+
+    @property
+    def running(self) -> bool:
+        """Is there a process?"""
+        return self._starts > 0 and self.process.running
+
+    @property
+    def ready(self) -> bool:
+        """Does it run, with all its parts?"""
+        return self.running and self.service.ready
+
+    # --- its door
+
+    def call(self, method: str, target: str, body: Any = None, **headers: str | None) -> DoorCall:
+        """Like L{ask}, without waiting for the answer."""
+        self._asked = (method, target.partition("?")[0])
+        self._calls += 1
+        call = super().call(method, target, body, **headers)
+        self.host.event("door.call", number=self._calls, method=method, target=target)
+        return call
+
+    def _make_call(self, request: bytes) -> DoorCall:
+        return NodeCall(request, self, self._asked == _PUBLISH, self._calls)
+
+    def _answered(self, call: NodeCall, number: int, publishes: bool) -> None:
+        try:
+            answer = call.answer()
+        except ConnectionError:
+            self.host.event("door.silence", number=number, data=call.received)
+            return
+        self.host.event("door.answer", number=number, status=answer.status, data=answer.body)
+        if publishes and answer.status < 300:
+            said = answer.json["data"]
+            self._world._acknowledge(
+                Acknowledged(
+                    self._world.clock.ns,
+                    self.name,
+                    said["author"],
+                    said["sequence"],
+                    said["hash"],
+                )
+            )
+
+    def _door_token(self) -> bytes:
+        found: bytes = self.host.disk.files.read_secret(f"{self.folder}/{DOOR_TOKEN}", _MAX_TOKEN)
+        return found.strip()
+
+    def _connect_door(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        return self.host.loopback.client_endpoint(DOOR_PORT, LOOPBACK).connect(factory)
+
+    def _await_answer(self, call: DoorCall, what: str) -> None:
+        self._world.until(lambda: call.ended, what)

@@ -1,0 +1,274 @@
+"""
+A world: machines, nodes on them, a network and a time, all from one seed.
+
+::
+
+    world = World(seed=7)
+    ada = world.node("ada")
+    bob = world.node("bob", f'peers = ["{ada.address}"]')
+    ada.start()
+    bob.start()
+    ada.ask("POST", "/v1/publish", {"content": "hello"})
+    ada.crash()
+    world.run(10)
+    ada.start()
+    world.until(lambda: bob.ask("GET", "/v1/feed").json["metadata"]["total"] == 1, "the message")
+    world.stop()
+    print(world.trace.digest)
+
+Two worlds with one seed, in which the same is done, are the same: so are their digests.
+The nodes are those that C{twistd} runs; L{REPLACED} is all that they are given in place of
+the real thing.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.logger import Logger
+
+import meshkit_plugins
+from meshkit.identity.network import NetworkSecret
+from meshkit.runtime.registry import discover_parts
+from meshkit.sim.clock import SimClock, nanoseconds
+from meshkit.sim.host import Disk, MemoryDisk, MemoryLan, Network, SimHost
+from meshkit.sim.node import Acknowledged, SimNode
+from meshkit.sim.seeds import Seeds
+from meshkit.sim.trace import KEPT, Trace, Watcher
+
+__all__ = [
+    "COLLECT_EVERY",
+    "OVERDUE",
+    "REPLACED",
+    "Acknowledged",
+    "Replaced",
+    "SimHost",
+    "SimNode",
+    "World",
+]
+
+#: Seconds of the world's time after which a start, a stop or an answer is overdue.
+OVERDUE: Final = 60.0
+#: Events between two runs of the garbage collector, which does not run by itself.
+COLLECT_EVERY: Final = 10_000
+
+
+@frozen
+class Replaced:
+    """
+    One thing that a node is given in place of the real one.
+
+    @ivar argument: of L{meshkit.services.node.NodeService}.
+    @ivar real: what C{twistd mesh-node} gives.
+    @ivar here: what a world gives.
+    """
+
+    argument: str
+    real: str
+    here: str
+
+
+#: All that is not real in a node of a world.  What else a node consists of is what runs
+#: everywhere: the same services, parts, wire, ciphertext, SQLite and schema.
+REPLACED: Final = (
+    Replaced("reactor", "twisted.internet.reactor", "meshkit.sim.process.Process"),
+    Replaced("rng", "random.SystemRandom", "random.Random"),
+    Replaced("wall_clock", "time.time_ns", "meshkit.sim.host.SimHost.wall_clock"),
+    Replaced("files", "meshkit.runtime.files.LocalFiles", "meshkit.sim.process.ProcessFiles"),
+    Replaced("pid", "os.getpid", "meshkit.sim.process.Process.pid"),
+    Replaced(
+        "make_workers",
+        "meshkit.runtime.workers.WorkerPool",
+        "meshkit.sim.workers.InterleavedWorkers",
+    ),
+    Replaced(
+        "make_database",
+        "meshkit.runtime.container.DiskFile",
+        "meshkit.sim.process.ProcessBacking",
+    ),
+)
+
+
+class World:
+    """
+    See the module.
+
+    @ivar clock: its time.
+    @ivar seeds: its randomness.
+    @ivar trace: what happened.
+    @ivar network: what its machines are connected by.
+    @ivar network_secret: what makes its nodes members of one network.
+    @ivar interleaved: worker pools finish in an order drawn from the seed, rather than in
+        that in which they were asked.
+    @ivar hosts: its machines by name.
+    @ivar nodes: in the order in which they were made.
+    @ivar acknowledged: every message of which a door has said that it is stored, in the
+        order in which that was heard.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        network_secret: NetworkSecret | None = None,
+        make_network: Callable[[World], Any] | None = None,
+        make_disk: Callable[[World, str], Disk] | None = None,
+        interleaved: bool = True,
+        kept: int | None = KEPT,
+        write: Callable[[bytes], object] | None = None,
+        collect_every: int = COLLECT_EVERY,
+    ) -> None:
+        """
+        @param network_secret: drawn from the seed, if not given.
+        @param make_network: makes what connects the machines (see
+            L{meshkit.sim.host.Network}); called last, with this world.
+        @param make_disk: makes what the machine of that name keeps its data on (see
+            L{meshkit.sim.host.Disk}).
+        @param kept: see L{Trace}.
+        @param write: see L{Trace}.
+        @param collect_every: events between two runs of the garbage collector.
+        """
+        self.clock = SimClock()
+        self.seeds = Seeds(seed)
+        self.trace = Trace(self.clock, kept=kept, write=write)
+        self.interleaved = interleaved
+        self.network_secret = (
+            NetworkSecret.generate(self.seeds.stream("world", "network"))
+            if network_secret is None
+            else network_secret
+        )
+        self.hosts: dict[str, SimHost] = {}
+        self.nodes: list[SimNode] = []
+        self.acknowledged: list[Acknowledged] = []
+        self._collect_every = collect_every
+        self._stepping = False
+        self._make_disk = _memory_disk if make_disk is None else make_disk
+        self.network: Any = MemoryLan(self.clock) if make_network is None else make_network(self)
+
+    @property
+    def seed(self) -> int:
+        """From which all is drawn."""
+        return self.seeds.seed
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell somebody of every event from now on: see L{Trace.event}."""
+        self.trace.watch(watcher)
+
+    # --- who is there
+
+    def host(self, name: str, *, behind: Any = None) -> SimHost:
+        """
+        Make a machine.
+
+        @param name: unique in the world.
+        @param behind: see L{meshkit.sim.host.Network.attach}.
+        """
+        if name in self.hosts:
+            raise ValueError(f"there is a machine {name!r} already")
+        network: Network = self.network
+        address = network.attach(name, behind=behind)
+        host = SimHost(self, name, address, network, self._make_disk(self, name))
+        self.hosts[name] = host
+        return host
+
+    def node(
+        self,
+        name: str,
+        config: str = "",
+        *,
+        makers: Sequence[Any] | None = None,
+        behind: Any = None,
+    ) -> SimNode:
+        """
+        Make a node on a machine of its own.
+
+        @param config: content of its C{meshkit.toml}.
+        @param makers: its parts; all that are installed, if not given.
+        @param behind: see L{host}.
+        """
+        host = self.host(name, behind=behind)
+        parts = discover_parts(meshkit_plugins) if makers is None else makers
+        node = SimNode(self, host, config, parts)
+        self.nodes.append(node)
+        return node
+
+    def _acknowledge(self, message: Acknowledged) -> None:
+        self.acknowledged.append(message)
+
+    # --- time
+
+    def run(self, seconds: float) -> None:
+        """
+        Let so much time pass, one event after the other.
+
+        @raise RuntimeError: if called by an event of this world: what takes time cannot
+            be waited for in a moment.
+        """
+        end = self.clock.ns + nanoseconds(seconds)
+        with _collecting_by_hand():
+            while (due := self.clock.next_ns()) is not None and due <= end:
+                self._step()
+            self.clock.run_until(end)
+
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = OVERDUE) -> None:
+        """
+        Let time pass until something is so.
+
+        @param condition: asked after each event.
+        @param what: is waited for, for the error.
+        @raise AssertionError: if it is not so after that many seconds, or when nothing
+            is left that could happen.
+        @raise RuntimeError: as L{run}.
+        """
+        end = self.clock.ns + nanoseconds(seconds)
+        with _collecting_by_hand():
+            while not condition():
+                due = self.clock.next_ns()
+                if due is None or due > end:
+                    raise AssertionError(f"still waiting for: {what} (seed {self.seed})")
+                self._step()
+
+    def _step(self) -> None:
+        if self._stepping:
+            raise RuntimeError("this waits, and cannot be called by what happens in the world")
+        self._stepping = True
+        try:
+            self.clock.step()
+        except Exception as e:
+            # As a reactor does: it is logged, and others do not notice.
+            self._log.failure("an event of the world raised an error (seed {seed})", seed=self.seed)
+            self.trace.event("error", what=type(e).__name__)
+        finally:
+            self._stepping = False
+        if self.clock.steps % self._collect_every == 0:
+            gc.collect()
+
+    def stop(self) -> None:
+        """Stop every node that runs, and forget their data."""
+        for node in self.nodes:
+            if node.running:
+                node.stop()
+        for host in self.hosts.values():
+            host.disk.close()
+
+
+def _memory_disk(world: World, name: str) -> Disk:
+    return MemoryDisk()
+
+
+@contextmanager
+def _collecting_by_hand() -> Iterator[None]:
+    """What a collection ends must not depend on when Python thinks it is time for one."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
