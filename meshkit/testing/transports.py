@@ -61,6 +61,7 @@ __all__ = [
     "MemoryNetwork",
     "MemoryTransport",
     "MemoryWire",
+    "StreamTransport",
     "connect_protocols",
 ]
 
@@ -77,9 +78,12 @@ Chunker = Callable[[int], int]
 
 
 @implementer(ITCPTransport, IConsumer, IPushProducer)
-class MemoryTransport:
+class StreamTransport:
     """
-    One end of a L{MemoryWire}.
+    One end of a stream: what a transport owes to its protocol and its producer, apart from
+    how bytes get to the other side.  Whoever makes it one of a network of his own says what
+    is to be done by L{_touch} and L{_leave}, takes the bytes from C{_waiting}, and calls
+    L{_drained}, L{_read_end} and L{_end}.
 
     @ivar protocol: whom this transport serves.
     @ivar high_water: a push producer is paused when more bytes than this wait.
@@ -88,8 +92,7 @@ class MemoryTransport:
     @ivar aborted: C{abortConnection} was called.
     """
 
-    def __init__(self, wire: MemoryWire, host: IAddress, peer: IAddress) -> None:
-        self._wire = wire
+    def __init__(self, host: IAddress, peer: IAddress) -> None:
         self._host = host
         self._peer = peer
         self.protocol: Any = None
@@ -137,7 +140,7 @@ class MemoryTransport:
             # Again at each further write, as Twisted's transports do.
             self.producer_paused = True
             self.producer.pauseProducing()
-        self._wire.touch()
+        self._touch()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
@@ -145,19 +148,19 @@ class MemoryTransport:
     def loseConnection(self) -> None:
         if self.connected and not self.disconnecting:
             self.disconnecting = self._watched = True
-            self._wire.touch()
+            self._touch()
 
     def loseWriteConnection(self) -> None:
         self._write_ending = self._watched = True
-        self._wire.touch()
+        self._touch()
 
     def abortConnection(self) -> None:
         if self.connected and not self.aborted:
             self.aborted = self.disconnecting = True
             self._waiting.clear()
             self._ending = Failure(ConnectionAborted())
-            self._wire.other(self)._reset()
-            self._wire.touch()
+            self._leave()
+            self._touch()
 
     def getPeer(self) -> Any:
         return self._peer
@@ -195,7 +198,7 @@ class MemoryTransport:
         self.producer = None
         if self.disconnecting:
             self._watched = True
-        self._wire.touch()
+        self._touch()
 
     # --- IPushProducer ---
 
@@ -205,12 +208,22 @@ class MemoryTransport:
     def resumeProducing(self) -> None:
         if self.connected and not self.disconnecting:
             self._reading = True
-            self._wire.touch()
+            self._touch()
 
     def stopProducing(self) -> None:
         self.loseConnection()
 
-    # --- called by the wire ---
+    # --- what a network does ---
+
+    def _touch(self) -> None:
+        """Something may move, or is to be told, now."""
+        raise NotImplementedError
+
+    def _leave(self) -> None:
+        """This side has given up; the other one is to learn it."""
+        raise NotImplementedError
+
+    # --- called by a network ---
 
     def _connect(self, protocol: IProtocol) -> None:
         self.protocol = protocol
@@ -271,7 +284,21 @@ class MemoryTransport:
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "lost"
-        return f"<MemoryTransport {state}, {self.waiting} bytes wait>"
+        return f"<{type(self).__name__} {state}, {self.waiting} bytes wait>"
+
+
+class MemoryTransport(StreamTransport):
+    """One end of a L{MemoryWire}."""
+
+    def __init__(self, wire: MemoryWire, host: IAddress, peer: IAddress) -> None:
+        super().__init__(host, peer)
+        self._wire = wire
+
+    def _touch(self) -> None:
+        self._wire.touch()
+
+    def _leave(self) -> None:
+        self._wire.other(self)._reset()
 
 
 class MemoryWire:
