@@ -36,8 +36,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from meshkit.sim.clock import SimClock
-from meshkit.sim.network import BURST, SimNetwork, SimTransport, Tcp
+from meshkit.sim.network import SimNetwork, Tcp
 from meshkit.sim.seeds import Seeds
+from meshkit.sim.streams import BURST, SimTransport
 from meshkit.sim.trace import Trace
 from meshkit.testing.transports import HIGH_WATER
 
