@@ -29,8 +29,12 @@ _MANY: Final = 64
 
 
 def nanoseconds(seconds: float) -> int:
-    """Seconds as the clock counts them, to the nearest nanosecond."""
-    return round(seconds * SECOND)
+    """
+    Seconds as the clock counts them, to the nearest nanosecond.  What is to be later than
+    now never becomes now: C{LoopingCall}, which asks for as little as is missing by the
+    arithmetic of floats, would be called again at the same moment for ever.
+    """
+    return round(seconds * SECOND) or int(seconds > 0)
 
 
 @implementer(IDelayedCall)

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, LoopingCall
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from meshkit.sim.clock import SECOND, SimCall, SimClock
+from meshkit.sim.clock import SECOND, SimCall, SimClock, nanoseconds
 
 # Exact in floats and in nanoseconds alike, so that the two clocks mean the same moments.
 UNIT = 2.0**-9
@@ -180,6 +180,32 @@ class SimClockTests(SynchronousTestCase):
         while clock.step():
             pass
         self.assertLess(comparisons / count, 60)
+
+
+class LoopingTests(SynchronousTestCase):
+    """What asks for the time in floats, and for a little later."""
+
+    def test_later_is_never_now(self) -> None:
+        clock = SimClock()
+        call = clock.callLater(1e-12, int)
+        self.assertEqual(call.due_ns, 1)
+        call.reset(1e-15)
+        self.assertEqual(call.due_ns, 1)
+        self.assertEqual((nanoseconds(0.0), nanoseconds(-1.0)), (0, -SECOND))
+
+    @given(begin=st.integers(0, 10**13), interval=st.floats(1e-3, 100, allow_nan=False))
+    @example(begin=4_082_574_027_000, interval=30.0)
+    def test_a_looping_call_goes_on(self, begin: int, interval: float) -> None:
+        clock = SimClock()
+        clock.run_until(begin)
+        called: list[int] = []
+        loop = LoopingCall(lambda: called.append(clock.ns))
+        loop.clock = clock
+        loop.start(interval, now=False)
+        for _ in range(40):
+            clock.step()
+        # It may be asked again because of a nanosecond; not more than that.
+        self.assertGreaterEqual(clock.ns - begin, 15 * nanoseconds(interval))
 
 
 class OwnerTests(SynchronousTestCase):
