@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -45,6 +45,8 @@ CONTAINER_VERSION: Final = 1
 BUSY_SECONDS: Final = 5.0
 
 _CACHED_STATEMENTS: Final = 256
+# Bytes of a page in memory, where a page that is read costs no seek.
+_MEMORY_PAGE: Final = 1024
 # After a checkpoint the journal is cut back to this.
 _JOURNAL_BYTES: Final = 64 * 1024 * 1024
 
@@ -100,15 +102,16 @@ class Backing(Protocol):
         """@return: a new connection that cannot write, for the calling thread alone."""
 
 
-def _connect(uri: str, busy_seconds: float = BUSY_SECONDS) -> WriterConnection:
-    return sqlite3.connect(
+def _connect(
+    uri: str, factory: Callable[..., WriterConnection], busy_seconds: float = BUSY_SECONDS
+) -> WriterConnection:
+    return factory(
         uri,
         uri=True,
         timeout=busy_seconds,
         # We write BEGIN and COMMIT ourselves.
         isolation_level=None,
         cached_statements=_CACHED_STATEMENTS,
-        factory=WriterConnection,
     )
 
 
@@ -163,7 +166,12 @@ class DiskFile:
 
     The file appears under its name only when it is whole, so that an empty or
     headless one is never the rest of a crash but always damage.
+
+    @ivar connection: makes each connection, as C{sqlite3.Connection} does; for a simulation
+        that watches them.
     """
+
+    connection: Callable[..., WriterConnection] = WriterConnection
 
     def __init__(self, path: str, busy_seconds: float = BUSY_SECONDS) -> None:
         self._busy_seconds = busy_seconds
@@ -234,7 +242,8 @@ class DiskFile:
             connection.execute("VACUUM INTO ?", (path,))
 
     def _connect(self, mode: str) -> WriterConnection:
-        return _connect(f"{Path(self.name).as_uri()}?mode={mode}", self._busy_seconds)
+        uri = f"{Path(self.name).as_uri()}?mode={mode}"
+        return _connect(uri, self.connection, self._busy_seconds)
 
     def _refused(self, what: str) -> NotADatabase:
         return NotADatabase(
@@ -302,7 +311,11 @@ class MemoryFile:
 
     Readers and the writer lock each other out here, so use it with
     L{meshkit.runtime.workers.InlineWorkers} only.
+
+    @ivar connection: as of L{DiskFile}.
     """
+
+    connection: Callable[..., WriterConnection] = WriterConnection
 
     def __init__(self, name: str) -> None:
         """@param name: unique among the databases that are in memory."""
@@ -311,15 +324,19 @@ class MemoryFile:
 
     def prepare(self) -> Versions:
         if self._anchor is None:
-            self._anchor = _configure_writer(_connect(self._uri("rwc")))
-            _lay_out(self._anchor)
+            anchor = self._connect("rwc")
+            with _closed_on_error(anchor):
+                # Half a hundred tables of a page each are nearly all that most of them hold.
+                anchor.execute(f"PRAGMA page_size = {_MEMORY_PAGE}")
+                _lay_out(_configure_writer(anchor))
+            self._anchor = anchor
         return _read_versions(self._anchor)
 
     def open_writer(self) -> WriterConnection:
-        return _configure_writer(_connect(self._uri("rw")))
+        return _configure_writer(self._connect("rw"))
 
     def open_reader(self) -> sqlite3.Connection:
-        return _configure_reader(_connect(self._uri("ro")))
+        return _configure_reader(self._connect("ro"))
 
     def close(self) -> None:
         """Forget the data."""
@@ -327,9 +344,10 @@ class MemoryFile:
             self._anchor.close()
             self._anchor = None
 
-    def _uri(self, mode: str) -> str:
+    def _connect(self, mode: str) -> WriterConnection:
         # A name with a leading slash is shared by the connections of a process.
-        return f"{Path('/', self.name.lstrip('/')).as_uri()}?vfs=memdb&mode={mode}"
+        uri = f"{Path('/', self.name.lstrip('/')).as_uri()}?vfs=memdb&mode={mode}"
+        return _connect(uri, self.connection)
 
 
 # --- migrations -------------------------------------------------------------------
