@@ -550,18 +550,26 @@ def _survivors(rng: Random, journal: list[_Change]) -> list[_Change]:
     return [change for change in journal if rng.random() < 0.5]
 
 
-def _fate(rng: Random, file: _File) -> tuple[str, bytes]:
-    """@return: what becomes of bytes that were not synced, and what the file then holds."""
+def fate(rng: Random, stable: bytes, data: bytes, shortest: int, longest: int) -> tuple[str, bytes]:
+    """
+    Draw what becomes of the bytes of a file that were not synced.
+
+    @param stable: what it held when it was synced.
+    @param data: what it held at last.
+    @param shortest: the shortest that it was in between.
+    @param longest: and the longest.
+    @return: C{lost}, C{kept} or C{torn}, and what the file then holds.
+    """
     drawn = rng.random()
     if drawn < 1 / 3:
-        return "lost", file.stable
+        return "lost", stable
     if drawn < 2 / 3:
-        return "kept", bytes(file.data)
+        return "kept", data
     # Its length and its pages reach the disk apart from each other.
-    size = file.shortest + _below(rng, file.longest - file.shortest + 1)
-    old = file.stable[: file.shortest].ljust(size, b"\0")
-    new = bytes(file.data[:size]).ljust(size, b"\0")
-    torn = bytearray(old[:size])
+    size = shortest + _below(rng, longest - shortest + 1)
+    old = stable[:shortest].ljust(size, b"\0")[:size]
+    new = data[:size].ljust(size, b"\0")
+    torn = bytearray(old)
     for start in range(0, size, PAGE):
         if rng.random() < 0.5:
             torn[start : start + PAGE] = new[start : start + PAGE]
@@ -570,6 +578,10 @@ def _fate(rng: Random, file: _File) -> tuple[str, bytes]:
         end = min(size, (start // PAGE + 1) * PAGE)
         torn[start:end] = (old if rng.random() < 0.5 else new)[start:end]
     return "torn", bytes(torn)
+
+
+def _fate(rng: Random, file: _File) -> tuple[str, bytes]:
+    return fate(rng, file.stable, bytes(file.data), file.shortest, file.longest)
 
 
 class SimDisk(LocalFiles):
