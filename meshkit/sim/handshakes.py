@@ -24,7 +24,7 @@ from meshkit.sim.links import Link
 from meshkit.sim.streams import Connection
 
 if TYPE_CHECKING:
-    from meshkit.sim.network import NetHost
+    from meshkit.sim.network import NetHost, Route
 
 _log = Logger()
 
@@ -50,28 +50,30 @@ class Attempt:
         self.source = source
         self.local = local
         self.target = target
-        self._sink = source.reaches(target.host)
-        self.forth: Link
-        self.back: Link
+        self._route: Route
         self._port: SimPort | None = None
         self.connection: Connection | None = None
         self._number = 0
         self._sent_ns = 0
         self._done = False
         source.attempts[self] = None
-        if self._sink is not None:
-            self.forth = source.network.link_between(source, self._sink)
-            self.back = source.network.link_between(self._sink, source)
-            self._call = self._clock.call_at(self._clock.ns, self._send)
-        else:
-            # Nobody is there, not even somebody to refuse.
-            tcp = source.network.tcp
-            unanswered = tcp.connect_rto * (2 ** (tcp.connect_retries + 1) - 1)
-            self._call = self._clock.callLater(unanswered, self._unanswered)
+        self._call = self._clock.call_at(self._clock.ns, self._send)
 
     def _send(self) -> None:
         self._sent_ns = self._clock.ns
-        self._on_its_way(self.forth, self._arrives)
+        route = self._find()
+        if route is None:
+            # Nobody is there, not even somebody to refuse.
+            self._again()
+        else:
+            self._route = route
+            self._on_its_way(route.forth, self._arrives)
+
+    def _find(self) -> Route | None:
+        local, target = self.local, self.target
+        return self.source.network.route(
+            "TCP", self.source, (local.host, local.port), (target.host, target.port)
+        )
 
     def _on_its_way(self, link: Link, arrives: Callable[[], None]) -> None:
         if link.loses():
@@ -87,22 +89,34 @@ class Attempt:
         self._call = self._clock.call_at(due, self._unanswered if over else self._send)
 
     def _arrives(self) -> None:
-        assert self._sink is not None
-        if not self.forth.passes():
+        route = self._route
+        if route.nat is not None:
+            # What a box lets in may have changed.
+            found = self._find()
+            assert found is not None
+            route = self._route = found
+        if not route.forth.passes() or (route.nat is not None and route.nat.box.mute):
             self._again()
             return
-        self._port = self._sink.port_at(self.target)
+        if route.barred:
+            assert route.nat is not None
+            if route.nat.refuses:
+                self._on_its_way(route.back, self._refused)
+            else:
+                self._again()
+            return
+        self._port = route.sink.port_at(route.place)
         if self._port is None:
-            self._on_its_way(self.back, self._refused)
-        elif self._port.open_for(self):
+            self._on_its_way(route.back, self._refused)
+        elif self._port.open_for(self, route):
             self.connection = self._port.opening[self][0]
-            self._on_its_way(self.back, self._established)
+            self._on_its_way(route.back, self._established)
         else:
-            self.source.network.tell("net.full", self._sink.name, port=self.target.port)
+            self.source.network.tell("net.full", route.sink.name, port=route.place[1])
             self._again()
 
     def _refused(self) -> None:
-        if self.back.passes():
+        if self._route.back.passes():
             self._fail(ConnectionRefusedError())
         else:
             self._again()
@@ -111,7 +125,7 @@ class Attempt:
         self._fail(TCPTimedOutError())
 
     def _established(self) -> None:
-        if not self.back.passes():
+        if not self._route.back.passes():
             self._again()
             return
         self._over()
@@ -240,7 +254,7 @@ class SimPort:
         self.machine.ports.pop(self._key, None)
         self.opening.clear()
 
-    def open_for(self, attempt: Attempt) -> bool:
+    def open_for(self, attempt: Attempt, route: Route) -> bool:
         """@return: is there room for another handshake?"""
         opening = self.opening
         if attempt not in opening:
@@ -251,7 +265,7 @@ class SimPort:
                     del opening[old]
             if len(opening) >= self.backlog:
                 return False
-            opening[attempt] = (Connection(attempt, self), now + _OPENING_NS)
+            opening[attempt] = (Connection(attempt, self, route), now + _OPENING_NS)
         return True
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ class Quality:
     jitter_ns: int
     bandwidth: float | None
     loss: float
+    duplicates: float = 0.0
 
     def changed(
         self,
@@ -28,10 +29,16 @@ class Quality:
         jitter: float | None,
         bandwidth: float | None,
         loss: float | None,
+        duplicates: float | None = None,
     ) -> Quality:
-        """The same, but for what is given."""
-        if not 0 <= (loss or 0) <= 1 or min(latency or 0, jitter or 0) < 0:
-            raise ValueError("a latency is not negative, and a loss lies between 0 and 1")
+        """
+        The same, but for what is given.
+
+        @raise ValueError: if no link can be like that.
+        """
+        chances = (loss or 0, duplicates or 0)
+        if not all(0 <= chance <= 1 for chance in chances) or min(latency or 0, jitter or 0) < 0:
+            raise ValueError("latencies are not negative, and chances lie between 0 and 1")
         if bandwidth is not None and not bandwidth > 0:
             raise ValueError("a link carries some bytes in a second: block it to stop it")
         return Quality(
@@ -39,6 +46,7 @@ class Quality:
             self.jitter_ns if jitter is None else nanoseconds(jitter),
             self.bandwidth if bandwidth is None else bandwidth,
             self.loss if loss is None else loss,
+            self.duplicates if duplicates is None else duplicates,
         )
 
 
@@ -54,6 +62,7 @@ class Link:
         "_quality",
         "bandwidth",
         "blocked",
+        "duplicates",
         "jitter_ns",
         "latency_ns",
         "loss",
@@ -79,6 +88,7 @@ class Link:
         self.jitter_ns = quality.jitter_ns
         self.bandwidth = quality.bandwidth
         self.loss = quality.loss
+        self.duplicates = quality.duplicates
 
     def change(self, **changes: float | None) -> None:
         """See L{Quality.changed}."""

@@ -29,19 +29,23 @@ import errno
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
+from attrs import evolve, frozen
 from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import (
     IConnector,
     IReactorTCP,
+    IReactorUDP,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
 from zope.interface import implementer
 
 from meshkit.sim.clock import SimClock
+from meshkit.sim.datagrams import SimDatagramPort
 from meshkit.sim.handshakes import Attempt, SimConnector, SimPort, cannot_listen
 from meshkit.sim.links import Link, Quality
+from meshkit.sim.nat import Crossing, Nat, Place
 from meshkit.sim.seeds import Seeds
 from meshkit.sim.streams import Pipe, Segment, SimTransport, Tcp
 from meshkit.sim.trace import Trace
@@ -52,25 +56,57 @@ _FIRST_PORT: Final = 49152
 _LAST_PORT: Final = 65535
 
 
-@implementer(IReactorTCP)
+@frozen
+class Route:
+    """
+    How one host reaches another at a moment.
+
+    @ivar sink: who is there: the box, if it lets nothing in.
+    @ivar place: the target, as the sink knows it.
+    @ivar seen: the source, as the sink knows it.
+    @ivar forth: the link.
+    @ivar back: the link in the other direction.
+    @ivar crossings: of boxes, in both directions.
+    @ivar nat: the box before the sink, if there is one.
+    @ivar barred: the box lets nothing in.
+    """
+
+    sink: NetHost
+    place: Place
+    seen: Place
+    forth: Link
+    back: Link
+    crossings: tuple[Crossing | None, Crossing | None] = (None, None)
+    nat: Nat | None = None
+    barred: bool = False
+
+
+@implementer(IReactorTCP, IReactorUDP)
 class NetHost:
     """
     What a host has of the network: an address, a loopback interface, ports, connections.
-    It is what a reactor of that host has for TCP.
+    It is what a reactor of that host has for TCP and UDP.
 
     @ivar network: it is one of.
     @ivar name: unique in the network.
     @ivar address: dotted quad.
+    @ivar behind: the box between it and the others, if there is one.
+    @ivar guards: what it does for those behind it, if it is such a box.
+    @ivar datagram_ports: open UDP sockets, by address (or empty) and port.
     @ivar up: does its kernel run?
     @ivar boots: how often it was started anew.
     @ivar group: its side of a partition, or L{None}.
     @ivar mute: neither sends nor gets anything, for lack of power or as it was silenced.
     """
 
-    def __init__(self, network: SimNetwork, name: str, address: str) -> None:
+    def __init__(
+        self, network: SimNetwork, name: str, address: str, behind: Nat | None = None
+    ) -> None:
         self.network = network
         self.name = name
         self.address = address
+        self.behind = behind
+        self.guards: Nat | None = None
         self.up = True
         self.boots = 0
         self.group: int | None = None
@@ -78,6 +114,7 @@ class NetHost:
         self.mute = False
         self.ports: dict[tuple[str, int], SimPort] = {}
         self._ports_given = 0
+        self.datagram_ports: dict[Place, SimDatagramPort] = {}
         # In the order in which they were made.
         self.sockets: dict[SimTransport, None] = {}
         self.attempts: dict[Attempt, None] = {}
@@ -94,9 +131,7 @@ class NetHost:
         @param interface: its address, one that begins with C{127.}, or all of them.
         @raise CannotListenError: if the port is taken, or the address is not its own.
         """
-        host = "" if interface == "0.0.0.0" else interface
-        if host and host != self.address and not host.startswith("127."):
-            raise cannot_listen(IPv4Address("TCP", host, port), errno.EADDRNOTAVAIL)
+        host = self._interface(interface, port)
         listening = SimPort(self, host, port or self.next_port(), factory, backlog)
         listening.startListening()
         return listening
@@ -122,6 +157,25 @@ class NetHost:
         connector.connect()
         return connector
 
+    def listenUDP(
+        self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
+    ) -> SimDatagramPort:
+        """
+        See C{IReactorUDP}.
+
+        @raise CannotListenError: as L{listenTCP}.
+        """
+        host = self._interface(interface, port)
+        made = SimDatagramPort(self, host, port or self.next_port(), protocol, maxPacketSize)
+        made.startListening()
+        return made
+
+    def _interface(self, interface: str, port: int) -> str:
+        host = "" if interface == "0.0.0.0" else interface
+        if host and host != self.address and not host.startswith("127."):
+            raise cannot_listen(IPv4Address("TCP", host, port), errno.EADDRNOTAVAIL)
+        return host
+
     def crash(self, *, power: bool = True) -> None:
         """
         The process is no more: none of its code is called again by the network.
@@ -135,6 +189,8 @@ class NetHost:
             self._mute()
         for port in list(self.ports.values()):
             port.close()
+        for socket in list(self.datagram_ports.values()):
+            socket.close()
         for attempt in list(self.attempts):
             attempt.detach()
         for transport in list(self.sockets):
@@ -142,7 +198,9 @@ class NetHost:
             transport.detach()
 
     def restart(self) -> None:
-        """Its kernel runs again."""
+        """Its kernel runs again.  If it is a box between others, it has forgotten them."""
+        if self.guards is not None:
+            self.guards.forget()
         self.up = True
         self._mute()
 
@@ -154,15 +212,10 @@ class NetHost:
     def _mute(self) -> None:
         self.mute = self.silent or not self.up
 
-    def reaches(self, address: str) -> NetHost | None:
-        """Whom it reaches at an address."""
-        if address.startswith("127.") or address == self.address:
-            return self
-        return self.network._addresses.get(address)
-
-    def port_at(self, target: IPv4Address) -> SimPort | None:
-        found = self.ports.get((target.host, target.port))
-        return self.ports.get(("", target.port)) if found is None else found
+    def port_at(self, place: Place) -> SimPort | None:
+        """Who listens at an address and a port of it."""
+        found = self.ports.get(place)
+        return self.ports.get(("", place[1])) if found is None else found
 
     def next_port(self) -> int:
         """A port that was not used for long."""
@@ -219,43 +272,103 @@ class SimNetwork:
         self.resets = 0
         self._trace = trace
         self._addresses: dict[str, NetHost] = {}
+        # Of all addresses; two boxes may have the same behind them.
+        self._owners: dict[str, NetHost] = {}
         self._links: dict[tuple[str, str], Link] = {}
         self._usual = Quality(0, 0, None, 0.0).changed(latency, jitter, bandwidth, loss)
 
-    def host(self, name: str, address: str | None = None) -> NetHost:
+    def host(self, name: str, address: str | None = None, *, behind: Nat | None = None) -> NetHost:
         """
         Connect a host.
 
-        @param address: dotted quad; the next of C{10.0.0.0/8}, if not given.
+        @param address: dotted quad; the next of C{10.0.0.0/8}, or of C{192.168.0.0/16}
+            behind a box, if not given.
+        @param behind: a box that L{nat} gave; hosts behind one reach each other.
         @raise ValueError: if the name or the address is taken.
         """
+        number = len(self.hosts) + 1
         if address is None:
-            number = len(self.hosts) + 1
-            address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-        if name in self.hosts or address in self._addresses:
+            high, middle, low = number >> 16, number >> 8 & 255, number & 255
+            address = f"192.168.{middle}.{low}" if behind else f"10.{high}.{middle}.{low}"
+        known = self._addresses if behind is None else behind.hosts
+        if name in self.hosts or address in known:
             raise ValueError(f"there is a host {name} or at {address} already")
-        made = self.hosts[name] = self._addresses[address] = NetHost(self, name, address)
+        made = self.hosts[name] = known[address] = NetHost(self, name, address, behind)
+        self._owners.setdefault(address, made)
         return made
 
-    def attach(self, name: str, *, behind: Any = None) -> str:
+    def nat(self, name: str, address: str | None = None, **options: Any) -> Nat:
         """
-        Connect a host, and tell its address; see L{host}.
+        Connect a box for L{host}s to be behind.
 
-        @param behind: what stands between it and the others.
+        @param name: of the box, which is a host as well.
+        @param options: see L{Nat}.
         """
-        if behind is not None:
-            raise ValueError("nothing can stand between a host and the others yet")
-        return self.host(name).address
+        box = self.host(name, address)
+        box.guards = Nat(self.clock, box, **options)
+        return box.guards
+
+    def attach(self, name: str, *, behind: Nat | None = None) -> str:
+        """Connect a host, and tell its address; see L{host}."""
+        return self.host(name, behind=behind).address
+
+    def route(self, protocol: str, source: NetHost, inside: Place, target: Place) -> Route | None:
+        """
+        @param protocol: C{TCP} or C{UDP}.
+        @param inside: where something comes from, as the source knows it.
+        @param target: where it goes to.
+        @return: how it gets there; L{None}, if nobody has that address.
+        """
+        address = target[0]
+        if address.startswith("127.") or address == source.address:
+            return self._direct(source, source, target, inside)
+        nat = source.behind
+        if nat is not None and address in nat.hosts:
+            return self._direct(source, nat.hosts[address], target, inside)
+        found = self._addresses.get(address)
+        if found is None:
+            return None
+        seen = inside
+        if nat is not None:
+            seen = (nat.box.address, nat.outbound(protocol, inside, target))
+        other = found.guards
+        if nat is None and other is None:
+            return self._direct(source, found, target, inside)
+        if other is None or other is nat:
+            # From behind a box to that box: this one does not turn it around.
+            sink, place, other = found, target, None
+        else:
+            let_in = other.inbound(protocol, target[1], seen)
+            if let_in is None:
+                direct = self._direct(source, found, target, seen)
+                return evolve(direct, nat=other, barred=True)
+            sink, place = other.hosts[let_in[0]], let_in
+        return Route(
+            sink,
+            place,
+            seen,
+            self.link_between(source, sink),
+            self.link_between(sink, source),
+            (
+                Crossing(protocol, (inside, place), (seen, target), (nat, other)),
+                Crossing(protocol, (place, inside), (target, seen), (other, nat)),
+            ),
+            other,
+        )
+
+    def _direct(self, source: NetHost, sink: NetHost, place: Place, seen: Place) -> Route:
+        forth, back = self.link_between(source, sink), self.link_between(sink, source)
+        return Route(sink, place, seen, forth, back)
 
     def server_endpoint(self, port: int, host: str) -> IStreamServerEndpoint:
         """Twisted's endpoint, on the host with that address."""
-        return TCP4ServerEndpoint(self._addresses[host], port, interface=host)
+        return TCP4ServerEndpoint(self._owners[host], port, interface=host)
 
     def client_endpoint(
         self, port: int, host: str, *, source: str, timeout: float = 30
     ) -> IStreamClientEndpoint:
         """Twisted's endpoint, on the host with the address C{source}."""
-        return TCP4ClientEndpoint(self._addresses[source], host, port, timeout)
+        return TCP4ClientEndpoint(self._owners[source], host, port, timeout)
 
     # --- how links are ---
 
@@ -268,15 +381,23 @@ class SimNetwork:
         jitter: float | None = None,
         bandwidth: float | None = None,
         loss: float | None = None,
+        duplicates: float | None = None,
         both: bool = True,
     ) -> None:
         """
         Set how the link between two hosts is, as far as it is said; see L{__init__}.
 
+        @param duplicates: how likely a datagram comes twice.
         @param both: not only from the first to the second.
         """
         for link in self._between(first, second, both):
-            link.change(latency=latency, jitter=jitter, bandwidth=bandwidth, loss=loss)
+            link.change(
+                latency=latency,
+                jitter=jitter,
+                bandwidth=bandwidth,
+                loss=loss,
+                duplicates=duplicates,
+            )
 
     def usual(self, first: str, second: str, *, both: bool = True) -> None:
         """Make a link what all are that are not set otherwise."""

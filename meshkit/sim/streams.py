@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol
@@ -18,11 +19,12 @@ from twisted.python.failure import Failure
 
 from meshkit.sim.clock import SECOND, SimCall, nanoseconds
 from meshkit.sim.links import Link
+from meshkit.sim.nat import Crossing
 from meshkit.testing.transports import StreamTransport
 
 if TYPE_CHECKING:
     from meshkit.sim.handshakes import Attempt, SimPort
-    from meshkit.sim.network import NetHost
+    from meshkit.sim.network import NetHost, Route
 
 _log = Logger()
 
@@ -113,6 +115,7 @@ class Pipe:
         "_unacknowledged",
         "_wake_call",
         "back",
+        "crossing",
         "ended",
         "flight",
         "held",
@@ -130,6 +133,8 @@ class Pipe:
         self.sink = sink
         self.link = link
         self.back: Pipe
+        #: What stands between both hosts.
+        self.crossing: Crossing | None = None
         self.flight: list[Segment] = []
         #: What arrived while the reader was paused.
         self.held: list[bytes] = []
@@ -147,6 +152,15 @@ class Pipe:
         self._failures = 0
         self._wake_call: SimCall | None = None
         self._probe_call: SimCall | None = None
+
+    def passes(self) -> bool:
+        """Does what arrives now arrive?"""
+        return self.link.passes() and (self.crossing is None or self.crossing.passes())
+
+    @property
+    def unknown(self) -> bool:
+        """Does the sink's kernel not know what has just come?"""
+        return self.sink.gone or (self.crossing is not None and self.crossing.stray)
 
     # --- the sender ---
 
@@ -272,12 +286,12 @@ class Pipe:
             self._tries = self._failures = 0
             return
         self._tries += 1
-        if not self.link.passes():
+        if not self.passes():
             self._unanswered()
-        elif self.sink.gone:
+        elif self.unknown:
             self.connection.answer(self, self.link.latency_ns)
             self._start_probe()
-        elif not self.back.link.passes():
+        elif not self.back.passes():
             self._unanswered()
         else:
             self._unacknowledged = False
@@ -320,7 +334,7 @@ class Pipe:
 
     def _arrive(self, segment: Segment) -> None:
         segment.call = None
-        if not self.link.passes():
+        if not self.passes():
             self._swallowed(segment)
             return
         segment.state = _ARRIVED
@@ -361,10 +375,10 @@ class Pipe:
         """The next piece of the stream is in the sink's kernel."""
         sink = self.sink
         network = self.link.network
-        if sink.gone:
+        if self.unknown:
             self.connection.answer(self)
             return
-        if self.back.link.passes():
+        if self.back.passes():
             self._unacknowledged = False
         else:
             self._unacknowledged = True
@@ -419,7 +433,7 @@ class Pipe:
 
     def _hand_over(self, piece: bytes) -> None:
         self._read += len(piece)
-        if self.back.link.passes():
+        if self.back.passes():
             due = self._clock.ns + self.back.link.latency_ns
             if self._acks and self._acks[-1][0] == due:
                 self._acks.pop()
@@ -485,11 +499,11 @@ class SimTransport(StreamTransport):
             return
         out = self.out
         answered = False
-        if out.link.passes():
-            if out.sink.gone:
+        if out.passes():
+            if out.unknown:
                 self.connection.answer(out, out.link.latency_ns)
             else:
-                answered = out.back.link.passes()
+                answered = out.back.passes()
         if answered:
             self.heard_ns = self.machine.network.clock.ns
             self._keep_alive_failures = 0
@@ -596,16 +610,19 @@ class Connection:
 
     __slots__ = ("_attempt", "_port", "client", "network", "server")
 
-    def __init__(self, attempt: Attempt, port: SimPort) -> None:
+    def __init__(self, attempt: Attempt, port: SimPort, route: Route) -> None:
         self._attempt = attempt
         self._port = port
         self.network = attempt.source.network
         source, sink = attempt.source, port.machine
         self.client = SimTransport(source, attempt.local, attempt.target)
-        self.server = SimTransport(sink, attempt.target, attempt.local)
-        forth = Pipe(self, self.client, self.server, attempt.forth)
-        back = Pipe(self, self.server, self.client, attempt.back)
+        self.server = SimTransport(
+            sink, IPv4Address("TCP", *route.place), IPv4Address("TCP", *route.seen)
+        )
+        forth = Pipe(self, self.client, self.server, route.forth)
+        back = Pipe(self, self.server, self.client, route.back)
         forth.back, back.back = back, forth
+        forth.crossing, back.crossing = route.crossings
         for transport, pipe in ((self.client, forth), (self.server, back)):
             transport.connection = self
             transport.out = pipe
@@ -624,7 +641,7 @@ class Connection:
         self.network.tell_of("net.accept", server, self.client)
         protocol: Any = None
         try:
-            protocol = port.factory.buildProtocol(self._attempt.local)
+            protocol = port.factory.buildProtocol(server.getPeer())
         except Exception:
             _log.failure("the factory of a port on {host} failed", host=server.machine.name)
         server._connect(Protocol() if protocol is None else protocol)
@@ -661,12 +678,17 @@ class Connection:
     def _reset(self, pipe: Pipe, after_ns: int) -> None:
         """One packet, which may be lost like any other, and is not sent again."""
         link = pipe.link
-        if link.passes() and not link.loses():
+        if self._reaches(pipe) and not link.loses():
             due = max(link.transit(0, self.network.clock.ns), after_ns)
             self.network.clock.call_at(due, self._reset_arrives, pipe)
 
+    def _reaches(self, pipe: Pipe) -> bool:
+        """Does a reset arrive?  That for a stray goes to where it came from."""
+        stray = pipe.back.crossing is not None and pipe.back.crossing.stray
+        return pipe.link.passes() if stray else pipe.passes()
+
     def _reset_arrives(self, pipe: Pipe) -> None:
-        if pipe.link.passes():
+        if self._reaches(pipe):
             self.end(pipe.sink, "net.reset")
 
     def end(self, transport: SimTransport, why: str) -> None:
