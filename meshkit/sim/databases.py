@@ -138,6 +138,8 @@ class _Machine:
         self.statements = 0
         #: Called when the machine stops, while everything is as it was at that moment.
         self.on_stop: Callable[[], object] = int
+        #: Called after that, when nothing can be done with it any more.
+        self.on_down: Callable[[], object] = int
         #: Called before a writer leaves the state in which nothing is open.
         self.on_begin: Callable[[_Watched], object] = _nothing
         #: Called when a writer has committed.
@@ -206,6 +208,7 @@ class _Machine:
                 statement()
         self.on_stop()
         self._down = True
+        self.on_down()
 
     def _check(self, connection: _Watched, sql: str) -> None:
         for fault in self._faults:

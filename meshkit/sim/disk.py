@@ -147,6 +147,7 @@ class _Open:
 
     entry: _Entry
     flags: int
+    owner: object
     at: int = 0
 
 
@@ -159,6 +160,9 @@ class SimSystem:
     The system calls of one machine.  See the module.
 
     @ivar calls: how many were made.
+    @ivar owner: the process that makes the calls now, if that matters: what it opens is its
+        own.
+    @ivar on_stop: called when the machine stops because of L{stop_before}.
     """
 
     def __init__(self, rng: Random, *, capacity: int | None = None) -> None:
@@ -180,6 +184,8 @@ class SimSystem:
         self._stop_at: int | None = None
         self._down = False
         self.calls = 0
+        self.owner: object = None
+        self.on_stop: Callable[[], object] = int
 
     # --- what happens to a disk
 
@@ -210,10 +216,17 @@ class SimSystem:
         """Bytes in all files that have a name or are open."""
         return sum(entry.size for entry in self._entries())
 
-    def end_process(self) -> None:
-        """Nothing is open or locked any more; nothing is lost."""
-        self._open.clear()
-        self._locks.clear()
+    def end_process(self, owner: object = None) -> None:
+        """
+        Nothing is open or locked any more; nothing is lost.
+
+        @param owner: the process that ends; all of them, if L{None}.
+        """
+        for descriptor, opened in list(self._open.items()):
+            if owner is None or opened.owner is owner:
+                del self._open[descriptor]
+                if self._locks.get(opened.entry) is opened:
+                    del self._locks[opened.entry]
 
     def crash(self) -> Loss:
         """The machine stops and starts again, with what is on its disk."""
@@ -273,8 +286,9 @@ class SimSystem:
 
     def _count(self, call: str) -> None:
         """@raise PowerLost: if the machine does not run."""
-        if self._stop_at is not None and self.calls >= self._stop_at:
+        if not self._down and self._stop_at is not None and self.calls >= self._stop_at:
             self._down = True
+            self.on_stop()
         if self._down:
             raise PowerLost(call)
         self.calls += 1
@@ -341,7 +355,7 @@ class SimSystem:
             raise _error(errno.ENOTDIR, path)
         descriptor = self._descriptors
         self._descriptors += 1
-        self._open[descriptor] = _Open(entry, flags)
+        self._open[descriptor] = _Open(entry, flags, self.owner)
         return descriptor
 
     def _entry_to_open(self, path: str, flags: int, mode: int) -> _Entry:
@@ -613,6 +627,9 @@ class SimDisk(LocalFiles):
         """The machine stops and starts again, with what is on its disk."""
         return self.system.crash()
 
-    def end_process(self) -> None:
-        """The processes end.  What they wrote is there, synced or not, until a crash."""
-        self.system.end_process()
+    def end_process(self, owner: object = None) -> None:
+        """
+        The processes end, or one of them.  What they wrote is there, synced or not, until a
+        crash.
+        """
+        self.system.end_process(owner)

@@ -1,112 +1,23 @@
 """
-A simulated machine, and what a world plugs into it: a network and a disk.
+A simulated machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
-
-from meshkit.interfaces import IFiles
-from meshkit.runtime.container import Backing, MemoryFile
-from meshkit.sim.clock import SimClock
+from meshkit.sim.network import NetHost
 from meshkit.sim.process import Process, ProcessBacking, ProcessFiles
+from meshkit.sim.storage import Storage
 from meshkit.testing.identities import DAY_NS
-from meshkit.testing.nodes import MemoryFiles
 from meshkit.testing.transports import MemoryNetwork
 
 if TYPE_CHECKING:
     from meshkit.sim.world import World
 
-__all__ = ["Disk", "MemoryDisk", "MemoryLan", "Network", "SimHost"]
-
-# Databases in memory share one space of names in a process.
-_disks = count(1)
-
-
-class Network(Protocol):
-    """
-    What machines are connected by.
-
-    It calls whatever a transport's C{protocol} is at that moment, as Twisted's own
-    transports do: of a process that has ended nothing is called any more, since another
-    protocol is put there before the connection is aborted.
-    """
-
-    def attach(self, name: str, *, behind: Any = None) -> str:
-        """
-        Connect a machine.
-
-        @param behind: what stands between it and the common network.
-        @return: its address, a dotted quad.
-        """
-
-    def server_endpoint(self, port: int, host: str = "127.0.0.1") -> IStreamServerEndpoint:
-        """@return: where a machine with that address listens."""
-
-    def client_endpoint(
-        self, port: int, host: str = "127.0.0.1", *, source: str = "127.0.0.1"
-    ) -> IStreamClientEndpoint:
-        """@return: how a machine reaches another.  @param source: its own address."""
-
-
-class Disk(Protocol):
-    """What a machine keeps its data on."""
-
-    @property
-    def files(self) -> IFiles:
-        """Its file system, as all processes of the machine see it."""
-
-    def backing(self, path: str) -> Backing:
-        """@return: the database under that path; the same data each time."""
-
-    def crash(self) -> None:
-        """The power fails: what was not synced may be lost.  No process runs any more."""
-
-    def close(self) -> None:
-        """Forget the data: the world has ended."""
-
-
-class MemoryLan(MemoryNetwork):
-    """A network on which everybody reaches everybody, and nothing is ever lost."""
-
-    def __init__(self, clock: SimClock, *, latency: float = 0.001) -> None:
-        super().__init__(clock, latency=latency)
-        self._attached = 0
-
-    def attach(self, name: str, *, behind: Any = None) -> str:
-        """See L{Network}."""
-        if behind is not None:
-            raise ValueError("on this network nothing stands between two machines")
-        self._attached += 1
-        high, low = divmod(self._attached, 250)
-        return f"10.{high >> 8}.{high & 255}.{low + 1}"
-
-
-class MemoryDisk:
-    """A disk that never fails and loses nothing."""
-
-    def __init__(self) -> None:
-        self.files = MemoryFiles()
-        self._number = next(_disks)
-        self._databases: dict[str, MemoryFile] = {}
-
-    def backing(self, path: str) -> Backing:
-        """See L{Disk}."""
-        if path not in self._databases:
-            self._databases[path] = MemoryFile(f"disk-{self._number}{path}")
-        return self._databases[path]
-
-    def crash(self) -> None:
-        """See L{Disk}."""
-
-    def close(self) -> None:
-        """See L{Disk}."""
-        for file in self._databases.values():
-            file.close()
+__all__ = ["SimHost"]
 
 
 class SimHost:
@@ -114,28 +25,32 @@ class SimHost:
     A machine.
 
     @ivar name: unique in the world.
-    @ivar address: on the common network.
+    @ivar net: how it is connected to the common network.
+    @ivar address: there.
+    @ivar loopback: the interface that only its own processes see.  It has no latency and no
+        faults.
+    @ivar storage: its data.
     @ivar clock: the world's.
-    @ivar network: what it is connected to.
-    @ivar loopback: the interface that only its own processes see.
-    @ivar disk: its data, see L{Disk}.
-    @ivar locks: the process that holds the lock on a file, by path.
-    @ivar processes: those that were begun, the last one last.
     @ivar skew_ns: how far its wall clock is ahead of the world's.
     """
 
-    def __init__(self, world: World, name: str, address: str, network: Network, disk: Disk) -> None:
+    def __init__(self, world: World, name: str, net: NetHost, folder: str | None) -> None:
         self._world = world
         self._pids = count(1)
+        self._processes: list[Process] = []
+        self._lost = False
         self.name = name
-        self.address = address
+        self.net = net
+        self.address = net.address
         self.clock = world.clock
-        self.network = network
         self.loopback = MemoryNetwork(world.clock)
-        self.disk = disk
-        self.locks: dict[str, Any] = {}
-        self.processes: list[Process] = []
+        self.storage = Storage(world.seeds, name, self._lose_power, folder)
         self.skew_ns = 0
+
+    @property
+    def processes(self) -> list[Process]:
+        """Those that run, the last one last."""
+        return [each for each in self._processes if each.running]
 
     def wall_clock(self) -> int:
         """
@@ -149,33 +64,59 @@ class SimHost:
         self.event("host.skew", ns=self.skew_ns)
 
     def begin(self) -> Process:
-        """Begin a process."""
+        """Begin a process; the machine gets its power back, if it has lost it."""
+        self._settle()
+        if not self.net.up:
+            self.net.restart()
         process = Process(self, next(self._pids))
-        self.processes = [each for each in self.processes if each.running]
-        self.processes.append(process)
+        self._processes = [*self.processes, process]
         self.event("process.begin", pid=process.pid)
         return process
 
     def files(self, process: Process) -> ProcessFiles:
         """@return: its file system, for one of its processes."""
-        return ProcessFiles(process, self, self.disk.files)
+        return ProcessFiles(process, self.storage.files)
 
     def backing(self, process: Process) -> Callable[[str], ProcessBacking]:
         """@return: its databases by path, for one of its processes."""
-        return lambda path: ProcessBacking(process, self.disk.backing(path))
+        return lambda path: ProcessBacking(process, self.storage.database(path))
 
     def end(self, process: Process) -> None:
-        """End a process where it stands, as SIGKILL does: the disk keeps what it was given."""
+        """
+        End a process where it stands, as SIGKILL does: the disk keeps what it was given,
+        synced or not, and the kernel closes its connections.
+        """
         if process.running:
             self.event("process.end", pid=process.pid)
             process.end()
+            self.storage.end_process(process)
 
     def crash(self) -> None:
-        """The power fails: no process goes on, and the disk may lose what was not synced."""
-        self.event("host.crash")
+        """
+        The power fails: no process goes on, the disk may lose what was not synced, and
+        nobody is told; until the next process begins the machine answers nothing.
+        """
+        self.net.crash(power=True)
+        self._lost = True
+        self._settle()
+        self._end_all()
+
+    def _lose_power(self) -> None:
+        # In the middle of something that a process does: the disk is being written to.
+        self._lost = True
+        self.net.crash(power=True)
+        self._end_all()
+        self.clock.callLater(0, self._settle)
+
+    def _settle(self) -> None:
+        """See what is left on the disk after it was torn from the power in the middle."""
+        if self._lost:
+            self._lost = False
+            self.event("host.crash", **self.storage.crash())
+
+    def _end_all(self) -> None:
         for process in self.processes:
             process.end()
-        self.disk.crash()
 
     def event(self, kind: str, **details: Any) -> None:
         """Something happened on this machine."""

@@ -115,7 +115,7 @@ class SimNode(DoorCaller):
         self.address = MeshAddress(host.address, MESH_PORT, self.identity.public).text
         self.given: dict[str, Any] = {}
         self.failures: list[MeshkitError] = []
-        files = host.disk.files
+        files = host.storage.files
         files.make_folder(self.folder)
         files.create(f"{self.folder}/{SECRET_KEY}", encode_identity(self.identity))
         files.create(f"{self.folder}/{NETWORK_SECRET}", world.network_secret.encode())
@@ -164,6 +164,9 @@ class SimNode(DoorCaller):
         return f'listen = "tcp:{MESH_PORT}:interface={self.host.address}"\n'.encode()
 
     def _failed(self, process: Process, error: MeshkitError) -> None:
+        if not process.running:
+            # It is the end of the process that its code takes for a failure.
+            return
         self.failures.append(error)
         self.host.event("node.failed", code=error.code)
         # As a daemon does, but not while its own code is running.
@@ -274,7 +277,9 @@ class SimNode(DoorCaller):
             )
 
     def _door_token(self) -> bytes:
-        found: bytes = self.host.disk.files.read_secret(f"{self.folder}/{DOOR_TOKEN}", _MAX_TOKEN)
+        found: bytes = self.host.storage.files.read_secret(
+            f"{self.folder}/{DOOR_TOKEN}", _MAX_TOKEN
+        )
         return found.strip()
 
     def _connect_door(self, factory: IProtocolFactory) -> Deferred[IProtocol]:

@@ -12,7 +12,6 @@ its connections lead nowhere, and its disk is not there any more.
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
@@ -33,6 +32,10 @@ from meshkit.interfaces import IFiles
 from meshkit.runtime.container import Backing, Versions
 from meshkit.runtime.transactions import WriterConnection
 from meshkit.sim.clock import SimCall, SimClock
+from meshkit.sim.disk import SimDisk
+from meshkit.sim.handshakes import SimConnector
+from meshkit.sim.network import NetHost
+from meshkit.sim.streams import SimTransport
 from meshkit.testing.nodes import MemoryHost
 from meshkit.testing.transports import MemoryNetwork
 
@@ -49,20 +52,15 @@ class Machine(Shape):
     @ivar name: of the machine.
     @ivar address: on the common network.
     @ivar clock: the world's.
-    @ivar network: see L{meshkit.sim.host.Network}.
-    @ivar loopback: its own interface.
-    @ivar locks: which process holds the lock on a file, by path.
+    @ivar net: how it is connected to the common network.
+    @ivar loopback: the interface that only its own processes see.
     """
 
     name: str
     address: str
     clock: SimClock
-    network: Any
+    net: NetHost
     loopback: MemoryNetwork
-    locks: dict[str, Any]
-
-    def event(self, kind: str, **details: Any) -> None:
-        """Something happened on this machine."""
 
 
 class Process(MemoryHost):
@@ -76,13 +74,13 @@ class Process(MemoryHost):
     _log = Logger()
 
     def __init__(self, machine: Machine, pid: int) -> None:
-        super().__init__(machine.clock, machine.network, machine.address, loopback=machine.loopback)
+        super().__init__(machine.clock, None, machine.address, loopback=machine.loopback)
         self.pid = pid
         self.running = True
-        self._machine = machine
+        self._net: Any = machine.net
         self._time = machine.clock
         self._ports: list[Any] = []
-        self._attempts: list[Any] = []
+        self._connectors: list[Any] = []
         self._sockets: list[_Socket] = []
         self._connections: list[sqlite3.Connection] = []
         self._limit = _MANY
@@ -98,8 +96,8 @@ class Process(MemoryHost):
     # --- TCP
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
-        mine = _Factory(self, factory)
-        listening = super().listenTCP(port, mine, backlog, interface)
+        where: Any = super() if interface.startswith("127.") else self._net
+        listening = where.listenTCP(port, _Factory(self, factory), backlog, interface)
         self._ports.append(listening)
         return listening
 
@@ -111,10 +109,12 @@ class Process(MemoryHost):
         timeout: float = 30,
         bindAddress: Any = None,
     ) -> Any:
-        connector = super().connectTCP(host, port, _Factory(self, factory), timeout, bindAddress)
-        if len(self._attempts) >= self._limit:
-            self._attempts = [each for each in self._attempts if not each.attempt.called]
-        self._attempts.append(connector)
+        where: Any = super() if host.startswith("127.") else self._net
+        connector = where.connectTCP(host, port, _Factory(self, factory), timeout, bindAddress)
+        if len(self._connectors) >= self._limit:
+            self._connectors = [each for each in self._connectors if _is_connecting(each)]
+            self._limit = max(_MANY, 2 * len(self._connectors))
+        self._connectors.append(connector)
         return connector
 
     def _opened(self, socket: _Socket) -> None:
@@ -131,25 +131,23 @@ class Process(MemoryHost):
             return
         self.running = False
         clock = self._time
-        # A clock that nobody moves, and a network that needs it to do anything.
+        # A clock that nobody moves, and networks that need it to do anything.
         limbo = SimClock()
         limbo.ns = clock.ns
         self._clock = self._time = limbo
-        self._network = self.loopback = MemoryNetwork(limbo)
+        self.loopback = MemoryNetwork(limbo)
+        self._net = MemoryHost(limbo, self.loopback, self.address, loopback=self.loopback)
         clock.drop(self)
         for port in self._ports:
             port.stopListening()
-        for connector in self._attempts:
-            if not connector.attempt.called:
-                connector.attempt.cancel()
+        for connector in self._connectors:
+            if _is_connecting(connector):
+                connector.stopConnecting()
         for socket in self._sockets:
             socket.orphan()
         for connection in self._connections:
             connection.close()
-        locks = self._machine.locks
-        for path in [path for path, holder in locks.items() if holder is self]:
-            del locks[path]
-        self._ports, self._attempts, self._sockets, self._connections = [], [], [], []
+        self._ports, self._connectors, self._sockets, self._connections = [], [], [], []
 
     def check(self) -> None:
         """@raise OSError: if the process has ended."""
@@ -165,19 +163,18 @@ class Process(MemoryHost):
         """Code of the process raised an error that nobody was there for; log it."""
         self._log.failure(what)
 
-    def received(self, transport: Any, data: bytes) -> None:
-        """Bytes have arrived."""
-        host, peer = transport.getHost(), transport.getPeer()
-        self._machine.event(
-            "tcp.data", at=f"{host.host}:{host.port}", peer=f"{peer.host}:{peer.port}", data=data
-        )
-
 
 def _is_open(connection: sqlite3.Connection) -> bool:
     try:
         return connection.total_changes >= 0
     except sqlite3.ProgrammingError:
         return False
+
+
+def _is_connecting(connector: Any) -> bool:
+    if isinstance(connector, SimConnector):
+        return bool(connector.state == "connecting")
+    return not connector.attempt.called
 
 
 @implementer(IProtocolFactory)
@@ -237,7 +234,6 @@ class _Socket(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self._process.running:
-            self._process.received(self.transport, data)
             self._call(self._protocol.dataReceived, data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -271,7 +267,12 @@ class _Socket(Protocol):
         """Nobody is there any more: the network says what the other side sees of that."""
         transport: Any = self.transport
         self._protocol = None
-        if transport.connected:
+        if not transport.connected:
+            return
+        if isinstance(transport, SimTransport):
+            transport.let_go(True)
+            transport.detach()
+        else:
             transport.protocol = Protocol()
             transport.unregisterProducer()
             transport.abortConnection()
@@ -279,27 +280,19 @@ class _Socket(Protocol):
 
 @implementer(IFiles)
 class ProcessFiles:
-    """
-    The files of a machine, for one process on it.
+    """The files of a machine, for one process on it."""
 
-    Locks belong to the kernel and not to the disk: they are free when the process ends,
-    whatever lies in the file.
-    """
-
-    def __init__(self, process: Process, machine: Machine, files: Any) -> None:
+    def __init__(self, process: Process, disk: SimDisk) -> None:
         self._process = process
-        self._locks = machine.locks
-        self._files = files
+        self._files = disk
 
     def read(self, path: str, limit: int) -> bytes:
         self._process.check()
-        found: bytes = self._files.read(path, limit)
-        return found
+        return self._files.read(path, limit)
 
     def read_secret(self, path: str, limit: int) -> bytes:
         self._process.check()
-        found: bytes = self._files.read_secret(path, limit)
-        return found
+        return self._files.read_secret(path, limit)
 
     def write_atomic(self, path: str, data: bytes, mode: int = 0o600) -> None:
         self._process.check()
@@ -315,8 +308,7 @@ class ProcessFiles:
 
     def mode(self, path: str) -> int | None:
         self._process.check()
-        found: int | None = self._files.mode(path)
-        return found
+        return self._files.mode(path)
 
     def remove(self, path: str) -> None:
         self._process.check()
@@ -324,17 +316,12 @@ class ProcessFiles:
 
     def lock(self, path: str, note: str) -> Callable[[], None]:
         self._process.check()
-        if path in self._locks:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
-        self._files.write_atomic(path, note.encode("utf-8"))
-        self._locks[path] = self._process
-
-        def release() -> None:
-            if self._locks.get(path) is self._process:
-                del self._locks[path]
-                self._files.write_atomic(path, b"")
-
-        return release
+        system = self._files.system
+        system.owner = self._process
+        try:
+            return self._files.lock(path, note)
+        finally:
+            system.owner = None
 
 
 class ProcessBacking:

@@ -35,7 +35,9 @@ import meshkit_plugins
 from meshkit.identity.network import NetworkSecret
 from meshkit.runtime.registry import discover_parts
 from meshkit.sim.clock import SimClock, nanoseconds
-from meshkit.sim.host import Disk, MemoryDisk, MemoryLan, Network, SimHost
+from meshkit.sim.disk import PowerLost
+from meshkit.sim.host import SimHost
+from meshkit.sim.network import SimNetwork
 from meshkit.sim.node import Acknowledged, SimNode
 from meshkit.sim.seeds import Seeds
 from meshkit.sim.trace import KEPT, Trace, Watcher
@@ -117,8 +119,8 @@ class World:
         seed: int = 0,
         *,
         network_secret: NetworkSecret | None = None,
-        make_network: Callable[[World], Any] | None = None,
-        make_disk: Callable[[World, str], Disk] | None = None,
+        make_network: Callable[[SimClock, Seeds, Trace], SimNetwork] = SimNetwork,
+        folder: str | None = None,
         interleaved: bool = True,
         kept: int | None = KEPT,
         write: Callable[[bytes], object] | None = None,
@@ -126,10 +128,10 @@ class World:
     ) -> None:
         """
         @param network_secret: drawn from the seed, if not given.
-        @param make_network: makes what connects the machines (see
-            L{meshkit.sim.host.Network}); called last, with this world.
-        @param make_disk: makes what the machine of that name keeps its data on (see
-            L{meshkit.sim.host.Disk}).
+        @param make_network: makes what connects the machines; C{partial(SimNetwork,
+            latency=0.1)} for another one than usual.
+        @param folder: of the real file system, where databases are kept in real files; in
+            memory, if L{None}.
         @param kept: see L{Trace}.
         @param write: see L{Trace}.
         @param collect_every: events between two runs of the garbage collector.
@@ -148,8 +150,8 @@ class World:
         self.acknowledged: list[Acknowledged] = []
         self._collect_every = collect_every
         self._stepping = False
-        self._make_disk = _memory_disk if make_disk is None else make_disk
-        self.network: Any = MemoryLan(self.clock) if make_network is None else make_network(self)
+        self._folder = folder
+        self.network = make_network(self.clock, self.seeds, self.trace)
 
     @property
     def seed(self) -> int:
@@ -167,13 +169,11 @@ class World:
         Make a machine.
 
         @param name: unique in the world.
-        @param behind: see L{meshkit.sim.host.Network.attach}.
+        @param behind: see L{SimNetwork.attach}.
+        @raise ValueError: if there is one of that name.
         """
-        if name in self.hosts:
-            raise ValueError(f"there is a machine {name!r} already")
-        network: Network = self.network
-        address = network.attach(name, behind=behind)
-        host = SimHost(self, name, address, network, self._make_disk(self, name))
+        self.network.attach(name, behind=behind)
+        host = SimHost(self, name, self.network.hosts[name], self._folder)
         self.hosts[name] = host
         return host
 
@@ -240,6 +240,9 @@ class World:
         self._stepping = True
         try:
             self.clock.step()
+        except PowerLost:
+            # What was running when its machine stopped has come to its end.
+            self.trace.event("power.lost")
         except Exception as e:
             # As a reactor does: it is logged, and others do not notice.
             self._log.failure("an event of the world raised an error (seed {seed})", seed=self.seed)
@@ -255,11 +258,7 @@ class World:
             if node.running:
                 node.stop()
         for host in self.hosts.values():
-            host.disk.close()
-
-
-def _memory_disk(world: World, name: str) -> Disk:
-    return MemoryDisk()
+            host.storage.close()
 
 
 @contextmanager

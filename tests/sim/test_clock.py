@@ -74,7 +74,7 @@ def play_theirs(program: Any) -> list[list[Any]]:
 
 def _first(calls: Any) -> float:
     # One that was moved may stand behind later ones until the next sorting.
-    return min(call.getTime() for call in calls)
+    return float(min(call.getTime() for call in calls))
 
 
 class SimClockTests(SynchronousTestCase):

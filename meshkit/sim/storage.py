@@ -1,0 +1,92 @@
+"""
+What a simulated machine keeps its data on: a disk with files, and databases.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import count
+from typing import Final
+
+from meshkit.sim.databases import SimFile, SimMemory
+from meshkit.sim.disk import SimDisk
+from meshkit.sim.seeds import Seeds
+
+__all__ = ["Storage"]
+
+# Databases in memory share one space of names in a process.
+_numbers: Final = count(1)
+
+
+class Storage:
+    """
+    See the module.
+
+    @ivar files: the file system.
+    @ivar databases: those that were asked for, by path.
+    """
+
+    def __init__(
+        self,
+        seeds: Seeds,
+        name: str,
+        on_stop: Callable[[], object],
+        folder: str | None = None,
+    ) -> None:
+        """
+        @param seeds: of what a crash does.
+        @param name: of the machine.
+        @param on_stop: called when the machine stops in the middle of a write, because of
+            C{stop_before} of the disk or of a database.
+        @param folder: of the real file system, where databases are kept in real files; in
+            memory, if L{None}.
+        """
+        self._seeds = seeds
+        self._name = name
+        self._on_stop = on_stop
+        self._folder = folder
+        self._number = next(_numbers)
+        self.files = SimDisk(seeds.stream(name, "disk"))
+        self.files.system.on_stop = on_stop
+        self.databases: dict[str, SimMemory | SimFile] = {}
+
+    def database(self, path: str) -> SimMemory | SimFile:
+        """@return: the one under that path; the same data each time."""
+        found = self.databases.get(path)
+        if found is None:
+            rng = self._seeds.stream(self._name, "database", path)
+            if self._folder is None:
+                found = SimMemory(f"machine-{self._number}{path}", rng)
+            else:
+                within = f"{self._name}{path.replace('/', '_')}"
+                found = SimFile(os.path.join(self._folder, within), rng)
+            found.machine.on_down = self._on_stop
+            self.databases[path] = found
+        return found
+
+    def end_process(self, owner: object) -> None:
+        """A process has ended: it holds no file and no lock any more, and nothing is lost."""
+        self.files.end_process(owner)
+
+    def crash(self) -> dict[str, int]:
+        """
+        The power fails.  To be called before connections to databases are closed.
+
+        @return: what was lost, in numbers.
+        """
+        loss = self.files.crash()
+        crashed = [self.databases[path].crash() for path in sorted(self.databases)]
+        return {
+            "names_lost": loss.names_lost,
+            "files_lost": loss.lost,
+            "files_torn": loss.torn,
+            "commits_lost": sum(each.commits for each in crashed),
+            "open_lost": sum(each.open for each in crashed),
+        }
+
+    def close(self) -> None:
+        """Forget what is in memory: the world has ended."""
+        for database in self.databases.values():
+            if isinstance(database, SimMemory):
+                database.close()
