@@ -29,6 +29,9 @@ __all__ = ["LOCAL", "MAX_TEMPORARIES", "LocalFiles", "LocalSystem", "SystemCalls
 MAX_TEMPORARIES: Final = 16
 
 _FOR_OTHERS: Final = 0o077
+# What cannot be synced since we cannot read it, or nobody can write it, holds no folder
+# that we have just made.
+_NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 # A pipe in the place of a file must not block the open.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -265,6 +268,9 @@ class LocalFiles:
     """
     The disk of this machine, or of the machine whose system is handed in.
 
+    What is found done already is synced all the same: whoever did it may have been killed
+    before that.
+
     Secrets are read from plain files only: replacing one (L{write_atomic}) would
     replace a link by a file, and the two would go different ways unnoticed.
     """
@@ -307,20 +313,30 @@ class LocalFiles:
 
     def create(self, path: str, data: bytes, mode: int = 0o600) -> None:
         system = self._system
+        folder = os.path.dirname(path) or os.curdir
         with _naming(path):
-            with _temporary(system, path, mode) as (descriptor, temporary):
-                _write_all(system, descriptor, data)
-                system.fsync(descriptor)
-                # A rename would replace what is there; a link does not.
-                system.link(temporary, path)
-            sync_folder(os.path.dirname(path) or os.curdir, system)
+            try:
+                with _temporary(system, path, mode) as (descriptor, temporary):
+                    _write_all(system, descriptor, data)
+                    system.fsync(descriptor)
+                    # A rename would replace what is there; a link does not.
+                    system.link(temporary, path)
+            except FileExistsError:
+                sync_folder(folder, system)
+                raise
+            sync_folder(folder, system)
 
     def make_folder(self, path: str, mode: int = 0o700) -> None:
         system = self._system
         with _naming(path):
-            if _is_folder(system, path):
-                return
             parent = os.path.dirname(os.path.abspath(path))
+            if _is_folder(system, path):
+                try:
+                    sync_folder(parent, system)
+                except OSError as error:
+                    if error.errno not in _NOT_OURS:
+                        raise
+                return
             self.make_folder(parent, mode)
             try:
                 system.mkdir(path, mode)
@@ -344,11 +360,10 @@ class LocalFiles:
     def remove(self, path: str) -> None:
         system = self._system
         with _naming(path):
-            try:
+            with suppress(FileNotFoundError):
                 system.unlink(path)
-            except FileNotFoundError:
-                return
-            sync_folder(os.path.dirname(path) or os.curdir, system)
+            with suppress(FileNotFoundError):  # of a folder that is not there
+                sync_folder(os.path.dirname(path) or os.curdir, system)
 
     def lock(self, path: str, note: str) -> Callable[[], None]:
         system = self._system

@@ -220,13 +220,17 @@ class SimSystem:
         """
         Nothing is open or locked any more; nothing is lost.
 
-        @param owner: the process that ends; all of them, if L{None}.
+        @param owner: the process that ends; all of them, if L{None}, and then a machine that
+            was stopped runs again.
         """
         for descriptor, opened in list(self._open.items()):
             if owner is None or opened.owner is owner:
                 del self._open[descriptor]
                 if self._locks.get(opened.entry) is opened:
                     del self._locks[opened.entry]
+        if owner is None:
+            self._stop_at = None
+            self._down = False
 
     def crash(self) -> Loss:
         """The machine stops and starts again, with what is on its disk."""
@@ -238,8 +242,6 @@ class SimSystem:
             _put(change)
         self._journal.clear()
         self._faults.clear()
-        self._stop_at = None
-        self._down = False
         fates = {"kept": 0, "lost": 0, "torn": 0}
         for entry in self._reachable():
             if isinstance(entry, _Folder):

@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 
 from meshkit.errors import UnsafePermissions
 from meshkit.interfaces import IFiles
-from meshkit.runtime.files import MAX_TEMPORARIES, LocalFiles, sync_folder
+from meshkit.runtime.files import MAX_TEMPORARIES, LocalFiles, LocalSystem, sync_folder
 
 from .support import scratch
 
@@ -301,7 +301,9 @@ class CreateTests(Folder):
 
     def test_a_file_that_is_there_stays_as_it_is(self) -> None:
         self.put(b"old")
+        recorder = Recorder(self)
         self.raises(FileExistsError, errno.EEXIST, self.files.create, self.path, b"new")
+        self.assertEqual(recorder.calls[-1], ("fsync", os.path.basename(self.folder)))
         self.assertEqual(self.content(), b"old")
         self.assertEqual(os.listdir(self.folder), ["key"])
 
@@ -346,10 +348,29 @@ class FolderTests(Folder):
     def test_each_parent_is_synced_after_its_child_was_made(self) -> None:
         recorder = Recorder(self)
         self.files.make_folder(os.path.join(self.folder, "a", "b"))
-        top = os.path.basename(self.folder)
+        above, top = self.folder.split("/")[-2:]
         self.assertEqual(
-            recorder.calls, [("mkdir", "a"), ("fsync", top), ("mkdir", "b"), ("fsync", "a")]
+            recorder.calls,
+            [("fsync", above), ("mkdir", "a"), ("fsync", top), ("mkdir", "b"), ("fsync", "a")],
         )
+
+    def test_one_that_is_there_is_synced_too(self) -> None:
+        """Who made it may have been killed before that."""
+        recorder = Recorder(self)
+        self.files.make_folder(self.folder)
+        self.assertEqual(recorder.calls, [("fsync", self.folder.split("/")[-2])])
+
+    def test_one_that_is_there_need_not_be_in_a_folder_that_we_can_sync(self) -> None:
+        def refusing(number: int) -> LocalFiles:
+            class Refusing(LocalSystem):
+                def fsync(self, descriptor: int) -> None:
+                    raise OSError(number, os.strerror(number))
+
+            return LocalFiles(Refusing())
+
+        for number in (errno.EACCES, errno.EINVAL, errno.EROFS):
+            refusing(number).make_folder(self.folder)
+        self.raises(OSError, errno.EIO, refusing(errno.EIO).make_folder, self.folder)
 
     def test_a_folder_that_is_there_keeps_its_mode(self) -> None:
         os.chmod(self.folder, 0o750)
@@ -395,6 +416,9 @@ class OtherTests(Folder):
         )
         self.files.remove(self.path)
         self.assertEqual(os.listdir(self.folder), [])
+        # Who removed it the first time may have been killed before it was synced.
+        self.assertEqual(recorder.calls[2:], recorder.calls[:2])
+        self.files.remove(os.path.join(self.folder, "missing", "key"))
 
     def test_a_lock_is_held_by_one_until_it_is_released(self) -> None:
         release = self.files.lock(self.path, "first\n")
