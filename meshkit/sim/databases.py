@@ -140,6 +140,8 @@ class _Machine:
         self.on_stop: Callable[[], object] = int
         #: Called after that, when nothing can be done with it any more.
         self.on_down: Callable[[], object] = int
+        #: Called before a connection is closed.
+        self.on_close: Callable[[], object] = int
         #: Called before a writer leaves the state in which nothing is open.
         self.on_begin: Callable[[_Watched], object] = _nothing
         #: Called when a writer has committed.
@@ -156,7 +158,9 @@ class _Machine:
             connection.quietly(f"PRAGMA max_page_count = {self._pages}")
 
     def closed(self, connection: _Watched) -> None:
-        self._connections.pop(connection, None)
+        if connection in self._connections:
+            self.on_close()
+            del self._connections[connection]
 
     def stop_before(self, statements: int) -> None:
         self._stop_at = self.statements + statements
@@ -172,6 +176,11 @@ class _Machine:
             if connection.writes:
                 # SQLite makes at least as many of it as there are.
                 connection.quietly(f"PRAGMA max_page_count = {pages or _NO_LIMIT}")
+
+    @property
+    def down(self) -> bool:
+        """Has it stopped?"""
+        return self._down
 
     def start_again(self) -> None:
         self._down = False
@@ -372,6 +381,7 @@ class SimFile(_Troubles, DiskFile):
         super().__init__(path, busy_seconds)
         self.machine = _Machine(rng)
         self.machine.on_stop = self._freeze
+        self.machine.on_close = self._before_close
         self.machine.on_begin = self._begin
         self.machine.on_commit = self._commit
         self.connection = partial(_Watched, machine=self.machine)
@@ -382,7 +392,10 @@ class SimFile(_Troubles, DiskFile):
         self._synced = 0
         self._seen = 0
         self._level = _FULL
+        # What was there when the machine stopped, or when the last statement but those
+        # that are closing it had been run; and how many that were.
         self._frozen: tuple[bytes, bytes, int] | None = None
+        self._frozen_at = 0
 
     def _begin(self, connection: _Watched) -> None:
         self._level = connection.level()
@@ -400,8 +413,17 @@ class SimFile(_Troubles, DiskFile):
         except FileNotFoundError:
             return b""
 
+    def _before_close(self) -> None:
+        # The last one that is closed folds the journal into the file, which a process that
+        # is cut short does not do.  Whether it is, is not known before the end.
+        if not self.machine.down and (
+            self._frozen is None or self._frozen_at != self.machine.statements
+        ):
+            self._freeze()
+
     def _freeze(self) -> None:
-        """Keep what is there now: whoever closes a connection later would change it."""
+        """Keep what is there now."""
+        self._frozen_at = self.machine.statements
         journal = self._read("-wal")
         synced = self._synced if journal[_SALTS] == self._salts else 0
         if self._level != _OFF and journal:
@@ -424,8 +446,7 @@ class SimFile(_Troubles, DiskFile):
             os.unlink(f"{self.name}-shm")
 
     def _end(self) -> tuple[int, bytes, bytes, int]:
-        if self._frozen is None:
-            self._freeze()
+        self._before_close()
         assert self._frozen is not None
         open_ones = 0
         for connection in self.machine.connections:

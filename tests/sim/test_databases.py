@@ -283,6 +283,28 @@ class CrashTests(Case):
             host.start()
             self.assertEqual(host.numbers(), [0])
 
+    def test_a_process_that_is_cut_short_folds_no_journal_into_its_file(self) -> None:
+        """Though its connections have to be closed here before the machine stops."""
+        found = set()
+        for seed in range(12):
+            with tempfile.TemporaryDirectory(prefix="meshkit-test-", dir=_FAST) as folder:
+                backing = file_in(folder, seed)
+                host = Host(backing)
+                host.start()
+                host.write()
+                host.clock.advance(0)
+                (writer,) = [one for one in backing.machine.connections if one.writes]
+                writer.quietly("PRAGMA synchronous = OFF")
+                host.write()
+                host.clock.advance(0)
+                for connection in backing.machine.connections:
+                    connection.close()
+                backing.crash()
+                host.start()
+                found.add(tuple(host.numbers()))
+                backing.end_process()
+        self.assertEqual(found, {(0,), (0, 1)})
+
     def test_nothing_runs_on_a_machine_that_has_stopped(self) -> None:
         for host in self.hosts():
             host.backing.stop_before(0)
