@@ -4,6 +4,7 @@ What a simulated machine keeps its data on: a disk with files, and databases.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from itertools import count
@@ -47,6 +48,7 @@ class Storage:
         self._on_stop = on_stop
         self._folder = folder
         self._number = next(_numbers)
+        self._full = False
         self.files = SimDisk(seeds.stream(name, "disk"))
         self.files.system.on_stop = on_stop
         self.databases: dict[str, SimMemory | SimFile] = {}
@@ -62,6 +64,8 @@ class Storage:
                 within = f"{self._name}{path.replace('/', '_')}"
                 found = SimFile(os.path.join(self._folder, within), rng)
             found.machine.on_down = self._on_stop
+            if self._full:
+                found.limit(1)
             self.databases[path] = found
         return found
 
@@ -84,6 +88,32 @@ class Storage:
             "commits_lost": sum(each.commits for each in crashed),
             "open_lost": sum(each.open for each in crashed),
         }
+
+    def fill(self) -> None:
+        """
+        Nothing more fits on it, until L{free}: files get C{ENOSPC}, and databases that would
+        have to grow C{SQLITE_FULL}.
+        """
+        self._full = True
+        self.files.system.limit(self.files.system.used)
+        for database in self.databases.values():
+            database.limit(1)
+
+    def free(self) -> None:
+        """There is room again."""
+        self._full = False
+        self.files.system.limit(None)
+        for database in self.databases.values():
+            database.limit(None)
+
+    def fail_syncs(self, times: int = 1) -> None:
+        """Let the next syncs of files and folders fail with C{EIO}."""
+        self.files.system.fail("fsync", errno.EIO, times)
+
+    def fail_commits(self, times: int = 1) -> None:
+        """Let the next commits of each database fail as though with C{EIO}."""
+        for database in self.databases.values():
+            database.fail(times=times)
 
     def close(self) -> None:
         """Forget what is in memory: the world has ended."""

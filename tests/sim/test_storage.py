@@ -1,0 +1,85 @@
+"""Whole nodes on a disk that is full, or fails."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.runtime import container
+from meshkit.sim.node import SimNode
+from meshkit.sim.world import World
+from tests.sim.test_databases import at_level
+
+
+def publish(node: SimNode, text: str = "hello") -> Any:
+    return node.ask("POST", "/v1/publish", {"content": text})
+
+
+def held(node: SimNode) -> list[int]:
+    """The sequence numbers of its own messages."""
+    found = node.ask("GET", "/v1/feed?include_self=true&limit=200").json["data"]
+    return sorted(each["sequence"] for each in found)
+
+
+class StorageTests(SynchronousTestCase):
+    def node(self, seed: int = 1, folder: str | None = None) -> SimNode:
+        world = World(seed, folder=folder)
+        self.addCleanup(world.stop)
+        node = world.node("ada")
+        node.start()
+        return node
+
+    def folder(self) -> str:
+        made = tempfile.mkdtemp(prefix="meshkit-test-")
+        self.addCleanup(shutil.rmtree, made)
+        return made
+
+    def test_a_full_disk_refuses_messages_until_there_is_room(self) -> None:
+        for folder in (None, self.folder()):
+            node = self.node(folder=folder)
+            self.assertEqual(publish(node).status, 201)
+            node.host.storage.fill()
+            refused = publish(node, "x" * 6000)
+            self.assertEqual(refused.json["error"]["code"], "STORAGE_FAILED")
+            write = node.host.files(node.process).write_atomic
+            error = self.assertRaises(OSError, write, "/ada/new", b"x")
+            self.assertEqual(error.errno, errno.ENOSPC)
+            node.host.storage.free()
+            self.assertEqual(publish(node, "x" * 6000).status, 201)
+            self.assertEqual(held(node), [1, 2])
+
+    def test_it_stays_full_over_a_crash(self) -> None:
+        node = self.node()
+        node.host.storage.fill()
+        node.restart()
+        self.assertEqual(publish(node, "x" * 6000).json["error"]["code"], "STORAGE_FAILED")
+        node.host.storage.free()
+
+    def test_a_commit_that_fails_is_an_error_of_that_request(self) -> None:
+        node = self.node()
+        node.host.storage.fail_commits()
+        self.assertEqual(publish(node).json["error"]["code"], "STORAGE_FAILED")
+        self.assertEqual(publish(node).status, 201)
+        self.assertEqual(held(node), [1])
+
+    def test_a_sync_that_fails_is_an_error_of_that_file(self) -> None:
+        node = self.node()
+        files = node.host.files(node.process)
+        node.host.storage.fail_syncs()
+        error = self.assertRaises(OSError, files.write_atomic, "/ada/new", b"x")
+        self.assertEqual((error.errno, error.filename), (errno.EIO, "/ada/new"))
+        files.write_atomic("/ada/new", b"x")
+
+    def test_a_database_that_is_not_synced_loses_what_a_door_acknowledged(self) -> None:
+        self.patch(container, "_configure_writer", at_level("OFF"))
+        missing: set[int] = set()
+        for seed in range(4):
+            node = self.node(seed)
+            said = {publish(node).json["data"]["sequence"] for _ in range(3)}
+            node.restart()
+            missing |= said - set(held(node))
+        self.assertNotEqual(missing, set())
