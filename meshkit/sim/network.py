@@ -195,6 +195,8 @@ class NetHost:
             attempt.detach()
         for transport in list(self.sockets):
             transport.let_go(True)
+            if power:
+                transport.out.stop()
             transport.detach()
 
     def restart(self) -> None:

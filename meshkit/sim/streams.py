@@ -233,7 +233,7 @@ class Pipe:
         segment.sent_ns = begin_ns
         due = self.link.transit(segment.size, begin_ns)
         if segment.attempt == 0:
-            due = self.last_ns = max(due, self.last_ns)
+            self.last_ns = max(due, self.last_ns)
         segment.call = self._clock.call_at(due, self._arrive, segment)
 
     def _backoff(self, attempt: int) -> int:
@@ -318,12 +318,25 @@ class Pipe:
     def _give_up(self) -> None:
         self.connection.give_up(self.source)
 
+    def stop(self) -> None:
+        """The source is no more: only what is on its way arrives, and nothing waits."""
+        now = self._clock.ns
+        left = [
+            place
+            for place, segment in enumerate(self.flight)
+            if segment.sent_ns > now or (segment.state != _ARRIVED and segment.call is None)
+        ]
+        self._cut(left[0] if left else len(self.flight))
+
     def drop(self) -> None:
-        """The source is no more: nothing is sent again, and nothing waits."""
-        for segment in self.flight:
+        """It is over: not even what is on its way arrives."""
+        self._cut(0)
+
+    def _cut(self, place: int) -> None:
+        for segment in self.flight[place:]:
             if segment.call is not None:
                 segment.call.cancel()
-        self.flight.clear()
+        del self.flight[place:]
         self._acks.clear()
         for call in (self._wake_call, self._probe_call):
             if call is not None:
@@ -349,7 +362,7 @@ class Pipe:
     def _swallowed(self, segment: Segment) -> None:
         if self.source.gone:
             # Nobody is there who would send it again.
-            self.drop()
+            self.stop()
         elif segment is not self.flight[0]:
             segment.state = _HELD_BACK
         else:
@@ -442,8 +455,6 @@ class Pipe:
             self._acks.append((due, self._read))
             if self._blocked:
                 self._wake_at(due)
-        elif self._blocked:
-            self._start_probe()
         self.sink.run(self.sink.protocol.dataReceived, piece)
 
 
@@ -668,6 +679,7 @@ class Connection:
         out = leaving.out
         self._reset(out, out.last_ns)
         leaving._gone = True
+        out.stop()
         out.back.forget()
 
     def answer(self, pipe: Pipe, in_ns: int = 0) -> None:

@@ -469,6 +469,23 @@ class FlowTests(NetworkTestCase):
         self.clock.advance(60)
         self.assertEqual(len(server.received), 2 * self.network.tcp.window)
 
+    def test_resuming_in_the_moment_in_which_more_arrives_keeps_the_order(self) -> None:
+        client, server = self.connect()
+        server.raw.pauseProducing()
+        client.raw.write(b"first ")
+        self.clock.advance(1)
+        self.clock.callLater(LATENCY, server.raw.resumeProducing)
+        client.raw.write(b"second")
+        self.clock.advance(1)
+        self.assertEqual(bytes(server.received), b"first second")
+
+    def test_what_a_sender_remembers_of_word_that_has_come_is_bounded(self) -> None:
+        client, server = self.connect()
+        for _ in range(1_000):
+            client.raw.write(b"x")
+            self.clock.advance(0.01)
+        self.assertLessEqual(len(client.raw.out._acks), 100)
+
     def test_one_who_does_not_read_and_is_gone_is_found_out(self) -> None:
         client, server = self.connect(tcp=Tcp(retries=4))
         server.raw.pauseProducing()
@@ -525,12 +542,36 @@ class ClosingTests(NetworkTestCase):
         self.assertEqual(server.received, b"")
 
     def test_what_was_sent_before_an_abort_arrives_before_the_reset(self) -> None:
-        client, server = self.connect(jitter=0.2)
-        client.raw.write(b"sent")
-        self.clock.advance(0.001)
+        for seed in range(8):
+            client, server = self.connect(seed=seed, jitter=0.2)
+            client.raw.write(b"sent")
+            self.clock.advance(0.001)
+            client.raw.abortConnection()
+            self.clock.advance(3)
+            self.assertEqual((bytes(server.received), server.why), (b"sent", ConnectionLost))
+
+    def test_what_is_written_in_the_moment_of_an_abort_is_not_sent(self) -> None:
+        client, server = self.connect()
+        client.raw.write(b"dropped")
         client.raw.abortConnection()
-        self.clock.advance(3)
-        self.assertEqual((bytes(server.received), server.why), (b"sent", ConnectionLost))
+        self.clock.advance(1)
+        self.assertEqual((server.received, server.why), (b"", ConnectionLost))
+
+    def test_who_has_left_sends_nothing_again(self) -> None:
+        for leave in ("abort", "crash"):
+            client, server = self.connect()
+            self.network.partition([{"ada"}, {"bob"}])
+            client.raw.write(b"swallowed")
+            self.clock.advance(1)
+            client.raw.write(b" and held back")
+            if leave == "abort":
+                client.raw.abortConnection()
+            else:
+                self.network.crash("ada")
+                self.network.restart("ada")
+            self.network.heal()
+            self.clock.advance(2_000)
+            self.assertEqual((server.received, server.lost), (b"", []), leave)
 
     def test_an_abort_that_is_lost_leaves_the_other_side_half_open(self) -> None:
         client, server = self.connect()
@@ -743,6 +784,17 @@ class CrashTests(NetworkTestCase):
             self.clock.advance(10_000)
             self.assertEqual(client.why, ConnectionLost)
             self.assertAlmostEqual(client.lost[0][0] - begin, seconds)
+
+    def test_keep_alive_counts_from_when_something_came(self) -> None:
+        client, server = self.connect()
+        client.raw.setTcpKeepAlive(True)
+        self.clock.advance(7_000)
+        server.raw.write(b"x")
+        self.clock.advance(1)
+        heard = client.raw.heard_ns / 1e9
+        self.network.crash("bob")
+        self.clock.advance(20_000)
+        self.assertAlmostEqual(client.lost[0][0] - heard, 7_200 + 9 * 75)
 
     def test_keep_alive_leaves_a_living_peer_alone(self) -> None:
         client, server = self.connect()
