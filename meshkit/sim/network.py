@@ -255,9 +255,11 @@ class SimNetwork:
         bandwidth: float | None = None,
         loss: float = 0.0,
         cuts: float = 0.0,
+        trace_data: bool = True,
     ) -> None:
         """
-        @param trace: is told of each segment, and of what becomes of connections.
+        @param trace: is told of what becomes of connections.
+        @param trace_data: and of each segment.
         @param latency: seconds one way, for links that are not set otherwise.
         @param jitter: seconds that are added to it, at most.
         @param bandwidth: bytes in a second; no limit, if L{None}.
@@ -273,6 +275,7 @@ class SimNetwork:
         self.retransmissions = 0
         self.resets = 0
         self._trace = trace
+        self._trace_data = trace_data
         self._addresses: dict[str, NetHost] = {}
         # Of all addresses; two boxes may have the same behind them.
         self._owners: dict[str, NetHost] = {}
@@ -488,7 +491,7 @@ class SimNetwork:
     def delivered(self, pipe: Pipe, segment: Segment) -> None:
         self.segments += 1
         self.bytes += segment.size
-        if self._trace is not None:
+        if self._trace is not None and self._trace_data:
             source, sink = pipe.source, pipe.sink
             self._trace.event(
                 "net.data",

@@ -378,6 +378,14 @@ class StreamTests(NetworkTestCase):
         self.clock.advance(1)
         self.assertEqual(server.pieces, [BURST, BURST, BURST, 1])
 
+    def test_segments_are_in_the_trace_unless_somebody_else_puts_them_there(self) -> None:
+        for trace_data in (True, False):
+            client, server = self.connect(trace_data=trace_data)
+            client.raw.write(b"secret")
+            self.clock.advance(1)
+            lines = b"".join(self.trace.lines)
+            self.assertEqual((b"net.data" in lines, b"net.connect" in lines), (trace_data, True))
+
     def test_a_stream_is_cut_anywhere_if_asked_for(self) -> None:
         client, server = self.connect(cuts=1.0)
         client.raw.write(bytes(100))
@@ -583,6 +591,23 @@ class ClosingTests(NetworkTestCase):
         server.raw.write(b"are you there?")
         self.clock.advance(1)
         self.assertEqual(server.why, ConnectionLost)
+
+    def test_what_was_swallowed_of_somebody_who_has_left_is_not_sent_with_what_arrives(
+        self,
+    ) -> None:
+        client, server = self.connect()
+        self.network.link("ada", "bob", latency=2.0)
+        client.raw.write(b"slow")
+        self.clock.advance(0.1)
+        self.network.usual("ada", "bob")
+        self.network.block("ada", "bob")
+        client.raw.write(b"swallowed")
+        self.clock.advance(0.1)
+        self.network.heal()
+        self.network.crash("ada")
+        self.network.restart("ada")
+        self.clock.advance(2_000)
+        self.assertEqual(bytes(server.received), b"slow")
 
     def test_data_for_a_closed_socket_is_answered_with_a_reset(self) -> None:
         client, server = self.connect(HalfRecorder)
