@@ -139,6 +139,9 @@ class Attempt:
             protocol = connector.buildProtocol(self.target)
         except Exception:
             _log.failure("the factory of a client on {host} failed", host=self.source.name)
+        if client.gone:
+            # The power failed meanwhile.
+            return
         connector.transport = client
         client.on_lost = connector.connectionLost
         client._connect(Protocol() if protocol is None else protocol)

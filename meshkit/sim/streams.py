@@ -575,13 +575,16 @@ class SimTransport(StreamTransport):
         if not self.connected:
             return
         self.let_go(reason.check(ConnectionLost) is None)
-        super()._end(reason)
+        try:
+            super()._end(reason)
+        finally:
+            # Not before, as the power may fail in there.
+            self.machine.sockets.pop(self, None)
         if self.on_lost is not None:
             self.on_lost(reason)
 
     def let_go(self, orderly: bool) -> None:
         """The process lets go of the socket."""
-        self.machine.sockets.pop(self, None)
         for call in (self._report_call, self._keep_alive_call):
             if call is not None:
                 call.cancel()
@@ -614,6 +617,7 @@ class SimTransport(StreamTransport):
         self.disconnecting = True
         self.protocol = self.producer = self._ending = self.on_lost = None
         self._waiting.clear()
+        self.machine.sockets.pop(self, None)
 
 
 class Connection:
@@ -655,6 +659,9 @@ class Connection:
             protocol = port.factory.buildProtocol(server.getPeer())
         except Exception:
             _log.failure("the factory of a port on {host} failed", host=server.machine.name)
+        if server.gone:
+            # The power failed meanwhile.
+            return False
         server._connect(Protocol() if protocol is None else protocol)
         server.machine.sockets[server] = None
         server.run(server.protocol.makeConnection, server)

@@ -247,7 +247,9 @@ class StreamTransport:
         producer, self.producer = self.producer, None
         if producer is not None:
             producer.stopProducing()
-        self.protocol.connectionLost(reason)
+        # In a simulated world the power may have failed in there.
+        if self.protocol is not None:
+            self.protocol.connectionLost(reason)
 
     def _drained(self) -> bool:
         """

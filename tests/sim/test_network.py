@@ -457,6 +457,14 @@ class FlowTests(NetworkTestCase):
         self.clock.advance(10)
         self.assertEqual((len(server.received), len(producer.events)), (20 * BURST, 21))
 
+    def test_a_protocol_that_raises_at_its_end_leaves_nothing_behind(self) -> None:
+        client, server = self.connect()
+        server.connectionLost = lambda reason: 1 / 0
+        client.raw.loseConnection()
+        self.clock.advance(1)
+        self.assertEqual((self.bob.transports, self.clock.waiting), ([], 0))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_a_producer_is_stopped_when_the_connection_is_lost(self) -> None:
         client, server = self.connect()
         producer = Producer()
@@ -764,6 +772,48 @@ class CrashTests(NetworkTestCase):
         self.assertEqual((server.lost, bytes(server.received), producer.events), ([], b"", []))
         self.assertEqual(client.why, ConnectionLost)
         self.assertEqual(self.bob.transports, [])
+
+    def test_the_power_can_fail_while_code_of_a_host_runs(self) -> None:
+        def data(client: Any, server: Any) -> None:
+            server.dataReceived = lambda data: self.network.crash("bob")
+            client.raw.write(b"x" * 3 * BURST)
+
+        def ended(client: Any, server: Any) -> None:
+            producer = Producer()
+            producer.stopProducing = lambda: self.network.crash("bob")  # type: ignore
+            server.raw.registerProducer(producer, True)
+            client.raw.loseConnection()
+
+        def pulled(client: Any, server: Any) -> None:
+            producer = Producer()
+            producer.resumeProducing = lambda: self.network.crash("bob")  # type: ignore
+            server.raw.write(bytes(HIGH_WATER))
+            server.raw.registerProducer(producer, False)
+
+        for happens in (data, ended, pulled):
+            client, server = self.connect(cuts=1.0)
+            happens(client, server)
+            self.clock.advance(1)
+            self.assertEqual((self.bob.up, server.lost, self.bob.transports), (False, [], []))
+            self.network.restart("bob")
+            self.clock.advance(1_000)
+            self.assertEqual((server.lost, bytes(server.received)), ([], b""))
+
+    def test_the_power_can_fail_while_a_factory_builds(self) -> None:
+        for name in ("ada", "bob"):
+            self.make()
+
+            def fails(name: str = name) -> Recorder:
+                self.network.crash(name)
+                self.network.restart(name)
+                return Recorder(self.clock)
+
+            self.listen(fails if name == "bob" else None)
+            factory = self.dial(fails if name == "ada" else None)
+            self.clock.advance(1_000)
+            built = factory.protocols if name == "ada" else self.servers
+            self.assertEqual([(each.made, each.lost) for each in built], [(0, [])])
+            self.assertEqual(self.network.hosts[name].transports, [])
 
     def test_who_was_dialling_is_not_told_either(self) -> None:
         self.make()
