@@ -202,6 +202,7 @@ BANNED: Final = {
     "Crypto.Random": "take rng: random.Random",
     "Crypto.Protocol.HPKE.new": "make the ephemeral key from rng",
     "tempfile": "take IFiles",
+    "weakref": "what goes with the last reference goes when the collector thinks it is time",
     "os.getpid": "take it as an argument",
     "os.cpu_count": "take it as an argument",
     "multiprocessing.cpu_count": "take it as an argument",
@@ -522,19 +523,22 @@ def order_is_never_left_to_chance(module: Module) -> Iterator[str]:
         for parent in ast.walk(module.tree)
         for child in ast.iter_child_nodes(parent)
     }
+    named = _named_sets(module.tree)
     for node in ast.walk(module.tree):
-        if isinstance(node, (ast.For, ast.AsyncFor)) and _is_set(node.iter):
+        if isinstance(node, (ast.For, ast.AsyncFor)) and _is_set(node.iter, named):
             yield f"{module.path}:{node.lineno}: loops over a set: wrap it in sorted()"
         elif isinstance(node, (ast.ListComp, ast.GeneratorExp, ast.DictComp)):
             consumer = _consumer(parents.get(id(node)), node)
-            if consumer not in _ORDERLESS and any(_is_set(each.iter) for each in node.generators):
+            if consumer not in _ORDERLESS and any(
+                _is_set(each.iter, named) for each in node.generators
+            ):
                 yield f"{module.path}:{node.lineno}: loops over a set: wrap it in sorted()"
         elif isinstance(node, ast.Call):
             orders = (
                 isinstance(node.func, ast.Name)
                 and node.func.id in ("list", "tuple", "enumerate", "iter", "next", "zip", "map")
             ) or (isinstance(node.func, ast.Attribute) and node.func.attr in ("join", "extend"))
-            if orders and any(_is_set(each) for each in node.args):
+            if orders and any(_is_set(each, named) for each in node.args):
                 yield f"{module.path}:{node.lineno}: puts a set in order: use sorted()"
             lists = module.resolve(node.func) in LISTINGS or (
                 isinstance(node.func, ast.Attribute)
@@ -558,7 +562,46 @@ def _consumer(parent: ast.AST | None, node: ast.AST) -> str | None:
     return None
 
 
-def _is_set(node: ast.expr) -> bool:
+def _named_sets(tree: ast.Module) -> frozenset[str]:
+    """
+    Names and attributes that hold a set wherever they are in the module: those that are
+    annotated so, or made so, and nowhere otherwise.
+    """
+    found: dict[str, bool] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign):
+            holds = _means_set(node.annotation)
+            targets: list[ast.expr] = [node.target]
+        elif isinstance(node, ast.Assign):
+            holds = _is_set(node.value, frozenset())
+            targets = node.targets
+        elif isinstance(node, ast.arg) and node.annotation is not None:
+            found[node.arg] = _means_set(node.annotation) and found.get(node.arg, True)
+            continue
+        else:
+            continue
+        for name in map(_name_of, targets):
+            if name is not None:
+                found[name] = holds and found.get(name, True)
+    return frozenset(name for name, holds in found.items() if holds)
+
+
+def _means_set(annotation: ast.expr) -> bool:
+    outer = annotation.value if isinstance(annotation, ast.Subscript) else annotation
+    return isinstance(outer, ast.Name) and outer.id in ("set", "frozenset")
+
+
+def _name_of(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return None
+
+
+def _is_set(node: ast.expr, named: frozenset[str]) -> bool:
+    if _name_of(node) in named:
+        return True
     if isinstance(node, (ast.Set, ast.SetComp)):
         return True
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -566,7 +609,7 @@ def _is_set(node: ast.expr) -> bool:
     if isinstance(node, ast.BinOp) and isinstance(
         node.op, (ast.BitAnd, ast.BitOr, ast.BitXor, ast.Sub)
     ):
-        return any(_is_set(side) or _is_keys(side) for side in (node.left, node.right))
+        return any(_is_set(side, named) or _is_keys(side) for side in (node.left, node.right))
     return False
 
 
@@ -576,6 +619,19 @@ def _is_keys(node: ast.expr) -> bool:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "keys"
     )
+
+
+def nothing_hangs_on_memory(module: Module) -> Iterator[str]:
+    """Addresses of objects, hashes of strings, and when something is collected."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "__del__":
+            yield f"{module.path}:{node.lineno}: __del__ runs when the collector does"
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("hash", "id")
+        ):
+            yield f"{module.path}:{node.lineno}: {node.func.id}() differs between two processes"
 
 
 def sql_has_no_clock(module: Module) -> Iterator[str]:
@@ -641,6 +697,7 @@ RULES: Final[tuple[Rule, ...]] = (
     nothing_is_taken_in_secret,
     library_randomness_is_replaced,
     order_is_never_left_to_chance,
+    nothing_hangs_on_memory,
     sql_has_no_clock,
     raw_signatures_are_rare,
     errors_are_not_swallowed,
@@ -684,6 +741,9 @@ class HouseTests(SynchronousTestCase):
 
     def test_order_is_never_left_to_chance(self) -> None:
         self.kept(order_is_never_left_to_chance)
+
+    def test_nothing_hangs_on_addresses_hashes_or_the_collector(self) -> None:
+        self.kept(nothing_hangs_on_memory)
 
     def test_sql_has_no_clock_and_no_dice(self) -> None:
         self.kept(sql_has_no_clock)
@@ -860,6 +920,7 @@ class RuleTests(SynchronousTestCase):
             "import os\nf = os.getpid",
             "import os\nos.cpu_count()",
             "import tempfile",
+            "from weakref import WeakSet",
             "from nacl.utils import random",
             "import nacl.utils\nnacl.utils.random(3)",
             "from nacl import utils as u\nu.random(3)",
@@ -959,10 +1020,20 @@ class RuleTests(SynchronousTestCase):
             "import os\nnames = list(os.scandir('.'))",
             "import glob\nglob.glob('*')",
             "for x in folder.iterdir(): pass",
+            "seen: set[str] = f()\nfor x in seen: pass",
+            "seen = set()\n[x for x in seen]",
+            "def f(seen: frozenset[bytes]): return list(seen)",
+            "class A:\n    def f(self):\n        self.a = set()\n    def g(self):\n"
+            "        for x in self.a: pass",
+            "seen = {1}\nfor x in seen - {2}: pass",
         )
         self.keeps(
             rule,
             "meshkit.feed.store",
+            "seen: set[str] = f()\nfor x in sorted(seen): pass",
+            "seen: dict[str, None] = f()\nfor x in seen: pass",
+            "seen = set()\nseen = []\nfor x in seen: pass",
+            "seen: set[str] = f()\nx in seen",
             "for x in sorted({1, 2}): pass",
             "{x for x in set(y)}",
             "all(x for x in set(y))",
@@ -973,6 +1044,17 @@ class RuleTests(SynchronousTestCase):
             "import os\nsorted(os.listdir('.'))",
             "sorted(folder.iterdir())",
         )
+
+    def test_nothing_hangs_on_addresses_hashes_or_the_collector(self) -> None:
+        rule = nothing_hangs_on_memory
+        self.breaks(
+            rule,
+            "meshkit.feed.store",
+            "class A:\n    def __del__(self): pass",
+            "key = id(x)",
+            "sorted(y, key=lambda x: hash(x))",
+        )
+        self.keeps(rule, "meshkit.feed.store", "x.id()", "x.hash(y)", "def __hash__(self): pass")
 
     def test_sql_has_no_clock_and_no_dice(self) -> None:
         rule = sql_has_no_clock
