@@ -263,7 +263,7 @@ class SimNode(DoorCaller):
         except ConnectionError:
             self.host.event("door.silence", number=number, data=call.received)
             return
-        self.host.event("door.answer", number=number, status=answer.status, data=answer.body)
+        self.host.event("door.answer", number=number, status=answer.status, data=call.received)
         if publishes and answer.status < 300:
             said = answer.json["data"]
             self._world._acknowledge(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from meshkit.sim.world import World
+from meshkit.sim.world import SimNode, World
 
 __all__ = ["digest"]
 
@@ -38,11 +38,25 @@ def run(seed: int) -> World:
     world.run(30)
     for node in nodes:
         node.ask("GET", "/v1/feed?include_self=true&limit=200")
-        node.ask("GET", "/v1/status")
-        node.ask("GET", "/v1/metrics")
+    # One of them is asked for all that it tells, and by an agent.
+    for target in readable(first):
+        first.ask("GET", target)
+    first.agent("tools/list", "all")
+    first.agent("tools/call", name="feed_publish", arguments={"content": "by an agent"})
+    world.run(1)
     world.stop()
     world.run(60)
     return world
+
+
+def readable(node: SimNode) -> list[str]:
+    """@return: paths that can be asked for without saying more."""
+    offered = node.ask("GET", "/v1/operations").json["data"]
+    return [
+        each["path"]
+        for each in offered
+        if each["method"] == "GET" and each["kind"] != "stream" and "{" not in each["path"]
+    ]
 
 
 def digest(seed: int) -> str:

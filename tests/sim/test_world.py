@@ -4,12 +4,15 @@ import ast
 import errno
 import re
 import sqlite3
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,6 +21,7 @@ from meshkit.runtime.folder import DataFolder
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.world import REPLACED, SimNode, World
 from meshkit.testing.nodes import MESH_PORT
+from tests.sim import sameness
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -400,11 +404,47 @@ class PowerTests(SynchronousTestCase):
 
 class SamenessTests(SynchronousTestCase):
     def test_two_worlds_with_one_seed_are_the_same_and_with_another_not(self) -> None:
-        from tests.sim.sameness import digest
+        first = sameness.digest(1)
+        self.assertEqual(sameness.digest(1), first)
+        self.assertNotEqual(sameness.digest(2), first)
 
-        first = digest(1)
-        self.assertEqual(digest(1), first)
-        self.assertNotEqual(digest(2), first)
+    def test_order_among_workers_is_part_of_it(self) -> None:
+        def digest(interleaved: bool) -> str:
+            world = World(1, interleaved=interleaved)
+            world.node("ada").start()
+            publish(world.nodes[0])
+            world.stop()
+            return world.trace.digest
+
+        self.assertEqual(digest(False), digest(False))
+        self.assertNotEqual(digest(True), digest(False))
+
+    def test_nobody_asks_the_real_clock_or_waits_for_the_real_reactor(self) -> None:
+        asked: list[str] = []
+
+        def watched(real: Callable[[], Any]) -> Callable[[], Any]:
+            def asks() -> Any:
+                caller = sys._getframe(1)
+                # The log has the time of this process, and is no part of the world.
+                if caller.f_globals["__name__"] != "twisted.logger._logger":
+                    asked.append(f"{caller.f_globals['__name__']}:{caller.f_lineno}")
+                return real()
+
+            return asks
+
+        names = ("time", "time_ns", "monotonic", "perf_counter")
+        for name in names:
+            real: Any = getattr(time, name)
+            for module in [time, *sys.modules.values()]:
+                if vars(module).get(name) is real:
+                    self.patch(module, name, watched(real))
+        sameness.run(1)
+        self.assertEqual(asked, [])
+        self.assertGreater(time.time(), 0)
+        self.assertEqual(len(asked), 1)
+        real_one: Any = reactor
+        self.assertEqual(real_one.getDelayedCalls(), [])
+        self.assertIsNone(real_one.threadpool)
 
 
 class ReplacedTests(SynchronousTestCase):
