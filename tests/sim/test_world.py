@@ -422,7 +422,7 @@ class SamenessTests(SynchronousTestCase):
     def test_nobody_asks_the_real_clock_or_waits_for_the_real_reactor(self) -> None:
         asked: list[str] = []
 
-        def watched(real: Callable[[], Any]) -> Callable[[], Any]:
+        def watched(real: Any) -> Callable[[], Any]:
             def asks() -> Any:
                 caller = sys._getframe(1)
                 # The log has the time of this process, and is no part of the world.
