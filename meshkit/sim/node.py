@@ -78,7 +78,7 @@ class SimNode(DoorCaller):
     """
     One node of a L{World}.
 
-    L{start}, L{stop}, L{restart} and L{ask} let time pass until what they say is done.
+    L{start}, L{stop}, L{restart} and C{ask} let time pass until what they say is done.
     L{launch}, L{crash}, L{kill} and L{call} do not: they are for what happens at a
     moment of the world's time.
 
@@ -247,7 +247,7 @@ class SimNode(DoorCaller):
     # --- its door
 
     def call(self, method: str, target: str, body: Any = None, **headers: str | None) -> DoorCall:
-        """Like L{ask}, without waiting for the answer."""
+        """Like C{ask}, without waiting for the answer."""
         self._asked = (method, target.partition("?")[0])
         self._calls += 1
         call = super().call(method, target, body, **headers)
