@@ -23,6 +23,7 @@ log it and close the connection.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -78,7 +79,7 @@ Chunker = Callable[[int], int]
 
 
 @implementer(ITCPTransport, IConsumer, IPushProducer)
-class StreamTransport:
+class StreamTransport(ABC):
     """
     One end of a stream: what a transport owes to its protocol and its producer, apart from
     how bytes get to the other side.  Whoever makes it one of a network of his own says what
@@ -215,13 +216,13 @@ class StreamTransport:
 
     # --- what a network does ---
 
+    @abstractmethod
     def _touch(self) -> None:
         """Something may move, or is to be told, now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _leave(self) -> None:
         """This side has given up; the other one is to learn it."""
-        raise NotImplementedError
 
     # --- called by a network ---
 
