@@ -20,6 +20,7 @@ All calls go through the L{Dispatcher}: what a token may not do, no tool does.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ from meshkit.web.mcp.catalogue import Tool, ToolResult
 from meshkit.web.mcp.server import Server
 from meshkit.web.profiles import Profiles
 from meshkit.web.requests import RequestReader
-from meshkit.web.schemas import answer_schema, input_schema
+from meshkit.web.schemas import Schema, answer_schema, input_schema
 from meshkit.web.tails import Place, Tails
 
 #: How the L{Dispatcher}'s counters call this door.
@@ -102,6 +103,7 @@ class NodeTools:
         fields = {field.encode_name for field in msgspec.structs.fields(operation.request)}
         if operation.stream:
             self._tails.check(operation)
+        takes, gives = _schemas(operation)
 
         async def handle(_arguments: Any, call: Any) -> ToolResult:
             try:
@@ -123,9 +125,9 @@ class NodeTools:
         return Tool(
             operation.name,
             self._description(operation.doc, [operation], operation.untrusted),
-            input_schema(operation),
+            takes,
             handle,
-            output_schema=answer_schema(operation),
+            output_schema=gives,
             annotations=hints([operation]),
             shown=lambda caller, view: self._shows(view, None) and caller.may(operation),
             validate=_judged_by_the_reader,
@@ -236,6 +238,15 @@ class NodeTools:
         if any(operation.name == _STATUS for operation in concerned):
             return lambda: f"{text}\n\n{self._live()}"
         return text
+
+
+@lru_cache(maxsize=512)
+def _schemas(operation: Operation) -> tuple[Schema, Schema]:
+    """
+    What a tool takes and gives.  Made once for all the nodes of a process: it is most of
+    what making a door costs.  Nobody changes them.
+    """
+    return input_schema(operation), answer_schema(operation)
 
 
 def hints(operations: Sequence[Operation]) -> dict[str, bool]:
