@@ -170,6 +170,11 @@ class _Machine:
         self._faults.append(_Fault(begins, code, text, times))
         self.calm = False
 
+    def mend(self) -> None:
+        self._faults.clear()
+        self._stop_at = None
+        self.calm = True
+
     def limit(self, pages: int | None) -> None:
         self._pages = pages
         for connection in self._connections:
@@ -269,6 +274,10 @@ class _Troubles:
         @param text: what it says.
         """
         self.machine.fail(begins, code, text, times)
+
+    def mend(self) -> None:
+        """Nothing fails any more, and nothing stops the machine."""
+        self.machine.mend()
 
     def limit(self, pages: int | None) -> None:
         """

@@ -207,6 +207,11 @@ class SimSystem:
             raise ValueError(f"{call!r} is no system call that is made here")
         self._faults.setdefault(call, []).extend([number] * times)
 
+    def mend(self) -> None:
+        """Nothing fails any more, and nothing stops the machine.  Its size is what it is."""
+        self._faults.clear()
+        self._stop_at = None
+
     def limit(self, capacity: int | None) -> None:
         """Let the disk be so large from now on."""
         self._capacity = capacity

@@ -118,6 +118,6 @@ class SimHost:
         for process in self.processes:
             process.end()
 
-    def event(self, kind: str, **details: Any) -> None:
+    def event(self, kind: str, /, **details: Any) -> None:
         """Something happened on this machine."""
         self._world.trace.event(kind, self.name, **details)

@@ -443,6 +443,13 @@ class SimNetwork:
             link.blocked = False
         self.tell("net.heal", "")
 
+    def mend(self) -> None:
+        """L{heal}, and let all links be L{usual}."""
+        self.heal()
+        for (source, sink), link in self._links.items():
+            if source != sink:
+                link.become(self._usual)
+
     def silence(self, name: str) -> None:
         """A host neither sends nor gets anything, though it runs."""
         self.hosts[name].silence()

@@ -29,13 +29,13 @@ from meshkit.services.node import NodeService, all_sections
 from meshkit.sim.host import SimHost
 from meshkit.sim.process import Process
 from meshkit.sim.workers import InterleavedWorkers
-from meshkit.testing.doors import DOOR_PORT, LOOPBACK, DoorCall, DoorCaller
+from meshkit.testing.doors import DOOR_PORT, LOOPBACK, Answer, DoorCall, DoorCaller
 from meshkit.testing.nodes import MESH_PORT
 
 if TYPE_CHECKING:
     from meshkit.sim.world import World
 
-__all__ = ["Acknowledged", "NodeCall", "SimNode"]
+__all__ = ["Acknowledged", "NodeCall", "Said", "SimNode"]
 
 _PUBLISH = ("POST", "/v1/publish")
 _MAX_TOKEN = 4096
@@ -60,18 +60,46 @@ class Acknowledged:
     hash: str
 
 
+@frozen
+class Said:
+    """
+    What a door was asked, and what it answered.
+
+    @ivar at_ns: when the answer was there, in the world's time.
+    @ivar node: whose door.
+    @ivar method: of the request.
+    @ivar target: its path and query string.
+    @ivar body: what was sent, before it became JSON.
+    @ivar answer: the whole answer.
+    """
+
+    at_ns: int
+    node: str
+    method: str
+    target: str
+    body: Any
+    answer: Answer
+
+
 class NodeCall(DoorCall):
     """A request to the door of a L{SimNode}, which learns what became of it."""
 
-    def __init__(self, request: bytes, node: SimNode, publishes: bool, number: int) -> None:
+    def __init__(self, request: bytes, node: SimNode, asked: _Asked) -> None:
         super().__init__(request)
         self._node = node
-        self._publishes = publishes
-        self._number = number
+        self._asked = asked
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self._node._answered(self, self._number, self._publishes)
+        self._node._answered(self, self._asked)
+
+
+@frozen
+class _Asked:
+    number: int
+    method: str
+    target: str
+    body: Any
 
 
 class SimNode(DoorCaller):
@@ -79,7 +107,7 @@ class SimNode(DoorCaller):
     One node of a L{World}.
 
     L{start}, L{stop}, L{restart} and C{ask} let time pass until what they say is done.
-    L{launch}, L{crash}, L{kill} and L{call} do not: they are for what happens at a
+    L{launch}, L{leave}, L{crash}, L{kill} and L{call} do not: they are for what happens at a
     moment of the world's time.
 
     @ivar name: of its machine, unique in the world.
@@ -91,6 +119,7 @@ class SimNode(DoorCaller):
     @ivar process: in which the service runs; a new one at each start.
     @ivar given: what the service was made with, by the names of its arguments.
     @ivar failures: errors with which it failed to start.
+    @ivar pending: timers that its last stop in good order left behind.
     """
 
     service: NodeService
@@ -108,6 +137,7 @@ class SimNode(DoorCaller):
         self._makers = makers
         self._starts = 0
         self._calls = 0
+        self.pending = 0
         self.name = host.name
         self.host = host
         self.folder = f"/{host.name}"
@@ -208,14 +238,31 @@ class SimNode(DoorCaller):
             raise self.failures[-1]
         self.host.event("node.ready")
 
+    def leave(self) -> Deferred[None]:
+        """
+        Begin to stop the service in good order; with that the process ends.
+
+        @return: fires when it has ended, and fails as the stop of the service did.  It
+            never fires if the process is ended before.
+        """
+        self.host.event("node.stop")
+        process = self.process
+
+        def stopped(result: Any) -> Any:
+            if process.running:
+                self.pending = len(process.getDelayedCalls())
+                self.host.event("node.stopped", pending=self.pending)
+                self.host.end(process)
+            return result
+
+        return self.service.stopService().addBoth(stopped)
+
     def stop(self) -> None:
         """Stop the service in good order, to the end, and end the process."""
         stopped: list[Any] = []
-        self.host.event("node.stop")
         process = self.process
-        self.service.stopService().addBoth(stopped.append)
+        self.leave().addBoth(stopped.append)
         self._world.until(lambda: bool(stopped) or not process.running, f"stop of {self.name}")
-        self.host.end(process)
         if stopped and isinstance(stopped[0], Failure):
             stopped[0].raiseException()
 
@@ -248,32 +295,29 @@ class SimNode(DoorCaller):
 
     def call(self, method: str, target: str, body: Any = None, **headers: str | None) -> DoorCall:
         """Like C{ask}, without waiting for the answer."""
-        self._asked = (method, target.partition("?")[0])
         self._calls += 1
+        self._asked = _Asked(self._calls, method, target, body)
         call = super().call(method, target, body, **headers)
         self.host.event("door.call", number=self._calls, method=method, target=target)
         return call
 
     def _make_call(self, request: bytes) -> DoorCall:
-        return NodeCall(request, self, self._asked == _PUBLISH, self._calls)
+        return NodeCall(request, self, self._asked)
 
-    def _answered(self, call: NodeCall, number: int, publishes: bool) -> None:
+    def _answered(self, call: NodeCall, asked: _Asked) -> None:
+        number = asked.number
         try:
             answer = call.answer()
         except ConnectionError:
             self.host.event("door.silence", number=number, data=call.received)
             return
         self.host.event("door.answer", number=number, status=answer.status, data=call.received)
-        if publishes and answer.status < 300:
+        at_ns = self._world.clock.ns
+        self._world._hear(Said(at_ns, self.name, asked.method, asked.target, asked.body, answer))
+        if (asked.method, asked.target.partition("?")[0]) == _PUBLISH and answer.status < 300:
             said = answer.json["data"]
             self._world._acknowledge(
-                Acknowledged(
-                    self._world.clock.ns,
-                    self.name,
-                    said["author"],
-                    said["sequence"],
-                    said["hash"],
-                )
+                Acknowledged(at_ns, self.name, said["author"], said["sequence"], said["hash"])
             )
 
     def _door_token(self) -> bytes:

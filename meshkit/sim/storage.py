@@ -115,6 +115,13 @@ class Storage:
         for database in self.databases.values():
             database.fail(times=times)
 
+    def mend(self) -> None:
+        """There is room, and nothing fails and stops the machine any more."""
+        self.free()
+        self.files.system.mend()
+        for database in self.databases.values():
+            database.mend()
+
     def close(self) -> None:
         """Forget what is in memory: the world has ended."""
         for database in self.databases.values():

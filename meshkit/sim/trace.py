@@ -68,7 +68,7 @@ class Trace:
         """Tell somebody of every event from now on."""
         self._watchers.append(watcher)
 
-    def event(self, kind: str, host: str = "", **details: Any) -> None:
+    def event(self, kind: str, host: str = "", /, **details: Any) -> None:
         """
         Something happened.
 

@@ -38,7 +38,7 @@ from meshkit.sim.clock import SimClock, nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.host import SimHost
 from meshkit.sim.network import SimNetwork
-from meshkit.sim.node import Acknowledged, SimNode
+from meshkit.sim.node import Acknowledged, Said, SimNode
 from meshkit.sim.seeds import Seeds
 from meshkit.sim.trace import KEPT, Trace, Watcher
 
@@ -48,6 +48,7 @@ __all__ = [
     "REPLACED",
     "Acknowledged",
     "Replaced",
+    "Said",
     "SimHost",
     "SimNode",
     "World",
@@ -149,6 +150,7 @@ class World:
         self.nodes: list[SimNode] = []
         self.acknowledged: list[Acknowledged] = []
         self._collect_every = collect_every
+        self._listeners: list[Callable[[Said], object]] = []
         self._stepping = False
         self._folder = folder
         self.network = make_network(self.clock, self.seeds, self.trace)
@@ -197,6 +199,14 @@ class World:
         node = SimNode(self, host, config, parts)
         self.nodes.append(node)
         return node
+
+    def listen(self, listener: Callable[[Said], object]) -> None:
+        """Tell somebody of every answer of a door from now on."""
+        self._listeners.append(listener)
+
+    def _hear(self, said: Said) -> None:
+        for listener in self._listeners:
+            listener(said)
 
     def _acknowledge(self, message: Acknowledged) -> None:
         self.acknowledged.append(message)
@@ -253,10 +263,17 @@ class World:
             gc.collect()
 
     def stop(self) -> None:
-        """Stop every node that runs, and forget their data."""
+        """Stop every node that runs, and L{close}."""
         for node in self.nodes:
             if node.running:
                 node.stop()
+        self.close()
+
+    def close(self) -> None:
+        """End every process where it stands, and forget all data."""
+        for host in self.hosts.values():
+            for process in host.processes:
+                process.end()
         for host in self.hosts.values():
             host.storage.close()
 

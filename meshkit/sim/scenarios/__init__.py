@@ -1,0 +1,15 @@
+"""
+Runs that are ready to be drawn: L{SCENARIOS}.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshkit.sim.running import Scenario
+from meshkit.sim.scenarios.convergence import CONVERGENCE
+
+__all__ = ["SCENARIOS"]
+
+#: By name.
+SCENARIOS: Final[dict[str, Scenario]] = {each.name: each for each in (CONVERGENCE,)}

@@ -1,0 +1,126 @@
+"""
+What is to happen in a world, as data.
+
+A L{Plan} says who is there and what happens when: everything that people and programs do to
+nodes, and everything that goes wrong.  Played from one seed it is one run.  As it is data, it
+can be kept in a file, sent to others, and made smaller until only what matters is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from meshkit.sim.clock import nanoseconds
+
+__all__ = ["MAX_PLAN", "Action", "Member", "Plan", "decode_plan", "encode_plan"]
+
+#: Bytes of a plan that is read from a file.
+MAX_PLAN: Final = 64 * 1024 * 1024
+
+
+class Action(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    Something that is done at a moment.
+
+    @ivar at: nanoseconds after the members that are there from the beginning are ready.
+    @ivar kind: what; see L{meshkit.sim.actions.ACTIONS}.
+    @ivar where: name of the member to which it is done, if to one.
+    @ivar args: what else that kind takes.
+    """
+
+    at: int
+    kind: str
+    where: str = ""
+    args: dict[str, Any] = {}
+
+    @classmethod
+    def after(cls, seconds: float, kind: str, where: str = "", /, **args: Any) -> Action:
+        """@return: one that is so many seconds away."""
+        return cls(nanoseconds(seconds), kind, where, args)
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    A node of a plan, or somebody who pretends to be one.
+
+    @ivar name: unique in the plan.
+    @ivar peers: names of those whose address it is given.
+    @ivar config: more of its C{meshkit.toml}, after the addresses.
+    @ivar liar: how it lies, see L{meshkit.sim.liars}; an honest node, if empty.
+    @ivar late: it is not there from the beginning, but from its first C{start} on.
+    @ivar behind: name of a box for address translation that it is behind.
+    """
+
+    name: str
+    peers: tuple[str, ...] = ()
+    config: str = ""
+    liar: str = ""
+    late: bool = False
+    behind: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    A run before it is played.
+
+    @ivar scenario: name of what it was drawn by.
+    @ivar seed: of the world.
+    @ivar seconds: after which nothing more is done, and all is mended.
+    @ivar settle: seconds after that in which honest nodes have to agree.
+    @ivar network: arguments of L{meshkit.sim.network.SimNetwork}: C{latency}, C{jitter},
+        C{bandwidth}, C{loss}, C{cuts}.
+    @ivar boxes: kind of each box for address translation, by name.
+    @ivar members: in the order in which they are made and started.
+    @ivar actions: in any order; of two at one moment the first is done first.
+    """
+
+    scenario: str
+    seed: int
+    seconds: float
+    settle: float
+    network: dict[str, float] = {}
+    boxes: dict[str, str] = {}
+    members: tuple[Member, ...] = ()
+    actions: tuple[Action, ...] = ()
+
+    def with_actions(self, actions: Iterable[Action]) -> Plan:
+        """@return: the same with other actions, as they come."""
+        return msgspec.structs.replace(self, actions=tuple(actions))
+
+    @property
+    def honest(self) -> tuple[Member, ...]:
+        """Those that do not lie."""
+        return tuple(each for each in self.members if not each.liar)
+
+
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+_decode: Final = msgspec.json.Decoder(Plan).decode
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """@return: as JSON that people can read and edit."""
+    return msgspec.json.format(_encode(plan), indent=1) + b"\n"
+
+
+def decode_plan(text: bytes) -> Plan:
+    """
+    @param text: as L{encode_plan} gave it.
+    @raise ValueError: if it is none; says where.
+    """
+    if len(text) > MAX_PLAN:
+        raise ValueError(f"a plan has at most {MAX_PLAN} bytes")
+    plan = _decode(text)
+    names = [each.name for each in plan.members]
+    if len({*names}) != len(names):
+        raise ValueError("two members of the plan have one name")
+    for member in plan.members:
+        for other in member.peers:
+            if other not in names:
+                raise ValueError(f"{member.name} has a peer {other}, who is no member of the plan")
+    for action in plan.actions:
+        if action.where and action.where not in names:
+            raise ValueError(f"{action.kind} of {action.where}, who is no member of the plan")
+    return plan

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.sim.actions import ACTIONS
+from meshkit.sim.invariants import Invariant
+from meshkit.sim.running import MAX_VIOLATIONS, Run, play, run
+from meshkit.sim.scenarios import SCENARIOS
+from meshkit.sim.schedule import Action, Member, Plan, decode_plan, encode_plan
+
+QUIET = SCENARIOS["convergence"]
+PAIR = Plan("", 3, 5.0, 60.0, members=(Member("ada"), Member("bob", ("ada",))))
+
+
+def publish(seconds: float, name: str, text: str = "x") -> Action:
+    body = {"content": text}
+    return Action.after(seconds, "call", name, method="POST", target="/v1/publish", body=body)
+
+
+class PlanTests(SynchronousTestCase):
+    def test_a_plan_is_the_same_after_it_was_in_a_file(self) -> None:
+        for scenario in SCENARIOS.values():
+            plan = scenario.plan(7)
+            self.assertEqual(decode_plan(encode_plan(plan)), plan)
+            self.assertEqual(scenario.plan(7), plan)
+            self.assertNotEqual(scenario.plan(8), plan)
+
+    def test_a_plan_that_names_nobody_is_refused(self) -> None:
+        for bad, reason in (
+            (PAIR.with_actions([Action(0, "crash", "eve")]), "crash of eve, who is no member"),
+            (evolve_members(PAIR, Member("eve", ("kim",))), "eve has a peer kim, who is no member"),
+            (evolve_members(PAIR, Member("ada")), "two members of the plan have one name"),
+        ):
+            error = self.assertRaises(ValueError, decode_plan, encode_plan(bad))
+            self.assertIn(reason, str(error))
+
+
+def evolve_members(plan: Plan, *more: Member) -> Plan:
+    return Plan("", 0, 1.0, 1.0, members=plan.members + more)
+
+
+class RunTests(SynchronousTestCase):
+    def test_a_run_is_the_same_each_time(self) -> None:
+        first, second = run(QUIET, 3), run(QUIET, 3)
+        self.assertEqual(first, second)
+        self.assertEqual(first.violations, ())
+        self.assertEqual(first.figures["acknowledged"], 25)
+        self.assertNotEqual(run(QUIET, 4).digest, first.digest)
+
+    def test_what_is_wrong_is_found_wherever_it_is_looked_for(self) -> None:
+        asked = []
+
+        class Wrong(Invariant):
+            name = "wrong"
+
+            def __init__(self) -> None:
+                self.seen = {"begun": 0, "sampled": 0, "healed": 0, "settled": 0, "stopped": 0}
+                asked.append(self)
+
+            def agrees(self, run: Run) -> bool:
+                return run.seconds > 7
+
+            def event(self, run: Run, kind: str, host: str, details: dict[str, Any]) -> None:
+                if kind == "node.stop":
+                    run.violated(self.name, host, "stops")
+
+            def settled(self, run: Run) -> None:
+                self.seen["settled"] += 1
+                for node in run.nodes.values():
+                    assert node.ready
+
+            def sampled(self, run: Run) -> None:
+                self.seen["sampled"] += 1
+
+        outcome = play(PAIR, evolve(QUIET, invariants=[Wrong]))
+        found = [(each.invariant, each.node, each.text) for each in outcome.violations]
+        self.assertEqual(found, [("wrong", "ada", "stops"), ("wrong", "bob", "stops")])
+        self.assertEqual((asked[0].seen["sampled"], asked[0].seen["settled"]), (8, 1))
+
+    def test_a_run_that_goes_very_wrong_is_over_soon(self) -> None:
+        class Wrong(Invariant):
+            def sampled(self, run: Run) -> None:
+                for _ in range(60):
+                    run.violated("wrong", "", "again")
+
+        outcome = play(PAIR, evolve(QUIET, invariants=[Wrong]))
+        self.assertEqual(len(outcome.violations), 120)
+        self.assertLess(outcome.figures["virtual_s"], 5)
+        self.assertGreater(120, MAX_VIOLATIONS)
+
+    def test_an_error_in_the_log_is_a_violation(self) -> None:
+        class Wrong(Invariant):
+            def begun(self, run: Run) -> None:
+                run.world.clock.callLater(1, lambda: 1 / 0)
+
+        (violation,) = play(PAIR, evolve(QUIET, invariants=[Wrong])).violations
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.assertEqual(violation.text, "logged: division by zero")
+
+    def test_every_action_can_be_left_out_or_come_when_it_makes_no_sense(self) -> None:
+        args: dict[str, dict[str, Any]] = {
+            "call": {"method": "POST", "target": "/v1/publish", "body": {"content": "x"}},
+            "power": {"of": "files", "after": 3},
+            "skew": {"seconds": 5},
+            "link": {"to": "ada", "latency": 0.5},
+            "usual": {"to": "ada"},
+            "block": {"to": "ada"},
+            "reset": {"to": "ada"},
+            "partition": {"groups": [["ada"], ["bob"]]},
+        }
+        kinds = sorted(ACTIONS)
+        actions = [
+            Action.after(0.1 + 0.3 * number, kind, "bob", **args.get(kind, {}))
+            for number, kind in enumerate([*kinds, *reversed(kinds)])
+        ]
+        whole = play(PAIR.with_actions(actions), QUIET)
+        self.assertEqual(whole.violations, ())
+        for number in range(len(kinds)):
+            some = actions[:number] + actions[number + 1 :]
+            self.assertEqual(play(PAIR.with_actions(some[number:]), QUIET).violations, ())
+
+    def test_an_action_that_there_is_not(self) -> None:
+        (violation,) = play(PAIR.with_actions([Action(0, "levitate", "bob")]), QUIET).violations
+        self.assertIn("there is no action 'levitate': it is one of block, call", violation.text)
+        self.flushLoggedErrors(ValueError)
+
+    def test_who_is_late_comes_with_its_start(self) -> None:
+        late = Plan(
+            "", 1, 5.0, 60.0, members=(Member("ada"), Member("bob", ("ada",), late=True))
+        ).with_actions([publish(1, "bob"), Action.after(2, "start", "bob"), publish(3, "bob")])
+        self.assertEqual(play(late, QUIET).figures["acknowledged"], 1)
