@@ -36,7 +36,7 @@ from meshkit.interfaces import IConnections, IFiles, IMeshPart, IMeshProtocol, I
 from meshkit.operations import BoundOperation
 
 if TYPE_CHECKING:
-    from meshkit.identity.keys import Identity, PublicKey
+    from meshkit.identity.keys import Identity, PublicKey, Verify
     from meshkit.identity.network import NetworkKey
 
 T = TypeVar("T")
@@ -133,6 +133,7 @@ class PartContext:
     @ivar metrics: where it counts for those who watch the node.
     @ivar find: gives the part that provides an interface, or L{None} for one that is
         only wanted and not there.
+    @ivar verify: L{PublicKey.verifies}, for what many nodes verify.
     """
 
     reactor: Any
@@ -149,6 +150,7 @@ class PartContext:
     peers: IPeerBook
     events: Any
     find: Callable[[Any], Any]
+    verify: Verify
     metrics: IMetrics = field(factory=_Uncounted)
 
 

@@ -55,7 +55,7 @@ from meshkit.feed.canonical import (
     write_string,
 )
 from meshkit.feed.timestamps import format_timestamp, parse_timestamp
-from meshkit.identity.keys import SIGNATURE_BYTES, Identity, PublicKey
+from meshkit.identity.keys import SIGNATURE_BYTES, Identity, PublicKey, Verify
 
 #: An Egregore node takes 128 KiB from a connection at once: a message and the frame
 #: C{{"type":"messages","messages":[...]}} around it.
@@ -215,15 +215,16 @@ def parse_message(raw: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
     )
 
 
-def verify_message(message: Message) -> None:
+def verify_message(message: Message, verify: Verify = PublicKey.verifies) -> None:
     """
     Check that the author wrote it: the signature over the hash, then the hash over the
     rest.
 
+    @param verify: of the signature.
     @raise SignatureInvalid: if the hash was not signed by the author's key.
     @raise HashMismatch: if the author signed this hash, but of another message.
     """
-    if not message.author.verifies(message.hash.encode("ascii"), message.signature):
+    if not verify(message.author, message.hash.encode("ascii"), message.signature):
         raise SignatureInvalid(
             f"message {message.sequence} was not signed by {message.author.text}, whom it names"
         )

@@ -46,7 +46,7 @@ from meshkit.feed.rotation import Rotation
 from meshkit.feed.sealing import Form, seal_content
 from meshkit.feed.store import MIGRATIONS as MIGRATIONS
 from meshkit.feed.transfer import Transfer
-from meshkit.identity.keys import Identity, PublicKey
+from meshkit.identity.keys import Identity, PublicKey, Verify
 from meshkit.interfaces import (
     Arrivals,
     FeedRotated,
@@ -175,13 +175,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_texts(
-    raws: Sequence[bytes], author: bytes | None = None, first: int | None = None
+    raws: Sequence[bytes],
+    author: bytes | None = None,
+    first: int | None = None,
+    verify: Verify = PublicKey.verifies,
 ) -> list[Message | MeshkitError]:
     """
     Parse and verify texts; runs in a worker thread.
 
     @param author: see L{IFeedStore.ingest}.
     @param first: likewise.
+    @param verify: of their signatures.
     @return: per text, the message or why it is none.
     """
     checked: list[Message | MeshkitError] = []
@@ -198,7 +202,7 @@ def check_texts(
                     f"message {message.sequence} of {message.author.text} came in place of "
                     f"message {first + number}"
                 )
-            verify_message(message)
+            verify_message(message, verify)
             checked.append(message)
         except FeedError as e:
             checked.append(e)
@@ -247,6 +251,7 @@ class FeedPart(Part):
         self._rng = context.rng
         self._wall_clock: Callable[[], int] = context.wall_clock
         self._verify_batch: int = context.config.verify_batch
+        self._check_texts = partial(check_texts, verify=context.verify)
         self._limits: Limits = context.config.limits
         self._amount = Amount()
         self._feeds = 0
@@ -508,7 +513,10 @@ class FeedPart(Part):
         checking = Deferred.fromCoroutine(
             _joined(
                 self._checking.run(
-                    check_texts, raws[at : at + step], author, None if first is None else first + at
+                    self._check_texts,
+                    raws[at : at + step],
+                    author,
+                    None if first is None else first + at,
                 )
                 for at in range(0, len(raws), step)
             )
@@ -592,7 +600,7 @@ class FeedPart(Part):
     async def _ingest_proof(self, one: bytes, other: bytes) -> bool:
         now_ns = self._wall_clock()
         messages = []
-        for checked in await self._checking.run(check_texts, (one, other)):
+        for checked in await self._checking.run(self._check_texts, (one, other)):
             if isinstance(checked, MeshkitError):
                 raise checked
             messages.append(checked)

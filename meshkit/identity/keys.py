@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -135,6 +136,11 @@ class PublicKey:
 
     def __str__(self) -> str:
         return self.text
+
+
+#: Says whether a signature over some data comes from a key: C{(key, data, signature)}, as
+#: L{PublicKey.verifies} does.
+Verify = Callable[[PublicKey, bytes, bytes], bool]
 
 
 class Identity:

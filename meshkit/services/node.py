@@ -50,7 +50,7 @@ from meshkit.errors import (
     StartError,
 )
 from meshkit.identity.addresses import HostPort, MeshAddress, parse_target
-from meshkit.identity.keys import Identity, PublicKey
+from meshkit.identity.keys import Identity, PublicKey, Verify
 from meshkit.identity.network import NetworkKey, NetworkSecret
 from meshkit.interfaces import (
     IAdvisesAgents,
@@ -172,6 +172,7 @@ class NodeService(Service):
         identity: Identity | None = None,
         make_workers: WorkerFactory = WorkerPool,
         make_database: Callable[..., Database] = Database,
+        verify: Verify = PublicKey.verifies,
         keep_secret: Callable[[str], None] = _forget,
         open_files: Callable[[int], int] = int,
         process_metrics: Callable[[], Sequence[Any]] = tuple,
@@ -191,6 +192,7 @@ class NodeService(Service):
             without it, one that is under a passphrase cannot be started.
         @param make_workers: the worker pool to use.
         @param make_database: the database to use.
+        @param verify: says whether the messages of feeds are signed by their authors.
         @param keep_secret: told each secret of the node in the forms in which it is
             written, so that it can be kept out of the log.
         @param open_files: told how many files and connections the node may want to have open,
@@ -207,6 +209,7 @@ class NodeService(Service):
         self._rng = rng
         self._wall_clock = wall_clock
         self._files = files
+        self._verify = verify
         self._open_files = open_files
         self._pid = pid
         self._on_failure = on_failure
@@ -362,6 +365,7 @@ class NodeService(Service):
                 peers=self._peers,
                 events=self._events,
                 find=partial(self._find, maker),
+                verify=self._verify,
                 metrics=self._metrics.part(maker.name),
             )
         )

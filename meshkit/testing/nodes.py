@@ -52,7 +52,7 @@ import meshkit_plugins
 from meshkit.errors import MeshkitError, UnsafePermissions
 from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keyfile import encode_identity
-from meshkit.identity.keys import Identity
+from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.network import NetworkSecret
 from meshkit.interfaces import IConnections, IFiles
 from meshkit.parts import PartContext
@@ -381,6 +381,7 @@ def make_context(
         peers=PeerBook(database, wall_clock),
         events=EventBus(),
         find=dict(found).get,
+        verify=PublicKey.verifies,
     )
 
 
