@@ -69,6 +69,7 @@ class SimHost:
         if not self.net.up:
             self.net.restart()
         process = Process(self, next(self._pids))
+        self._world.processes += 1
         self._processes = [*self.processes, process]
         self.event("process.begin", pid=process.pid)
         return process

@@ -163,6 +163,7 @@ class SimNode(DoorCaller):
         files = self.host.files(process)
         make_workers = self._workers(process)
         seeds, start = self._world.seeds, str(self._starts)
+        memo = self._world.memo
         self.given = {
             "reactor": process,
             "folder": DataFolder(self.folder, files),
@@ -177,7 +178,9 @@ class SimNode(DoorCaller):
             "make_database": partial(
                 Database, threads=make_workers, backing=self.host.backing(process)
             ),
+            **({} if memo is None else {"verify": memo.verifies}),
         }
+        self.host.storage.image = self._world.images.find(self.given["composition"].order)
         self.service = NodeService(**self.given)
         self._starts += 1
         return self.service
@@ -216,6 +219,8 @@ class SimNode(DoorCaller):
         self.host.event("node.start", number=self._starts)
         try:
             service.privilegedStartService()
+            if self._starts == 1:
+                self._world.images.keep(self.given["composition"].order, self.host.storage)
             service.startService()
         except MeshkitError as e:
             self.failures.append(e)

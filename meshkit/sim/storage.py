@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from meshkit.sim.databases import SimFile, SimMemory
 from meshkit.sim.disk import SimDisk
 from meshkit.sim.seeds import Seeds
 
-__all__ = ["Storage"]
+__all__ = ["Images", "Storage"]
 
 # Databases in memory share one space of names in a process.
 _numbers: Final = count(1)
@@ -26,6 +26,8 @@ class Storage:
 
     @ivar files: the file system.
     @ivar databases: those that were asked for, by path.
+    @ivar image: of the next database in memory that is asked for the first time: see
+        L{SimMemory}.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Storage:
         self.files = SimDisk(seeds.stream(name, "disk"))
         self.files.system.on_stop = on_stop
         self.databases: dict[str, SimMemory | SimFile] = {}
+        self.image: bytes | None = None
 
     def database(self, path: str) -> SimMemory | SimFile:
         """@return: the one under that path; the same data each time."""
@@ -59,7 +62,7 @@ class Storage:
         if found is None:
             rng = self._seeds.stream(self._name, "database", path)
             if self._folder is None:
-                found = SimMemory(f"machine-{self._number}{path}", rng)
+                found = SimMemory(f"machine-{self._number}{path}", rng, image=self.image)
             else:
                 within = f"{self._name}{path.replace('/', '_')}"
                 found = SimFile(os.path.join(self._folder, within), rng)
@@ -127,3 +130,34 @@ class Storage:
         for database in self.databases.values():
             if isinstance(database, SimMemory):
                 database.close()
+
+
+class Images:
+    """
+    Databases as they are when all parts have made their tables in them.  The first node of a
+    world makes its own as everywhere; others with the same parts begin with what it made, and
+    their migrations find nothing to do.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[tuple[list[Any], bytes]] = []
+
+    def find(self, parts: Sequence[Any]) -> bytes | None:
+        """
+        @param parts: the makers of a node's parts, in the order in which they make their tables.
+        @return: what its database may begin with.
+        """
+        order = list(parts)
+        return next((image for known, image in self._known if known == order), None)
+
+    def keep(self, parts: Sequence[Any], storage: Storage) -> None:
+        """
+        A node's tables are made, and nothing has been written into them yet, if it is new.
+
+        @param parts: as of L{find}.
+        @param storage: of its machine.
+        """
+        if self.find(parts) is None:
+            made = list(storage.databases.values())
+            if len(made) == 1 and isinstance(made[0], SimMemory):
+                self._known.append((list(parts), made[0].image()))

@@ -37,9 +37,11 @@ from meshkit.runtime.registry import discover_parts
 from meshkit.sim.clock import SimClock, nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.host import SimHost
+from meshkit.sim.memo import Memo
 from meshkit.sim.network import SimNetwork
 from meshkit.sim.node import Acknowledged, Said, SimNode
 from meshkit.sim.seeds import Seeds
+from meshkit.sim.storage import Images
 from meshkit.sim.trace import KEPT, Trace, Watcher
 
 __all__ = [
@@ -58,6 +60,8 @@ __all__ = [
 OVERDUE: Final = 60.0
 #: Events between two runs of the garbage collector, which does not run by itself.
 COLLECT_EVERY: Final = 10_000
+# A run looks at all that there is if a quarter more processes have begun, and so many.
+_FEW: Final = 16
 
 
 @frozen
@@ -68,11 +72,13 @@ class Replaced:
     @ivar argument: of L{meshkit.services.node.NodeService}.
     @ivar real: what C{twistd mesh-node} gives.
     @ivar here: what a world gives.
+    @ivar only: the option of L{World} without which it gives the real thing.
     """
 
     argument: str
     real: str
     here: str
+    only: str = ""
 
 
 #: All that is not real in a node of a world.  What else a node consists of is what runs
@@ -93,6 +99,12 @@ REPLACED: Final = (
         "meshkit.runtime.container.DiskFile",
         "meshkit.sim.process.ProcessBacking",
     ),
+    Replaced(
+        "verify",
+        "meshkit.identity.keys.PublicKey.verifies",
+        "meshkit.sim.memo.Memo.verifies",
+        only="memo",
+    ),
 )
 
 
@@ -105,6 +117,9 @@ class World:
     @ivar trace: what happened.
     @ivar network: what its machines are connected by.
     @ivar network_secret: what makes its nodes members of one network.
+    @ivar memo: signatures that have been verified, if it remembers them.
+    @ivar processes: how many have begun.
+    @ivar images: what the databases of nodes begin with.
     @ivar interleaved: worker pools finish in an order drawn from the seed, rather than in
         that in which they were asked.
     @ivar hosts: its machines by name.
@@ -123,6 +138,7 @@ class World:
         make_network: Callable[[SimClock, Seeds, Trace], SimNetwork] = SimNetwork,
         folder: str | None = None,
         interleaved: bool = True,
+        memo: bool = False,
         kept: int | None = KEPT,
         write: Callable[[bytes], object] | None = None,
         collect_every: int = COLLECT_EVERY,
@@ -133,6 +149,8 @@ class World:
             latency=0.1)} for another one than usual.
         @param folder: of the real file system, where databases are kept in real files; in
             memory, if L{None}.
+        @param memo: verify each signature of a message once, and not once for each node:
+            see L{meshkit.sim.memo}.
         @param kept: see L{Trace}.
         @param write: see L{Trace}.
         @param collect_every: events between two runs of the garbage collector.
@@ -141,6 +159,8 @@ class World:
         self.seeds = Seeds(seed)
         self.trace = Trace(self.clock, kept=kept, write=write)
         self.interleaved = interleaved
+        self.memo = Memo() if memo else None
+        self.processes = 0
         self.network_secret = (
             NetworkSecret.generate(self.seeds.stream("world", "network"))
             if network_secret is None
@@ -150,6 +170,9 @@ class World:
         self.nodes: list[SimNode] = []
         self.acknowledged: list[Acknowledged] = []
         self._collect_every = collect_every
+        # How many processes and events there had been when all was looked at.
+        self._looked = (0, 0)
+        self.images = Images()
         self._listeners: list[Callable[[Said], object]] = []
         self._stepping = False
         self._folder = folder
@@ -260,6 +283,21 @@ class World:
         finally:
             self._stepping = False
         if self.clock.steps % self._collect_every == 0:
+            self._collect()
+
+    def _collect(self) -> None:
+        """
+        Look for garbage among what was made since all was looked at; and among all, when
+        there may be much more than then.  What a thousand nodes consist of is too much to be
+        looked at each time.  When that is depends on what happened in the world alone.
+        """
+        processes, steps = self._looked
+        if self.processes > processes + processes // 4 + _FEW or self.clock.steps >= 2 * steps:
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+            self._looked = (self.processes, self.clock.steps)
+        else:
             gc.collect()
 
     def stop(self) -> None:
@@ -276,6 +314,8 @@ class World:
                 process.end()
         for host in self.hosts.values():
             host.storage.close()
+        if any(self._looked):
+            gc.unfreeze()
 
 
 @contextmanager

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.runtime import container
+from meshkit.sim.databases import SimMemory
 from meshkit.sim.node import SimNode
 from meshkit.sim.world import World
 from tests.sim.test_databases import at_level
@@ -83,3 +86,53 @@ class StorageTests(SynchronousTestCase):
             node.restart()
             missing |= said - set(held(node))
         self.assertNotEqual(missing, set())
+
+
+class ImageTests(SynchronousTestCase):
+    """The tables of many nodes are made once."""
+
+    def setUp(self) -> None:
+        self.world = World(1)
+        self.addCleanup(self.world.stop)
+        self.ada = self.world.node("ada")
+        self.ada.start()
+
+    def dump(self, node: SimNode) -> list[str]:
+        """All that is in its database."""
+        (database,) = node.host.storage.databases.values()
+        assert isinstance(database, SimMemory)
+        with closing(sqlite3.connect(":memory:")) as copy:
+            copy.deserialize(database.image())
+            return list(copy.iterdump())
+
+    def statements(self, node: SimNode) -> int:
+        (database,) = node.host.storage.databases.values()
+        return database.statements
+
+    def test_others_begin_with_what_the_first_has_made_and_nothing_of_what_it_has_written(
+        self,
+    ) -> None:
+        empty = self.dump(self.ada)
+        publish(self.ada)
+        self.assertNotEqual(self.dump(self.ada), empty)
+        bob = self.world.node("bob")
+        bob.start()
+        self.assertEqual(self.dump(bob), empty)
+        self.assertLess(self.statements(bob), self.statements(self.ada) // 2)
+        publish(bob, "one")
+        self.assertEqual((held(bob), held(self.ada)), ([1], [1]))
+
+    def test_others_with_other_parts_make_their_own(self) -> None:
+        eve = self.world.node("eve", 'disable = ["hooks"]')
+        eve.start()
+        self.assertFalse([line for line in self.dump(eve) if "TABLE hooks" in line])
+        self.assertTrue([line for line in self.dump(self.ada) if "TABLE hooks" in line])
+
+    def test_one_that_has_data_when_its_parts_change_gives_it_to_nobody(self) -> None:
+        publish(self.ada)
+        self.ada.stop()
+        self.ada.configure('disable = ["hooks"]')
+        self.ada.start()
+        eve = self.world.node("eve", 'disable = ["hooks"]')
+        eve.start()
+        self.assertEqual(held(eve), [])

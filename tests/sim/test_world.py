@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import ast
 import errno
+import gc
 import re
 import sqlite3
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -161,6 +163,85 @@ class LifeTests(WorldTestCase):
         self.start()
         error = self.assertRaises(AssertionError, self.world.until, lambda: False, "godot", 5)
         self.assertEqual(str(error), "still waiting for: godot (seed 7)")
+
+
+class _Ring:
+    """Is kept by nobody but itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+class GarbageTests(SynchronousTestCase):
+    """What is left in circles is found, by looking at little, and at the same events."""
+
+    def setUp(self) -> None:
+        self.frozen = gc.get_freeze_count()
+        self.world = World(7, collect_every=100)
+        self.addCleanup(self.world.stop)
+        self.ada = self.world.node("ada")
+        self.ada.start()
+
+    def test_what_was_there_is_not_looked_at_each_time(self) -> None:
+        self.world.run(200)
+        self.assertGreater(gc.get_freeze_count(), self.frozen + 10_000)
+
+    def test_after_the_end_all_is_as_it_was(self) -> None:
+        self.world.run(200)
+        self.world.stop()
+        self.assertLessEqual(gc.get_freeze_count(), self.frozen)
+
+    def until_event(self, number: int) -> None:
+        self.world.until(lambda: self.world.clock.steps >= number, "events", 10_000)
+
+    def test_what_is_new_is_found_the_next_time(self) -> None:
+        self.until_event(450)
+        ring = weakref.ref(_Ring())
+        self.until_event(500)
+        self.assertIsNone(ring())
+
+    def left_when_all_was_looked_at(self) -> weakref.ref[_Ring]:
+        """That is at the events 100, 200, 400, 800 and so on."""
+        self.until_event(350)
+        ring = _Ring()
+        self.until_event(450)
+        return weakref.ref(ring)
+
+    def test_what_was_there_is_found_when_there_are_twice_as_many_events(self) -> None:
+        ring = self.left_when_all_was_looked_at()
+        self.until_event(750)
+        self.assertIsNotNone(ring())
+        self.until_event(800)
+        self.assertIsNone(ring())
+
+    def test_what_was_there_is_found_when_there_are_many_more_processes(self) -> None:
+        ring = self.left_when_all_was_looked_at()
+        for number in range(20):
+            self.world.node(f"other{number}").host.begin()
+        self.until_event(500)
+        self.assertIsNone(ring())
+
+    def test_the_collector_is_called_at_the_same_events(self) -> None:
+        def moments() -> list[int]:
+            world = World(7, collect_every=100)
+            self.addCleanup(world.stop)
+            found: list[int] = []
+
+            def note(phase: str, _: dict[str, int]) -> None:
+                if phase == "start" and world.clock.steps and not gc.isenabled():
+                    found.append(world.clock.steps)
+
+            gc.callbacks.append(note)
+            try:
+                world.node("ada").start()
+                world.run(100)
+            finally:
+                gc.callbacks.remove(note)
+            return found
+
+        first = moments()
+        self.assertEqual(first, moments())
+        self.assertEqual(first, list(range(100, first[-1] + 1, 100)))
 
 
 class CrashTests(WorldTestCase):
@@ -461,7 +542,8 @@ class ReplacedTests(SynchronousTestCase):
         # The folder, the settings and the parts are made from what lies on its disk, by
         # the code that makes them everywhere.
         real = {"folder", "settings", "composition", "on_failure"}
-        self.assertEqual(set(given) - real, {each.argument for each in REPLACED})
+        always = [each for each in REPLACED if not each.only]
+        self.assertEqual(set(given) - real, {each.argument for each in always})
         rng, workers, database = given["rng"], given["make_workers"], given["make_database"]
         found = {
             "reactor": type(given["reactor"]),
@@ -473,11 +555,24 @@ class ReplacedTests(SynchronousTestCase):
         }
         self.assertEqual(
             {name: f"{each.__module__}.{each.__qualname__}" for name, each in found.items()},
-            {each.argument: each.here for each in REPLACED if each.argument != "pid"},
+            {each.argument: each.here for each in always if each.argument != "pid"},
         )
         self.assertEqual(given["pid"](), self.node.process.pid)
         self.assertIs(database.keywords["threads"], workers)
         self.assertIs(self.node.service._database.__class__, database.func)
+
+    def test_a_node_of_a_world_that_remembers_is_given_its_memory_as_well(self) -> None:
+        world = World(memo=True)
+        self.addCleanup(world.stop)
+        twin = world.node("ada")
+        twin.start()
+        assert world.memo is not None
+        (more,) = set(twin.given) - set(self.node.given)
+        (said,) = (each for each in REPLACED if each.only)
+        here = f"meshkit.sim.memo.{type(world.memo).verifies.__qualname__}"
+        self.assertEqual((more, "memo", here), (said.argument, said.only, said.here))
+        self.assertEqual(twin.given[more], world.memo.verifies)
+        self.assertIsNone(self.world.memo)
 
     def test_nothing_that_a_daemon_is_given_is_forgotten(self) -> None:
         tree = ast.parse((ROOT / "meshkit/tap/mesh_node.py").read_text(encoding="utf-8"))
