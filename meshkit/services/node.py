@@ -260,6 +260,16 @@ class NodeService(Service):
             return AutoEndpoint(self._reactor, self._folder)
         return _endpoint(self._reactor, "api", _private(self._config.api))
 
+    @property
+    def events(self) -> EventBus:
+        """By which its parts hear of each other, for those who watch it."""
+        return self._events
+
+    @property
+    def peers(self) -> PeerBook:
+        """Whom it knows, and how they behave."""
+        return self._peers
+
     # --- starting ------------------------------------------------------------------
 
     def privilegedStartService(self) -> None:

@@ -54,7 +54,11 @@ _LOOPBACK_QUALITY: Final = Quality(20_000, 0, None, 0.0)
 
 
 class Link:
-    """One direction between two hosts."""
+    """
+    One direction between two hosts.
+
+    @ivar bytes: that arrived over it in segments.
+    """
 
     __slots__ = (
         "_draws",
@@ -62,6 +66,7 @@ class Link:
         "_quality",
         "bandwidth",
         "blocked",
+        "bytes",
         "duplicates",
         "jitter_ns",
         "latency_ns",
@@ -76,6 +81,7 @@ class Link:
         self.source = source
         self.sink = sink
         self.blocked = False
+        self.bytes = 0
         self._free_ns = 0
         self._draws: dict[str, Random] = {}
         self.become(_LOOPBACK_QUALITY if source is sink else network._usual)

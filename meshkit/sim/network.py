@@ -409,6 +409,17 @@ class SimNetwork:
         for link in self._between(first, second, both):
             link.become(self._usual)
 
+    def carried(self) -> list[tuple[str, str, int]]:
+        """
+        @return: source, sink and the bytes that arrived, for each link between two hosts that
+            has carried any.
+        """
+        return [
+            (*names, link.bytes)
+            for names, link in self._links.items()
+            if link.bytes and link.source is not link.sink
+        ]
+
     # --- faults ---
 
     def block(self, first: str, second: str, *, both: bool = True) -> None:
@@ -498,6 +509,7 @@ class SimNetwork:
     def delivered(self, pipe: Pipe, segment: Segment) -> None:
         self.segments += 1
         self.bytes += segment.size
+        pipe.link.bytes += segment.size
         if self._trace is not None and self._trace_data:
             source, sink = pipe.source, pipe.sink
             self._trace.event(

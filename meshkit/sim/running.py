@@ -17,13 +17,14 @@ from typing import Any, Final
 
 from attrs import frozen
 from msgspec.structs import replace
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from meshkit.sim.actions import perform, start_node
 from meshkit.sim.clock import nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.invariants import USUAL, Invariant, Violation
+from meshkit.sim.measures import Measures
 from meshkit.sim.network import SimNetwork
 from meshkit.sim.node import SimNode
 from meshkit.sim.schedule import Member, Plan
@@ -82,7 +83,8 @@ class Outcome:
     @ivar plan: that was played.
     @ivar digest: of everything that happened.
     @ivar violations: what was not as it must be, in the order in which it was found.
-    @ivar figures: what was measured, by name.
+    @ivar figures: what was measured, by name: C{nodes}, C{virtual_s}, C{events}, C{segments},
+        C{bytes}, C{acknowledged}, and those of L{Measures.figures}.
     """
 
     plan: Plan
@@ -105,8 +107,11 @@ class Run:
     @ivar nodes: the honest ones, by name.
     @ivar liars: the others, by name.
     @ivar violations: that were found so far.
+    @ivar measures: what is measured.
     @ivar begun_ns: when all were ready.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -134,6 +139,7 @@ class Run:
         }
         for member in plan.members:
             self._make(member, makers, boxes)
+        self.measures = Measures(self)
         for member in plan.members:
             known = ", ".join(f'"{self._address(name)}"' for name in member.peers)
             if not member.liar:
@@ -179,6 +185,9 @@ class Run:
         globalLogPublisher.addObserver(observer)
         try:
             self._play()
+        except Exception:
+            # Somebody was not ready in time, or an invariant is wrong; the observer hears it.
+            self._log.failure("the run ended before its time (seed {seed})", seed=self.plan.seed)
         finally:
             globalLogPublisher.removeObserver(observer)
             self.world.close()
@@ -239,10 +248,12 @@ class Run:
         self._tell("stopped")
 
     def _tell(self, what: str) -> None:
+        self.measures.told(what)
         for invariant in self._invariants:
             getattr(invariant, what)(self)
 
     def _event(self, kind: str, host: str, details: dict[str, Any]) -> None:
+        self.measures.event(kind, host, details)
         if kind != "violation":
             for invariant in self._invariants:
                 invariant.event(self, kind, host, details)
@@ -266,6 +277,7 @@ class Run:
             "segments": network.segments,
             "bytes": network.bytes,
             "acknowledged": len(self.world.acknowledged),
+            **self.measures.figures(),
         }
 
 

@@ -112,7 +112,10 @@ def decode_plan(text: bytes) -> Plan:
     """
     if len(text) > MAX_PLAN:
         raise ValueError(f"a plan has at most {MAX_PLAN} bytes")
-    plan = _decode(text)
+    try:
+        plan = _decode(text)
+    except msgspec.DecodeError as e:
+        raise ValueError(f"this is no plan: {e}") from None
     names = [each.name for each in plan.members]
     if len({*names}) != len(names):
         raise ValueError("two members of the plan have one name")

@@ -36,6 +36,9 @@ class PlanTests(SynchronousTestCase):
         ):
             error = self.assertRaises(ValueError, decode_plan, encode_plan(bad))
             self.assertIn(reason, str(error))
+        for text in (b"", b"{}", b'{"scenario": "x"', b"\xff", b"[]"):
+            error = self.assertRaises(ValueError, decode_plan, text)
+            self.assertIn("this is no plan: ", str(error))
 
 
 def evolve_members(plan: Plan, *more: Member) -> Plan:
@@ -99,6 +102,17 @@ class RunTests(SynchronousTestCase):
         (violation,) = play(PAIR, evolve(QUIET, invariants=[Wrong])).violations
         self.flushLoggedErrors(ZeroDivisionError)
         self.assertEqual(violation.text, "logged: division by zero")
+
+    def test_a_run_that_cannot_go_on_is_a_violation(self) -> None:
+        class Wrong(Invariant):
+            def settled(self, run: Run) -> None:
+                run.world.until(lambda: False, "the end of all days", 1)
+
+        outcome = play(PAIR, evolve(QUIET, invariants=[Wrong]))
+        (violation,) = outcome.violations
+        self.assertEqual(len(self.flushLoggedErrors(AssertionError)), 1)
+        self.assertEqual(violation.text, "logged: still waiting for: the end of all days (seed 3)")
+        self.assertEqual(outcome.figures["nodes"], 2)
 
     def test_every_action_can_be_left_out_or_come_when_it_makes_no_sense(self) -> None:
         args: dict[str, dict[str, Any]] = {
