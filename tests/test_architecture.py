@@ -111,7 +111,7 @@ GROUND: Final = frozenset(
 )
 
 #: For tests and simulations, ours and other people's; nothing that runs uses them.
-WORKSHOP: Final = frozenset({"meshkit.sim", "meshkit.testing"})
+WORKSHOP: Final = frozenset({"meshkit.cli.simulate", "meshkit.sim", "meshkit.testing"})
 
 #: Where the clock, the randomness and the reactor are taken, to be handed on.  Who
 #: writes an endpoint string has nothing to hand over but text.
@@ -855,6 +855,8 @@ class RuleTests(SynchronousTestCase):
         rule = workshop_stays_outside
         self.breaks(rule, "meshkit.cli.demo", "from meshkit.sim import world")
         self.breaks(rule, "meshkit_plugins.meshkit_x", "import meshkit.testing")
+        self.breaks(rule, "meshkit.cli.main", "from meshkit.cli import simulate")
+        self.keeps(rule, "meshkit.cli.simulate", "from meshkit.sim import world")
         self.keeps(rule, "meshkit.sim.world", "from meshkit.testing import transports")
 
     def test_operations_import_nothing_heavy(self) -> None:

@@ -35,6 +35,11 @@ _VERBS: Final = {
     "publish": ("meshkit.cli.feed", "publish", "Sign a message and publish it."),
     "restore": ("meshkit.cli.backup", "restore", "Put a backup into the data folder."),
     "search": ("meshkit.cli.feed", "search", "Search the text of all messages."),
+    "simulate": (
+        "meshkit.cli.simulate",
+        "simulate",
+        "Run a mesh in a simulated world, from a seed.",
+    ),
     "status": ("meshkit.cli.node", "status", "Show how the node is doing."),
     "token": ("meshkit.cli.token", "token", "Give others a token for the door, and take it back."),
 }

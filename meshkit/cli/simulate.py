@@ -1,0 +1,354 @@
+"""C{meshkit simulate}: runs of a mesh in one process, under virtual time, from a seed."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from random import SystemRandom
+from shlex import join
+from typing import Any, Final
+
+import click
+from attrs import frozen
+
+from meshkit.cli.output import json_option, line, print_json, table
+from meshkit.sim.invariants import Invariant, Violation
+from meshkit.sim.running import Outcome, Run, Scenario
+from meshkit.sim.scenarios import SCENARIOS
+from meshkit.sim.schedule import MAX_PLAN, Plan, decode_plan, encode_plan
+
+#: Nodes of one run.  How many a machine can hold depends on its memory.
+MAX_NODES: Final = 100_000
+#: Seeds of one call.
+MAX_SEEDS: Final = 1_000_000
+MAX_SEED: Final = 2**63 - 1
+#: Violations that are printed; all of them are in the JSON.
+_SHOWN: Final = 10
+
+_SEEDS: Final = re.compile(r"([0-9]{1,18})(?:\.\.([0-9]{1,18}))?")
+
+
+def _parse_seeds(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[int | None, int] | None:
+    """@return: the first of them, if it is said, and how many."""
+    if text is None:
+        return None
+    found = _SEEDS.fullmatch(text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is neither a number of seeds nor a range such as 0..99")
+    low = None if found[2] is None else int(found[1])
+    count = int(found[1]) if low is None else int(found[2]) - low + 1
+    if not 1 <= count <= MAX_SEEDS:
+        raise click.BadParameter(f"{text!r} are {max(count, 0):,} seeds: give 1 to {MAX_SEEDS:,}")
+    return low, count
+
+
+class _Progress(Invariant):
+    """Says how far a run has come, where somebody watches."""
+
+    name = "progress"
+
+    def sampled(self, run: Run) -> None:
+        total = run.plan.seconds + run.plan.settle
+        _show(f"{run.seconds:.0f} s of the world, of {total:.0f} at most")
+
+
+@frozen
+class _Played:
+    """
+    A run that is over.
+
+    @ivar replay: the command that makes it again.
+    @ivar real_s: seconds that it took here.
+    """
+
+    outcome: Outcome
+    replay: str
+    real_s: float
+
+    def as_json(self, *, whole: bool) -> dict[str, Any]:
+        outcome = self.outcome
+        figures = outcome.figures
+        if not whole:
+            figures = {
+                name: value
+                for name, value in figures.items()
+                if not isinstance(value, list | dict) or name.endswith("_ms")
+            }
+        return {
+            "scenario": outcome.plan.scenario,
+            "seed": outcome.seed,
+            "digest": outcome.digest,
+            "violations": outcome.violations,
+            "figures": figures,
+            "real_s": round(self.real_s, 3),
+            "replay": self.replay,
+        }
+
+
+@click.command()
+@click.argument("scenario", required=False)
+@click.option("--list", "listing", is_flag=True, help="List the scenarios there are.")
+@click.option("--nodes", type=click.IntRange(1, MAX_NODES), help="How many nodes take part.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Draw it from this [default: any].")
+@click.option(
+    "--seeds",
+    metavar="A..B|COUNT",
+    callback=_parse_seeds,
+    help="Run one for each of several seeds.",
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Play this plan, rather than draw one.",
+)
+@click.option(
+    "--save-plan",
+    type=click.Path(dir_okay=False, writable=True),
+    help="Write the plan into a file, as JSON.",
+)
+@json_option
+def simulate(
+    scenario: str | None,
+    listing: bool,
+    nodes: int | None,
+    seed: int | None,
+    seeds: tuple[int | None, int] | None,
+    plan_file: str | None,
+    save_plan: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Run whole nodes in a simulated world, and see whether all goes well.
+
+    The nodes are those that 'twistd mesh-node' runs; network, disks, clocks and what goes
+    wrong are drawn from a seed, and time is virtual. The same seed gives the same run, byte
+    for byte. SCENARIO is one of 'meshkit simulate --list', or MODULE:NAME of your own.
+
+    Exit code 1 says that something was not as it must be; the command that replays that run
+    is printed then. With --seeds each run is a line, and the first that fails is told in full.
+    """
+    if listing or (scenario is None and plan_file is None):
+        _list(as_json)
+    elif plan_file is not None:
+        if (nodes, seed, seeds) != (None, None, None):
+            raise click.UsageError(
+                "--plan says all of a run: leave out --nodes, --seed and --seeds"
+            )
+        plan = _read_plan(plan_file)
+        found = _find(scenario or plan.scenario)
+        _one(found, plan, join(_words(scenario, plan=plan_file)), save_plan, as_json)
+    else:
+        assert scenario is not None
+        found = _find(scenario)
+        if seeds is None:
+            drawn = SystemRandom().getrandbits(32) if seed is None else seed
+            plan = found.plan(drawn, nodes=nodes)
+            words = _words(scenario, nodes=nodes or found.nodes, seed=drawn)
+            _one(found, plan, join(words), save_plan, as_json)
+        elif save_plan is not None:
+            raise click.UsageError("--save-plan goes with one seed")
+        else:
+            _several(found, scenario, nodes, _range(seed, *seeds), as_json)
+
+
+def _words(scenario: str | None, **options: Any) -> list[str]:
+    words = ["meshkit", "simulate"]
+    if scenario is not None:
+        words.append(scenario)
+    for name, value in options.items():
+        words += [f"--{name}", str(value)]
+    return words
+
+
+def _range(seed: int | None, low: int | None, count: int) -> range:
+    if low is None:
+        low = SystemRandom().getrandbits(32) if seed is None else seed
+    elif seed is not None:
+        raise click.UsageError("--seed is the first of --seeds COUNT; --seeds A..B names all")
+    return range(low, low + count)
+
+
+def _find(name: str) -> Scenario:
+    """@raise click.UsageError: if there is no such scenario."""
+    if name in SCENARIOS:
+        return SCENARIOS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = ", ".join(sorted(SCENARIOS))
+        raise click.UsageError(f"there is no scenario {name!r}: there are {known}, and MODULE:NAME")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise click.UsageError(f"there is no scenario {name!r}: {e}")
+    if not isinstance(found, Scenario):
+        raise click.UsageError(f"{name} is no scenario, but {type(found).__name__}")
+    return found
+
+
+def _read_plan(name: str) -> Plan:
+    with Path(name).open("rb") as file:
+        text = file.read(MAX_PLAN + 1)
+    try:
+        return decode_plan(text)
+    except ValueError as e:
+        raise click.UsageError(f"{name}: {e}")
+
+
+# --- playing -----------------------------------------------------------------------
+
+
+def _one(found: Scenario, plan: Plan, replay: str, save_plan: str | None, as_json: bool) -> None:
+    if save_plan is not None:
+        Path(save_plan).write_bytes(encode_plan(plan))
+    played = _play(found, plan, replay)
+    if as_json:
+        print_json(played.as_json(whole=True))
+    else:
+        _print(played)
+    if played.outcome.violations:
+        sys.exit(1)
+
+
+def _several(found: Scenario, name: str, nodes: int | None, seeds: range, as_json: bool) -> None:
+    runs, failed = [], []
+    first: _Played | None = None
+    for seed in seeds:
+        words = _words(name, nodes=nodes or found.nodes, seed=seed)
+        played = _play(found, found.plan(seed, nodes=nodes), join(words))
+        if played.outcome.violations:
+            failed.append(seed)
+            first = first or played
+        if as_json:
+            runs.append(played.as_json(whole=False))
+        else:
+            _print_line(played)
+    if as_json:
+        print_json({"runs": runs, "failed": failed})
+    else:
+        line(f"{len(seeds)} runs, {len(failed)} failed")
+        if first is not None:
+            line("")
+            line("The first that failed:")
+            _print(first)
+    if failed:
+        sys.exit(1)
+
+
+def _play(found: Scenario, plan: Plan, replay: str) -> _Played:
+    watching = sys.stderr.isatty()
+    invariants: Sequence[type[Invariant]] = found.invariants
+    if watching:
+        _show(f"seed {plan.seed}: {len(plan.members)} nodes start")
+        invariants = [*invariants, _Progress]
+    begun = time.time()
+    try:
+        run = Run(plan, invariants, found.makers)
+    except (TypeError, ValueError) as e:
+        raise click.UsageError(f"the plan cannot be played: {e}")
+    outcome = run.play()
+    taken = time.time() - begun
+    if watching:
+        _show("")
+    return _Played(outcome, replay, taken)
+
+
+# --- in words ----------------------------------------------------------------------
+
+
+def _show(text: str) -> None:
+    """Replace the line of progress."""
+    click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+
+def _list(as_json: bool) -> None:
+    scenarios = [SCENARIOS[name] for name in sorted(SCENARIOS)]
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": each.name,
+                    "summary": each.summary,
+                    "nodes": each.nodes,
+                    "faults": each.faults,
+                }
+                for each in scenarios
+            ]
+        )
+        return
+    table(
+        ["SCENARIO", "NODES", "WHAT HAPPENS"],
+        [[each.name, str(each.nodes), each.summary] for each in scenarios],
+    )
+
+
+def _print_line(played: _Played) -> None:
+    outcome, figures = played.outcome, played.outcome.figures
+    if outcome.violations:
+        (first, *more) = outcome.violations
+        what = f"FAILED  {_said(first)}" + (f" (and {len(more)} more)" if more else "")
+    else:
+        what = (
+            f"good    {figures['acknowledged']:,} acknowledged, "
+            f"{figures['deliveries']:,} deliveries, "
+            f"{figures['events']:,} events, {played.real_s:.1f} s"
+        )
+    line(f"seed {outcome.seed}  {what}")
+
+
+def _print(played: _Played) -> None:
+    outcome, figures = played.outcome, played.outcome.figures
+    virtual = figures["virtual_s"]
+    converged = figures["converged_s"]
+    rows = [
+        ("scenario", f"{outcome.plan.scenario}, seed {outcome.seed}"),
+        ("nodes", f"{figures['nodes']:,}"),
+        ("virtual time", f"{virtual:,.1f} s, in {played.real_s:,.1f} s ({_rate(virtual, played)})"),
+        ("events", f"{figures['events']:,} ({_rate(figures['events'], played)} a second)"),
+        ("acknowledged", f"{figures['acknowledged']:,} messages"),
+        ("deliveries", f"{figures['deliveries']:,} of {figures['expected']:,}"),
+        ("converged", "not in the time" if converged is None else f"after {converged:,.2f} s"),
+        ("duplicates", f"{figures['duplicates']:,}{_share(figures)}"),
+        ("bytes", f"{figures['bytes']:,} in {figures['segments']:,} segments"),
+        ("latency", _latency(figures["latency_ms"])),
+        ("answers", _latency(figures["answer_ms"])),
+        ("violations", str(len(outcome.violations))),
+        ("digest", outcome.digest),
+    ]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        line(f"{name.ljust(width)}  {value}")
+    for each in outcome.violations[:_SHOWN]:
+        line(f"  {_said(each)}")
+    if len(outcome.violations) > _SHOWN:
+        line(f"  ... and {len(outcome.violations) - _SHOWN} more")
+    if outcome.violations:
+        line("")
+        line("Replay it with:")
+        line(f"  {played.replay}")
+
+
+def _rate(amount: float, played: _Played) -> str:
+    return f"{amount / max(played.real_s, 1e-3):,.1f}"
+
+
+def _share(figures: dict[str, Any]) -> str:
+    received = figures["received"] + figures["duplicates"]
+    return f" ({figures['duplicates'] / received:.1%} of what came)" if received else ""
+
+
+def _latency(found: dict[str, Any]) -> str:
+    if not found["count"]:
+        return "none"
+    return ", ".join(f"{name} {found[name]:,.1f} ms" for name in ("p50", "p90", "p99", "max"))
+
+
+def _said(violation: Violation) -> str:
+    where = f" at {violation.node}" if violation.node else ""
+    return f"{violation.at_ns / 10**9:.3f} s: {violation.invariant}{where}: {violation.text}"

@@ -1,0 +1,190 @@
+"""C{meshkit simulate}, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from attrs import frozen
+from click.testing import CliRunner
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.cli import simulate as verb
+from meshkit.cli.main import cli
+from meshkit.sim.invariants import Invariant
+from meshkit.sim.running import Run, Scenario
+from meshkit.sim.scenarios import SCENARIOS
+from meshkit.sim.schedule import Action, Member, Plan, decode_plan, encode_plan
+from tests.runtime.support import scratch
+
+HERE = "tests.cli.test_simulate"
+
+
+class Odd(Invariant):
+    """Nobody may publish where the seed is even."""
+
+    name = "odd"
+
+    def event(self, run: Run, kind: str, host: str, details: dict[str, Any]) -> None:
+        if kind == "door.call" and run.plan.seed % 2 == 0:
+            for number in range(12):
+                run.violated(self.name, host, f"published {number}\x1b[31m")
+
+
+def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
+    members = tuple(Member(f"n{number}") for number in range(nodes))
+    said = {"method": "POST", "target": "/v1/publish", "body": {"content": rng.random()}}
+    return Plan(
+        "", 0, 1.0, 5.0, members=members, actions=(Action.after(0.5, "call", "n0", **said),)
+    )
+
+
+#: Fails where the seed is even.
+TOY = Scenario("toy", "One of two runs fails.", 1, _draw, invariants=[Odd])
+
+
+@frozen
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+def simulate(*arguments: str) -> Done:
+    result = CliRunner().invoke(cli, ["simulate", *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+class OneRunTests(SynchronousTestCase):
+    def test_a_good_run(self) -> None:
+        done = simulate("convergence", "--nodes", "2", "--seed", "5")
+        self.assertEqual((done.code, done.err), (0, ""))
+        rows = dict(line.split(None, 1) for line in done.out.splitlines())
+        self.assertEqual(rows["scenario"], "convergence, seed 5")
+        self.assertEqual((rows["nodes"], rows["violations"]), ("2", "0"))
+        self.assertEqual((rows["acknowledged"], rows["deliveries"]), ("10 messages", "10 of 10"))
+        self.assertRegex(rows["latency"], r"\Ap50 [\d.]+ ms, p90 .* ms, max [\d.]+ ms\Z")
+        again = simulate("convergence", "--nodes", "2", "--seed", "5", "--json")
+        found = json.loads(again.out)
+        self.assertEqual(found["digest"], rows["digest"])
+        self.assertEqual((found["seed"], found["violations"]), (5, []))
+        self.assertEqual(found["figures"]["per_node"]["stored"], [10, 10])
+        self.assertEqual(found["replay"], "meshkit simulate convergence --nodes 2 --seed 5")
+
+    def test_a_bad_run_can_be_replayed(self) -> None:
+        done = simulate(f"{HERE}:TOY", "--seed", "8")
+        self.assertEqual(done.code, 1)
+        self.assertIn("s: odd at n0: published 0\\x1b[31m\n", done.out)
+        self.assertIn("  ... and 2 more\n", done.out)
+        replay = done.out.splitlines()[-1].split()
+        self.assertEqual(replay[:2], ["meshkit", "simulate"])
+        again = simulate(*replay[2:])
+        self.assertEqual(
+            [line for line in again.out.splitlines() if line.startswith("digest")],
+            [line for line in done.out.splitlines() if line.startswith("digest")],
+        )
+
+    def test_without_a_seed_one_is_drawn_and_told(self) -> None:
+        first, second = (json.loads(simulate(f"{HERE}:TOY", "--json").out) for _ in range(2))
+        self.assertNotEqual(first["seed"], second["seed"])
+        again = json.loads(simulate(*first["replay"].split()[2:], "--json").out)
+        self.assertEqual(again["digest"], first["digest"])
+
+    def test_a_plan_is_written_and_played(self) -> None:
+        file = Path(scratch(self), "plan.json")
+        done = simulate("convergence", "--nodes", "2", "--seed", "6", "--save-plan", str(file))
+        plan = decode_plan(file.read_bytes())
+        self.assertEqual(plan, SCENARIOS["convergence"].plan(6, nodes=2))
+        again = simulate("--plan", str(file))
+        self.assertEqual(again.out.splitlines()[-1], done.out.splitlines()[-1])
+        file.write_bytes(encode_plan(plan.with_actions(plan.actions[:3])))
+        some = json.loads(simulate("--plan", str(file), "--json").out)
+        self.assertEqual(some["figures"]["acknowledged"], 3)
+        self.assertEqual(some["replay"], f"meshkit simulate --plan {file}")
+        # The invariants of another scenario.
+        self.assertEqual(simulate(f"{HERE}:TOY", "--plan", str(file)).code, 1)
+
+
+class ManyRunsTests(SynchronousTestCase):
+    def test_each_is_a_line_and_the_first_that_fails_is_told(self) -> None:
+        done = simulate(f"{HERE}:TOY", "--seeds", "7..10")
+        self.assertEqual(done.code, 1)
+        lines = done.out.splitlines()
+        self.assertRegex(lines[0], r"\Aseed 7  good    1 acknowledged, 0 deliveries, ")
+        self.assertRegex(lines[1], r"\Aseed 8  FAILED  .* s: odd at n0: .* \(and 11 more\)\Z")
+        self.assertTrue(lines[2].startswith("seed 9  good"))
+        self.assertEqual(lines[4], "4 runs, 2 failed")
+        self.assertEqual(lines[-1], f"  meshkit simulate {HERE}:TOY --nodes 1 --seed 8")
+
+    def test_so_many_from_a_seed_on(self) -> None:
+        done = simulate(f"{HERE}:TOY", "--seed", "11", "--seeds", "1", "--json")
+        self.assertEqual(done.code, 0)
+        found = json.loads(done.out)
+        (run,) = found["runs"]
+        self.assertEqual((run["seed"], found["failed"]), (11, []))
+        self.assertNotIn("per_node", run["figures"])
+        self.assertEqual(simulate(f"{HERE}:TOY", "--seeds", "2").code, 1)
+
+
+class ListTests(SynchronousTestCase):
+    def test_every_scenario_is_a_line(self) -> None:
+        for arguments in ((), ("--list",)):
+            head, *lines = simulate(*arguments).out.splitlines()
+            self.assertEqual(head.split()[:2], ["SCENARIO", "NODES"])
+            self.assertEqual([line.split()[0] for line in lines], sorted(SCENARIOS))
+        listed = json.loads(simulate("--list", "--json").out)
+        self.assertEqual([each["name"] for each in listed], sorted(SCENARIOS))
+
+
+class MisuseTests(SynchronousTestCase):
+    def check(self, *arguments: str, told: str) -> None:
+        done = simulate(*arguments)
+        self.assertEqual((done.code, done.out), (2, ""), done)
+        self.assertIn(told, " ".join(done.err.split()))
+
+    def test_what_cannot_be_done_is_said(self) -> None:
+        known = ", ".join(sorted(SCENARIOS))
+        for arguments, told in (
+            (["nothing"], f"there is no scenario 'nothing': there are {known}, and MODULE:NAME"),
+            (["no.such.module:X"], "no.such.module"),
+            ([f"{HERE}:NOTHING"], "NOTHING"),
+            ([f"{HERE}:HERE"], "is no scenario, but str"),
+            ([":"], "there is no scenario ':'"),
+            (["convergence", "--nodes", "0"], "--nodes"),
+            (["convergence", "--nodes", str(verb.MAX_NODES + 1)], "--nodes"),
+            (["convergence", "--seed", "-1"], "--seed"),
+            (["convergence", "--seeds", "9..3"], "are 0 seeds"),
+            (["convergence", "--seeds", "0"], "are 0 seeds"),
+            (["convergence", "--seeds", f"0..{verb.MAX_SEEDS}"], "give 1 to 1,000,000"),
+            (["convergence", "--seeds", "a few"], "neither a number of seeds nor a range"),
+            (["convergence", "--seed", "1", "--seeds", "2..3"], "--seed is the first of"),
+            (["convergence", "--seeds", "2", "--save-plan", "x"], "--save-plan goes with one seed"),
+        ):
+            with self.subTest(arguments):
+                self.check(*arguments, told=told)
+
+    def test_a_plan_that_is_none(self) -> None:
+        file = Path(scratch(self), "plan.json")
+        self.check("--plan", str(file), told="does not exist")
+        plan = SCENARIOS["convergence"].plan(1, nodes=2)
+        for text, told in (
+            (b"", "this is no plan"),
+            (b"\xff", "this is no plan"),
+            (b'{"scenario": 3}', "Expected `str`, got `int`"),
+            (encode_plan(Plan("nothing", 1, 1.0, 1.0)), "there is no scenario 'nothing'"),
+            (
+                encode_plan(plan).replace(b'"latency"', b'"length"'),
+                "the plan cannot be played: ",
+            ),
+            (encode_plan(plan).replace(b'"n1"', b'"n0"'), "two members of the plan have one name"),
+        ):
+            with self.subTest(text):
+                file.write_bytes(text)
+                self.check("--plan", str(file), told=told)
+        file.write_bytes(encode_plan(plan))
+        self.check("--plan", str(file), "--seed", "3", told="--plan says all of a run")
