@@ -244,7 +244,9 @@ class Lookups:
             connection: Any, expired: Callable[[], bool]
         ) -> tuple[search.Listed, list[msgspec.Raw]]:
             listed = search.list_messages(connection, wanted, request.limit, request.offset, after)
-            return listed, [self._in_time(expired, row) for row in listed.rows]
+            items = [self._in_time(expired, row) for row in listed.rows]
+            # The rows are as large as the items, and not needed any more.
+            return evolve(listed, rows=[]), items
 
         listed, items = await self._lists.run(look)
         return Page(
@@ -284,12 +286,14 @@ class Lookups:
                     f"no message with hash {request.hash}, nor one about it, is stored here"
                 )
             thread = threads.read_thread(connection, start, request.depth, request.limit, after)
-            return thread, [
+            items = [
                 threads.shown_missing(entry)
                 if entry.row is None
                 else self._in_time(expired, entry.row, more=threads.extras(entry))
                 for entry in thread.entries
             ]
+            # As above.  The last one says where the next page begins.
+            return evolve(thread, entries=thread.entries[-1:]), items
 
         thread, items = await self._lists.run(look)
         last = thread.entries[-1].position if thread.more else None
