@@ -184,5 +184,18 @@ def prepare(request: IRequest, status: int, headers: Iterable[Header], body: byt
 
 
 def prepare_error(request: IRequest, error: MeshkitError) -> bytes:
-    """Like L{prepare}, for an error."""
+    """Like L{prepare}, for an error, whose L{frames are forgotten <forget_frames>}."""
+    forget_frames(error)
     return prepare(request, error.status, error_headers(error), encode_error(error))
+
+
+def forget_frames(error: MeshkitError) -> None:
+    """
+    Forget where an error that is being told was raised.
+
+    Its traceback keeps the frames that it went through, and they keep the request and what
+    there is of an answer.  Where one of them keeps the error too, under some name or in a
+    Failure, all that, perhaps 40 MiB, would be there until the garbage is collected, whose time
+    comes by the number of objects, not by their size.
+    """
+    error.__cause__ = error.__context__ = error.__traceback__ = None

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import isawaitable
 from typing import Any, Final
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, maybeDeferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -187,7 +188,9 @@ class Dispatcher:
     async def _handled(self, bound: BoundOperation, request: Any, caller: Caller) -> Any:
         asked = (request, caller) if bound.with_caller else (request,)
         try:
-            return await maybeDeferred(bound.handler, *asked)
+            given = bound.handler(*asked)
+            # A Deferred of a coroutine that fails keeps its frames by a circle, and the request.
+            return await given if isawaitable(given) else given
         except (MeshkitError, CancelledError):
             raise
         except Exception:

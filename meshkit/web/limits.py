@@ -354,13 +354,13 @@ class LimitedSite(Site):
         """Called by a channel when its client has taken all."""
         self._stuck.pop(channel, None)
 
-    def make_room_for_answers(self, who: str, size: int = 1) -> MeshkitError | None:
+    def make_room_for_answers(self, who: str, size: int = 1) -> None:
         """
         Cut off clients that do not take theirs, those with the largest first, until there
         is room for a caller's next one.
 
         @param size: its length, if it is known.
-        @return: L{None}, or why there is none yet.
+        @raise Overloaded: if there is none yet.
         """
         now = self.reactor.seconds()
         size = min(size, self.answers.each)
@@ -369,14 +369,9 @@ class LimitedSite(Site):
             stuck = [c for c in self._stuck if not mine or c.holder == who]
             overdue = [c for c in stuck if now - self._stuck[c] >= STUCK_SECONDS]
             if not overdue:
-                error = Overloaded("answers wait to be fetched: read them, then ask for more")
-                if stuck:
-                    due = min(self._stuck[c] for c in stuck) + STUCK_SECONDS
-                    error.details = {"retry_after": round(due - now, 3)}
-                return error
+                raise _no_room_for_answers([self._stuck[c] - now for c in stuck])
             channel = max(overdue, key=lambda c: c.unfetched)
             channel.cut_off()
-        return None
 
     def closed(self, channel: LimitedChannel) -> None:
         """Called by a channel when its connection is lost."""
@@ -419,12 +414,10 @@ class LimitedRequest(Request):
         """
         Called before an answer of that length is begun.
 
-        @raise Overloaded: if others wait to be fetched that leave no room for it.
+        @raise Overloaded: if there is no room for it.
         """
         if self.channel is not None:
-            error = self.channel.site.make_room_for_answers(self.who, size)
-            if error is not None:
-                raise error
+            self.channel.site.make_room_for_answers(self.who, size)
 
     def let_go(self, site: LimitedSite) -> None:
         """The body is needed no more.  May be called again."""
@@ -648,7 +641,11 @@ class LimitedChannel(HTTPChannel):
             return _no_room()
         if not site.has_connection_for(who):
             return Overloaded("this token has as many connections at work as one may have")
-        return None if site.answers.room(who) else site.make_room_for_answers(who)
+        try:
+            site.make_room_for_answers(who)
+        except Overloaded as e:
+            return e
+        return None
 
     def _origin_form(self, line: bytes) -> bytes:
         """
@@ -958,6 +955,14 @@ def too_large(limit: int) -> BodyTooLarge:
 
 def _no_room() -> Overloaded:
     return Overloaded("other requests take up the memory for bodies: try again in a moment")
+
+
+def _no_room_for_answers(stuck: Sequence[float]) -> Overloaded:
+    """@param stuck: since when clients do not read whose going would help; seconds, negative."""
+    error = Overloaded("answers wait to be fetched: read them, then ask for more")
+    if stuck:
+        error.details = {"retry_after": round(min(stuck) + STUCK_SECONDS, 3)}
+    return error
 
 
 def _write_error(

@@ -227,8 +227,12 @@ class RestDoor:
                 if operation.stream:
                     await self._stream(request, bound, wanted, caller)
                     return b""
-                given = await self._operations.run(bound, wanted, caller, _DOOR)
-                return await self._send(request, operation, given)
+                # Nobody but _send keeps what is given.
+                return await self._send(
+                    request,
+                    operation,
+                    await self._operations.run(bound, wanted, caller, _DOOR),
+                )
             except MeshkitError as e:
                 return prepare_error(request, e)
             except CancelledError:
@@ -245,6 +249,8 @@ class RestDoor:
         if operation.success == 204:
             return _without_body(request, 204, SAFE_HEADERS)
         kind, body = _body(operation, given)
+        # It is as large as the body, and compressing that may take its time.
+        del given
         headers = [(b"Content-Type", kind), *SAFE_HEADERS]
         compressed = False
         if len(body) >= MIN_COMPRESSED and operation.method == "GET" and compressible(kind):

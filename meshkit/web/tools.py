@@ -31,7 +31,7 @@ from meshkit.aliases import Alias, Way
 from meshkit.errors import AnswerTooLarge, InvalidRequest, MeshkitError
 from meshkit.operations import Advised, BoundOperation, Operation, Page
 from meshkit.web import untrusted
-from meshkit.web.answers import encode_advised, encode_answer, encode_page, fault
+from meshkit.web.answers import encode_advised, encode_answer, encode_page, fault, forget_frames
 from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.mcp.catalogue import Tool, ToolResult
@@ -285,9 +285,11 @@ def unwrapped(arguments: bytes, fields: Collection[str]) -> bytes:
 
 def refusal(error: MeshkitError, quotes: bool = False, *, structured: bool = True) -> ToolResult:
     """
+    @param error: its frames are L{forgotten <meshkit.web.answers.forget_frames>}.
     @param quotes: the message may quote what peers sent.
     @return: what a tool answers that could not do it.
     """
+    forget_frames(error)
     said = msgspec.to_builtins(fault(error))
     content = [_block(f"{said['message']} [{error.code}]")]
     if quotes:
