@@ -13,7 +13,8 @@ C{docs/troubleshooting.md} is keyed by it; C{message} is for people and may chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from math import ceil
 from typing import Any, Final
@@ -181,6 +182,18 @@ def prepare(request: IRequest, status: int, headers: Iterable[Header], body: byt
             request.setHeader(name, value)
     request.setHeader(b"Content-Length", b"%d" % len(body))
     return body
+
+
+def holding(request: IRequest, size: int) -> AbstractContextManager[None]:
+    """
+    While the body of an answer is worked on, before it is given to L{prepare}.
+
+    @param size: bytes of it.
+    @raise Overloaded: on entering, if clients leave so much unfetched, or others work on so
+        much, that there is no room for it.
+    """
+    hold: Callable[[int], AbstractContextManager[None]] | None = getattr(request, "holding", None)
+    return nullcontext() if hold is None else hold(size)
 
 
 def prepare_error(request: IRequest, error: MeshkitError) -> bytes:

@@ -22,10 +22,10 @@ L{LINGER_BYTES}.
 
 What all connections hold together is limited as well, and no caller may hold more than half
 of it: bytes of bodies, from their arrival until the answer is given (C{bodies}), and bytes
-of answers that clients have not taken (C{answers}); where these leave no room, those are
-cut off that have not read for L{STUCK_SECONDS}.  Of connections there may be so many
-that most are idle; at the limit the one that has been idle longest makes room for a new
-one, and nobody is turned away while there is such a one.
+of answers that clients have not taken, or that are being compressed for them (C{answers});
+where these leave no room, those are cut off that have not read for L{STUCK_SECONDS}.  Of
+connections there may be so many that most are idle; at the limit the one that has been idle
+longest makes room for a new one, and nobody is turned away while there is such a one.
 
 HTTP/1.1 only (1.0 is answered and closed): each channel is made by this module, so
 neither TLS's ALPN nor an upgrade can put HTTP/2 in its place.
@@ -34,8 +34,8 @@ neither TLS's ALPN nor an upgrade can put HTTP/2 in its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final
@@ -191,8 +191,9 @@ class LimitedSite(Site):
         @param max_body: bytes of one request body, which is kept in memory.
         @param max_bodies: bytes of all request bodies at a time, of one caller half of it;
             in any case one of the largest fits.  Without it, L{BODIES} times C{max_body}.
-        @param max_unfetched: bytes of answers that clients may leave unfetched, of one
-            caller half of it; who has more gets no further answer.
+        @param max_unfetched: bytes of answers that clients may leave unfetched, together
+            with those L{held <LimitedRequest.holding>}, of one caller half of it; who has
+            more gets no further answer.
         @param max_header_bytes: bytes of request line and headers together.
         @param max_headers: number of header lines.
         @param max_connections: connections at a time.  For one more the one is closed
@@ -418,6 +419,25 @@ class LimitedRequest(Request):
         """
         if self.channel is not None:
             self.channel.site.make_room_for_answers(self.who, size)
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """
+        While an answer of that length is worked on: it counts as one that is not fetched.
+
+        @raise Overloaded: if there is no room for it.
+        """
+        if self.channel is None:
+            # The client is gone, and what is done for it is about to be cancelled.
+            yield
+            return
+        site: LimitedSite = self.channel.site
+        site.make_room_for_answers(self.who, size)
+        site.answers.take(self.who, size)
+        try:
+            yield
+        finally:
+            site.answers.give_back(self.who, size)
 
     def let_go(self, site: LimitedSite) -> None:
         """The body is needed no more.  May be called again."""
@@ -959,7 +979,9 @@ def _no_room() -> Overloaded:
 
 def _no_room_for_answers(stuck: Sequence[float]) -> Overloaded:
     """@param stuck: since when clients do not read whose going would help; seconds, negative."""
-    error = Overloaded("answers wait to be fetched: read them, then ask for more")
+    error = Overloaded(
+        "other answers are being made or wait to be fetched: read them, then ask for more"
+    )
     if stuck:
         error.details = {"retry_after": round(min(stuck) + STUCK_SECONDS, 3)}
     return error

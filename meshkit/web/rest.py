@@ -57,6 +57,7 @@ from meshkit.web.answers import (
     encode_advised,
     encode_answer,
     encode_page,
+    holding,
     internal_error,
     method_not_allowed,
     prepare,
@@ -266,7 +267,9 @@ class RestDoor:
             if len(body) <= MAX_INLINE:
                 body = compress(body)
             elif self._run_in_thread is not None:
-                body = await self._run_in_thread(compress, body)
+                # Answers can be made much faster than they are compressed.
+                with holding(request, len(body)):
+                    body = await self._run_in_thread(compress, body)
         return prepare(request, operation.success, headers, body)
 
     def _can_compress(self, body: bytes) -> bool:

@@ -172,6 +172,11 @@ class FloodTests(CrowdCase):
     def test_clients_that_never_read(self) -> None:
         self.flood_unread(64 * 1024 + SLACK)
 
+    def test_clients_that_never_read_what_is_compressed_for_them(self) -> None:
+        # Five answers can wait for a thread that compresses; for each that has one, the
+        # compressed bytes are there twice while it ends.
+        self.flood_unread(64 * 1024 + 2 * SLACK, Accept_Encoding="gzip")
+
     def flood_unread(self, limit: int, **headers: str) -> None:
         """@param limit: of what the node may need for it; KiB."""
         self.node.start()

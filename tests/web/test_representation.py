@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from meshkit.operations import BoundOperation
+from meshkit.runtime.limits import Shares
 from meshkit.web.limits import LimitedSite
 from meshkit.web.representation import (
     MAX_INLINE,
@@ -181,6 +182,37 @@ class CompressionTests(DoorCase):
         (answer,) = connection.answers("GET")
         connection.lose()
         self.check_gzip(answer, self.ask("GET", target))
+
+    def test_what_waits_for_a_thread_counts_as_an_answer_that_is_not_read(self) -> None:
+        ask = request("GET", f"/v1/plain?size={MAX_INLINE}", None, {"Accept-Encoding": "gzip"})
+        size = len(self.ask("GET", f"/v1/plain?size={MAX_INLINE}").body)
+        answers = self.site.answers = Shares(8 * size, 4 * size - 1)
+        connections = [Connection(self.site) for _ in range(4)]
+        for connection in connections:
+            connection.send(ask)
+        first, second, third, fourth = connections
+        self.assertEqual((answers.taken, len(self.threaded)), (3 * size, 3))
+        (refused,) = fourth.answers("GET")
+        self.assertEqual((refused.status, refused.code), (503, "OVERLOADED"))
+        self.assertEqual(refused.headers["retry-after"], ["1"])
+        # When it is compressed, what is left of it has to have room.
+        self.threaded[0].callback(None)
+        self.assertEqual(first.answers("GET")[0].headers["content-encoding"], ["gzip"])
+        self.assertEqual(answers.taken, 2 * size)
+        # Nobody waits for what was to be compressed for who is gone.
+        second.lose()
+        self.assertTrue(self.threaded[1].called)
+        self.assertEqual(answers.taken, size)
+        self.threaded[2].errback(ZeroDivisionError())
+        self.assertEqual(third.answers("GET")[0].status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(answers.taken, 0)
+        fourth.send(ask)
+        self.threaded[3].callback(None)
+        self.assertEqual(fourth.answers("GET")[0].status, 200)
+        for connection in (first, third, fourth):
+            connection.lose()
+        self.assertEqual(answers.taken, 0)
 
     def test_without_threads_it_is_sent_as_it_is(self) -> None:
         self.site.resource = rest_door([*self.operations()]).resource()
