@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from meshkit.errors import MeshkitError
 from meshkit.sim.disk import PowerLost
@@ -41,9 +42,23 @@ def start_node(node: SimNode) -> None:
 
 def _call(run: Run, action: Action) -> None:
     node = run.nodes[action.where]
-    if node.ready:
-        args = action.args
-        node.call(args["method"], args["target"], args.get("body"))
+    if not node.ready:
+        return
+    args = action.args
+    target, body = args["target"], args.get("body")
+    about = args.get("about")
+    if about is not None:
+        # Keys and addresses are not known before there is a world.
+        key, address = run.key_of(about).text, run.address_of(about)
+        target = target.replace("{key}", quote(key, safe=""))
+        target = target.replace("{address}", quote(address, safe=""))
+        if body is not None:
+            known = {"{key}": key, "{address}": address}
+            body = {
+                name: known.get(value, value) if isinstance(value, str) else value
+                for name, value in body.items()
+            }
+    node.call(args["method"], target, body)
 
 
 def _start(run: Run, action: Action) -> None:
@@ -94,6 +109,10 @@ def _free(run: Run, action: Action) -> None:
     run.nodes[action.where].host.storage.free()
 
 
+def _mend(run: Run, action: Action) -> None:
+    run.nodes[action.where].host.storage.mend()
+
+
 def _fail_syncs(run: Run, action: Action) -> None:
     run.nodes[action.where].host.storage.fail_syncs(action.args.get("times", 1))
 
@@ -136,7 +155,8 @@ def _heal(run: Run, action: Action) -> None:
     run.world.network.heal()
 
 
-#: Everything that an action can be.
+#: Everything that an action can be.  C{call} takes C{method}, C{target}, C{body}, and C{about}:
+#: the member whose key and address stand for C{{key}} and C{{address}} in the others.
 ACTIONS: Final[dict[str, Do]] = {
     # What people and programs do.
     "call": _call,
@@ -150,6 +170,7 @@ ACTIONS: Final[dict[str, Do]] = {
     "free": _free,
     "fail-syncs": _fail_syncs,
     "fail-commits": _fail_commits,
+    "mend": _mend,
     "skew": _skew,
     "link": _link,
     "usual": _usual,

@@ -30,6 +30,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -338,6 +339,15 @@ class SimMemory(_Troubles, MemoryFile):
         self._first = None
         return super().prepare()
 
+    def look(self, sql: str, *args: Any) -> list[Any]:
+        """
+        @return: rows, without anything that uses the database noticing.
+        @raise sqlite3.Error: if it cannot be read now, or has not been made yet.
+        """
+        if self._anchor is None:
+            raise sqlite3.OperationalError(f"the database {self.name} has not been made yet")
+        return sqlite3.Connection.execute(self._anchor, sql, *args).fetchall()
+
     def image(self) -> bytes:
         """
         @return: all that has been committed.
@@ -405,6 +415,12 @@ class SimFile(_Troubles, DiskFile):
         # that are closing it had been run; and how many that were.
         self._frozen: tuple[bytes, bytes, int] | None = None
         self._frozen_at = 0
+
+    def look(self, sql: str, *args: Any) -> list[Any]:
+        """See L{SimMemory.look}.  Only while a process uses it."""
+        uri = f"{Path(self.name).as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            return connection.execute(sql, *args).fetchall()
 
     def _begin(self, connection: _Watched) -> None:
         self._level = connection.level()

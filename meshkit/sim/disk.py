@@ -221,6 +221,10 @@ class SimSystem:
         """Bytes in all files that have a name or are open."""
         return sum(entry.size for entry in self._entries())
 
+    def held(self, owner: object) -> int:
+        """@return: how many files are open, and perhaps locked, for a process."""
+        return sum(opened.owner is owner for opened in self._open.values())
+
     def end_process(self, owner: object = None) -> None:
         """
         Nothing is open or locked any more; nothing is lost.

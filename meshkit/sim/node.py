@@ -25,7 +25,7 @@ from meshkit.runtime.keyring import DOOR_TOKEN, NETWORK_SECRET, SECRET_KEY
 from meshkit.runtime.registry import compose
 from meshkit.runtime.workers import InlineWorkers, WorkerFactory
 from meshkit.services.config import NodeConfig
-from meshkit.services.node import NodeService, all_sections
+from meshkit.services.node import DATABASE, NodeService, all_sections
 from meshkit.sim.host import SimHost
 from meshkit.sim.process import Process
 from meshkit.sim.workers import InterleavedWorkers
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acknowledged", "NodeCall", "Said", "SimNode"]
 
-_PUBLISH = ("POST", "/v1/publish")
+_PUBLISH = ("/v1/publish", "/v1/publish/batch")
 _MAX_TOKEN = 4096
 
 
@@ -50,7 +50,7 @@ class Acknowledged:
     @ivar node: whose door.
     @ivar author: text form of the node's key.
     @ivar sequence: of the message in the node's feed.
-    @ivar hash: of the message.
+    @ivar hash: of the message; empty if that was not told, as of a batch.
     """
 
     at_ns: int
@@ -67,6 +67,8 @@ class Said:
 
     @ivar at_ns: when the answer was there, in the world's time.
     @ivar node: whose door.
+    @ivar number: of the call, among those to that door: as in the events C{door.call} and
+        C{door.answer}.
     @ivar method: of the request.
     @ivar target: its path and query string.
     @ivar body: what was sent, before it became JSON.
@@ -75,6 +77,7 @@ class Said:
 
     at_ns: int
     node: str
+    number: int
     method: str
     target: str
     body: Any
@@ -296,6 +299,16 @@ class SimNode(DoorCaller):
         """Does it run, with all its parts?"""
         return self.running and self.service.ready
 
+    def look(self, sql: str, *args: Any) -> list[Any]:
+        """
+        Look into its database, behind its back.
+
+        @param args: for the statement, one sequence.
+        @return: rows.
+        @raise sqlite3.Error: if that cannot be read now.
+        """
+        return self.host.storage.database(f"{self.folder}/{DATABASE}").look(sql, *args)
+
     # --- its door
 
     def call(self, method: str, target: str, body: Any = None, **headers: str | None) -> DoorCall:
@@ -303,7 +316,7 @@ class SimNode(DoorCaller):
         self._calls += 1
         self._asked = _Asked(self._calls, method, target, body)
         call = super().call(method, target, body, **headers)
-        self.host.event("door.call", number=self._calls, method=method, target=target)
+        self.host.event("door.call", number=self._calls, method=method, target=target, body=body)
         return call
 
     def _make_call(self, request: bytes) -> DoorCall:
@@ -318,12 +331,18 @@ class SimNode(DoorCaller):
             return
         self.host.event("door.answer", number=number, status=answer.status, data=call.received)
         at_ns = self._world.clock.ns
-        self._world._hear(Said(at_ns, self.name, asked.method, asked.target, asked.body, answer))
-        if (asked.method, asked.target.partition("?")[0]) == _PUBLISH and answer.status < 300:
-            said = answer.json["data"]
-            self._world._acknowledge(
-                Acknowledged(at_ns, self.name, said["author"], said["sequence"], said["hash"])
-            )
+        self._world._hear(
+            Said(at_ns, self.name, number, asked.method, asked.target, asked.body, answer)
+        )
+        path = asked.target.partition("?")[0]
+        if asked.method != "POST" or path not in _PUBLISH or answer.status >= 300:
+            return
+        said, author = answer.json["data"], self.identity.public.text
+        last = said.get("last", said.get("sequence"))
+        digest = said.get("last_hash", said.get("hash"))
+        for sequence in range(said.get("first", last), last + 1):
+            told = digest if sequence == last else ""
+            self._world._acknowledge(Acknowledged(at_ns, self.name, author, sequence, told))
 
     def _door_token(self) -> bytes:
         found: bytes = self.host.storage.files.read_secret(

@@ -125,6 +125,17 @@ class Process(MemoryHost):
 
     # --- its end
 
+    def left(self) -> list[str]:
+        """@return: what it has not ended or closed: C{["2 x timer", "1 x port"]}."""
+        counts = (
+            (len(self.getDelayedCalls()), "timer"),
+            (sum(port.listening for port in self._ports), "port"),
+            (sum(map(_is_connecting, self._connectors)), "attempt to connect"),
+            (sum(socket.is_open for socket in self._sockets), "connection"),
+            (sum(map(_is_open, self._connections)), "open database"),
+        )
+        return [f"{count} x {what}" for count, what in counts if count]
+
     def end(self) -> None:
         """The process is gone.  Nothing happens if it is already."""
         if not self.running:

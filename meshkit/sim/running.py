@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from attrs import frozen
@@ -20,13 +21,14 @@ from msgspec.structs import replace
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
+from meshkit.identity.keys import PublicKey
 from meshkit.sim.actions import perform, start_node
 from meshkit.sim.clock import nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.invariants import USUAL, Invariant, Violation
 from meshkit.sim.measures import Measures
 from meshkit.sim.network import SimNetwork
-from meshkit.sim.node import SimNode
+from meshkit.sim.node import Said, SimNode
 from meshkit.sim.schedule import Member, Plan
 from meshkit.sim.seeds import Seeds
 from meshkit.sim.world import World
@@ -130,9 +132,13 @@ class Run:
         self.liars: dict[str, Any] = {}
         self._invariants = [each() for each in invariants]
         self._over = False
+        self._folder = TemporaryDirectory() if plan.disk == "files" else None
+        if self._folder is not None:
+            options["folder"] = self._folder.name
         network: dict[str, Any] = dict(plan.network)
         self.world = World(plan.seed, make_network=partial(SimNetwork, **network), **options)
         self.world.watch(self._event)
+        self.world.listen(self._said)
         boxes = {
             name: self.world.network.nat(name, kind=kind)
             for name, kind in sorted(plan.boxes.items())
@@ -140,8 +146,10 @@ class Run:
         for member in plan.members:
             self._make(member, makers, boxes)
         self.measures = Measures(self)
+        everybody: list[Any] = [*self.nodes.values(), *self.liars.values()]
+        self._names = {each.identity.public.raw: each.name for each in everybody}
         for member in plan.members:
-            known = ", ".join(f'"{self._address(name)}"' for name in member.peers)
+            known = ", ".join(f'"{self.address_of(name)}"' for name in member.peers)
             if not member.liar:
                 self.nodes[member.name].configure(f"peers = [{known}]\n{member.config}")
 
@@ -152,12 +160,24 @@ class Run:
             member.name, makers=makers, behind=boxes.get(member.behind)
         )
 
-    def _address(self, name: str) -> str:
-        found = self.liars.get(name) or self.nodes[name]
-        address: str = found.address
+    # --- what invariants and actions call
+
+    def key_of(self, name: str) -> PublicKey:
+        """@return: the public key of a member."""
+        key: PublicKey = self._member(name).identity.public
+        return key
+
+    def address_of(self, name: str) -> str:
+        """@return: where others dial a member."""
+        address: str = self._member(name).address
         return address
 
-    # --- what invariants and actions call
+    def _member(self, name: str) -> Any:
+        return self.liars.get(name) or self.nodes[name]
+
+    def name_of(self, key: bytes) -> str:
+        """@return: whose public key it is, of the plan's members; its text, if nobody's."""
+        return self._names.get(key) or PublicKey(key).text
 
     def violated(self, invariant: str, node: str, text: str) -> None:
         """Something is not as it must be."""
@@ -191,6 +211,8 @@ class Run:
         finally:
             globalLogPublisher.removeObserver(observer)
             self.world.close()
+            if self._folder is not None:
+                self._folder.cleanup()
         return Outcome(self.plan, self.world.trace.digest, tuple(self.violations), self._figures())
 
     def _play(self) -> None:
@@ -257,6 +279,10 @@ class Run:
         if kind != "violation":
             for invariant in self._invariants:
                 invariant.event(self, kind, host, details)
+
+    def _said(self, said: Said) -> None:
+        for invariant in self._invariants:
+            invariant.said(self, said)
 
     def _logged(self, event: Any) -> None:
         failure = event.get("log_failure")

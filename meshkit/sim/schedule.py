@@ -9,7 +9,7 @@ can be kept in a file, sent to others, and made smaller until only what matters 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -72,6 +72,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     @ivar settle: seconds after that in which honest nodes have to agree.
     @ivar network: arguments of L{meshkit.sim.network.SimNetwork}: C{latency}, C{jitter},
         C{bandwidth}, C{loss}, C{cuts}.
+    @ivar disk: where databases are: in memory, modelled by transaction; or in real files,
+        which a crash cuts at a byte.
     @ivar boxes: kind of each box for address translation, by name.
     @ivar members: in the order in which they are made and started.
     @ivar actions: in any order; of two at one moment the first is done first.
@@ -82,6 +84,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float
     settle: float
     network: dict[str, float] = {}
+    disk: Literal["memory", "files"] = "memory"
     boxes: dict[str, str] = {}
     members: tuple[Member, ...] = ()
     actions: tuple[Action, ...] = ()

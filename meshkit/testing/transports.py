@@ -472,6 +472,11 @@ class _MemoryPort:
         self._network._ports[key] = self
         self.factory.doStart()
 
+    @property
+    def listening(self) -> bool:
+        key = (self._address.host, self._address.port)
+        return self._network._ports.get(key) is self
+
     def stopListening(self) -> Deferred[None]:
         key = (self._address.host, self._address.port)
         if self._network._ports.pop(key, None) is not None:

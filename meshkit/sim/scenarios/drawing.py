@@ -6,10 +6,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Any, Final
 
 from meshkit.sim.schedule import Action
 
-__all__ = ["names", "neighbours", "publications"]
+__all__ = ["changes", "names", "neighbours", "publications"]
+
+#: Tags that messages have, and that are subscribed to.
+TAGS: Final = ("north", "east", "south", "west")
+
+# Paths, and what is sent there to add something.
+_CHANGES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("/v1/follows", {}),
+    ("/v1/follows", {}),
+    ("/v1/blocks", {}),
+    ("/v1/topics", {}),
+    ("/v1/peers", {"address": "{address}"}),
+    ("/v1/tokens", {"name": "", "scopes": ["read"]}),
+)
+_OF_OTHERS: Final = frozenset({"/v1/follows", "/v1/blocks", "/v1/peers"})
 
 
 def names(count: int) -> list[str]:
@@ -41,21 +56,60 @@ def neighbours(rng: Random, members: Sequence[str], degree: int = 3) -> dict[str
 
 
 def publications(
-    rng: Random, authors: Sequence[str], count: int, seconds: float, *, size: int = 80
+    rng: Random,
+    authors: Sequence[str],
+    count: int,
+    seconds: float,
+    *,
+    size: int = 80,
+    mixed: bool = False,
 ) -> list[Action]:
     """
     @param seconds: within which they are published.
     @param size: letters of each, on average.
-    @return: so many messages by these authors.
+    @param mixed: one of ten is a batch of several, and one of five has a tag.
+    @return: so many calls by which these authors publish.
     """
     actions = []
     for number in range(count):
         author = authors[int(rng.random() * len(authors))]
         letters = 1 + int(rng.random() * 2 * size)
         text = f"{number} ".ljust(letters, "abcdefghij"[number % 10])
-        body = {"content": text}
         at = rng.random() * seconds
-        actions.append(
-            Action.after(at, "call", author, method="POST", target="/v1/publish", body=body)
-        )
+        how = rng.random() if mixed else 1.0
+        target, body = "/v1/publish", dict[str, Any](content=text)
+        if how < 0.1:
+            target, body = "/v1/publish/batch", {"contents": [text, text, text]}
+        elif how < 0.3:
+            body["tags"] = [TAGS[number % len(TAGS)]]
+        actions.append(Action.after(at, "call", author, method="POST", target=target, body=body))
+    return actions
+
+
+def changes(rng: Random, members: Sequence[str], count: int, seconds: float) -> list[Action]:
+    """
+    @param seconds: within which they are made.
+    @return: so many calls by which nodes follow, block, subscribe and the like, or take it
+        back.
+    """
+    actions = []
+    for number in range(count):
+        name = members[int(rng.random() * len(members))]
+        about = members[int(rng.random() * len(members))]
+        path, what = _CHANGES[int(rng.random() * len(_CHANGES))]
+        if about == name and path in _OF_OTHERS:
+            continue
+        method, body = ("POST", dict(what)) if rng.random() < 0.6 else ("DELETE", None)
+        tag = TAGS[number % len(TAGS)]
+        key = "{address}" if path == "/v1/peers" else "{key}"
+        if path == "/v1/topics" or path == "/v1/tokens":
+            key = tag
+        target = path if method == "POST" and what else f"{path}/{key}"
+        if body and "name" in body:
+            body["name"] = tag
+        at = rng.random() * seconds
+        args = dict[str, Any](method=method, target=target, about=about)
+        if body:
+            args["body"] = body
+        actions.append(Action.after(at, "call", name, **args))
     return actions

@@ -1,20 +1,18 @@
 """
-What must be so in every run, whatever happened: see L{Invariant}.
-
-A part that wants more of a world than L{USUAL} brings invariants of its own.
+What an invariant is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 if TYPE_CHECKING:
+    from meshkit.sim.node import Said
     from meshkit.sim.running import Run
 
-__all__ = ["USUAL", "Invariant", "Violation"]
+__all__ = ["Invariant", "Violation"]
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -36,7 +34,8 @@ class Violation(msgspec.Struct, frozen=True):
 class Invariant:
     """
     Something that must be so.  One object watches one run; each method may call
-    C{run.violated}.  They are called in this order; C{event} and C{sampled} many times.
+    C{run.violated}.  They are called in this order; C{event}, C{said} and C{sampled} many
+    times.  Only C{settled} may let time pass.
 
     @cvar name: in a word or two, for reports.
     """
@@ -48,6 +47,9 @@ class Invariant:
 
     def event(self, run: Run, kind: str, host: str, details: dict[str, Any]) -> None:
         """Something happened: see L{meshkit.sim.trace.Trace.event}."""
+
+    def said(self, run: Run, said: Said) -> None:
+        """A door has answered."""
 
     def sampled(self, run: Run) -> None:
         """Some time has passed."""
@@ -67,7 +69,3 @@ class Invariant:
 
     def stopped(self, run: Run) -> None:
         """Every node has been stopped in good order."""
-
-
-#: Those that every run is watched by.
-USUAL: Final[Sequence[type[Invariant]]] = ()
