@@ -27,13 +27,14 @@ from meshkit.sim.clock import nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.invariants import USUAL, Invariant, Violation
 from meshkit.sim.measures import Measures
+from meshkit.sim.minimise import BUDGET, Minimised, minimise
 from meshkit.sim.network import SimNetwork
 from meshkit.sim.node import Said, SimNode
 from meshkit.sim.schedule import Member, Plan
 from meshkit.sim.seeds import Seeds
 from meshkit.sim.world import World
 
-__all__ = ["MAX_VIOLATIONS", "SAMPLE", "Outcome", "Run", "Scenario", "play", "run"]
+__all__ = ["MAX_VIOLATIONS", "SAMPLE", "Outcome", "Run", "Scenario", "play", "reduce", "run"]
 
 #: Seconds of the world between two looks at it.
 SAMPLE: Final = 1.0
@@ -332,3 +333,24 @@ def run(
     @param options: more for L{World}.
     """
     return play(scenario.plan(seed, nodes=nodes, faults=faults), scenario, **options)
+
+
+def reduce(
+    outcome: Outcome, scenario: Scenario, *, budget: int = BUDGET, **options: Any
+) -> Minimised:
+    """
+    Make the plan of a run that failed smaller, by playing parts of it.
+
+    @param budget: how many are played at most.
+    @param options: more for L{World}.
+    @return: a plan in which the first of the invariants that failed fails as well.
+    @raise ValueError: if the run did not fail.
+    """
+    if not outcome.violations:
+        raise ValueError("nothing failed in this run")
+    which = outcome.violations[0].invariant
+
+    def fails(plan: Plan) -> bool:
+        return any(each.invariant == which for each in play(plan, scenario, **options).violations)
+
+    return minimise(outcome.plan, fails, budget=budget)

@@ -19,6 +19,8 @@ from meshkit.services.node import NodeService
 from meshkit.sim.invariants import (
     USUAL,
     Authentic,
+    Blameless,
+    Bounded,
     Converged,
     Durable,
     Invariant,
@@ -26,6 +28,7 @@ from meshkit.sim.invariants import (
     Sound,
     Violation,
 )
+from meshkit.sim.invariants.bounded import sizes
 from meshkit.sim.invariants.durable import brief
 from meshkit.sim.node import SimNode
 from meshkit.sim.running import Outcome, Run, play
@@ -352,6 +355,86 @@ class ConvergedTests(InvariantTests):
         self.assertEqual(violation.node, "ada")
         self.assertIn("it has 0 of @", violation.text)
         self.assertIn("and bob has 1", violation.text)
+
+
+class BlamelessTests(InvariantTests):
+    def note(self, code: str) -> Callable[[Run], None]:
+        def tamper(run: Run) -> None:
+            bob = run.nodes["bob"].identity.public
+            run.nodes["ada"].service.peers.ledger.offend(bob, code, "it did", 1.0)
+
+        return tamper
+
+    def test_what_one_honest_node_has_noted_of_another(self) -> None:
+        for moment in ("begun", "settled"):
+            # Of a process that ends before the end of the run, or goes on.
+            tamper = tampering(moment, self.note("FRAME_MALFORMED"))
+            violation = self.found(Blameless, tamper)
+            self.assertEqual(violation.node, "ada")
+            text = "it has noted of bob, who is honest: FRAME_MALFORMED: it did"
+            self.assertEqual(violation.text, text)
+
+    def test_what_a_bad_network_can_make_of_an_honest_node(self) -> None:
+        tamper = tampering("settled", self.note("PROMISE_BROKEN"))
+        self.assertEqual(self.play(Blameless, tamper).violations, ())
+
+
+class BoundedTests(InvariantTests):
+    def test_a_table_that_grows_beyond_its_limit(self) -> None:
+        def grow(run: Run) -> None:
+            for number in range(100):
+                run.nodes["ada"].process.callLater(10**6 + number, int)
+
+        violation = self.found(Bounded, tampering("sampled", grow, 2), [publish(1, "ada")])
+        self.assertEqual(violation.node, "ada")
+        self.assertRegex(violation.text, r"^timers: 10[0-9], and the limit is [0-9]{2}$")
+
+    def test_what_is_looked_at(self) -> None:
+        found: dict[str, tuple[int, int]] = {}
+
+        def look(run: Run) -> None:
+            key = run.nodes["bob"].identity.public.text
+            for what, size, limit in sizes(run.nodes["ada"]):
+                found[what.replace(key, "bob")] = size, limit
+
+        self.play(Bounded, tampering("settled", look), [publish(1, "ada")])
+        for size, limit in found.values():
+            self.assertLessEqual(size, limit)
+        self.assertEqual(
+            {what: limit for what, (_, limit) in found.items() if what != "timers"},
+            {
+                "connections with bob": 24,
+                "jobs for the database": 10_000,
+                "readers of the database": 10_000,
+                "calls of workers": 1_002,
+                "peers in the ledger": 4_096,
+                "peers that were added": 1_000,
+                "handshakes": 512,
+                "hellos": 8_192,
+                "links": 256,
+                "links with bob": 4,
+                "bytes in hand": 16 * 2**20 + 2 * 288 * 1024,
+                "authors of interests": 501_000,
+                "claims in all": 200_000,
+                "feeds on from bob": 4_096,
+                "feeds wanted by bob": 4_096,
+                "feeds fetched from bob": 256,
+                "claims of bob": 20_000,
+                "feeds told to bob": 4_096,
+                "news for bob": 20_000,
+            },
+        )
+        there = ("connections with bob", "links with bob", "feeds on from bob", "hellos")
+        self.assertEqual([found[what][0] for what in there], [1, 1, 1, 1])
+
+    def test_what_still_waits_when_there_is_nothing_to_do(self) -> None:
+        def leave(run: Run) -> None:
+            part: Any = run.nodes["ada"].service
+            part._parts["gossip"].digestion.add(5)
+
+        violation = self.found(Bounded, tampering("settled", leave))
+        text = "it has nothing to do, and there is still bytes in hand: 5"
+        self.assertEqual(violation.text, text)
 
 
 class QuietTests(InvariantTests):

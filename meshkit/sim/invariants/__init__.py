@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from meshkit.sim.invariants.authentic import Authentic
+from meshkit.sim.invariants.blameless import Blameless
+from meshkit.sim.invariants.bounded import Bounded
 from meshkit.sim.invariants.converged import Converged
 from meshkit.sim.invariants.durable import Durable
 from meshkit.sim.invariants.invariant import Invariant, Violation
@@ -20,6 +22,8 @@ from meshkit.sim.invariants.sound import Sound
 __all__ = [
     "USUAL",
     "Authentic",
+    "Blameless",
+    "Bounded",
     "Converged",
     "Durable",
     "Invariant",
@@ -29,4 +33,12 @@ __all__ = [
 ]
 
 #: Those that every run is watched by.
-USUAL: Final[Sequence[type[Invariant]]] = (Durable, Authentic, Converged, Quiet, Sound)
+USUAL: Final[Sequence[type[Invariant]]] = (
+    Durable,
+    Authentic,
+    Converged,
+    Blameless,
+    Bounded,
+    Quiet,
+    Sound,
+)

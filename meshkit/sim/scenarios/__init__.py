@@ -9,11 +9,12 @@ from typing import Final
 from meshkit.sim.running import Scenario
 from meshkit.sim.scenarios.churn import CHURN
 from meshkit.sim.scenarios.convergence import CONVERGENCE
+from meshkit.sim.scenarios.flash_crowd import FLASH_CROWD
 from meshkit.sim.scenarios.partition import PARTITION
 
 __all__ = ["SCENARIOS"]
 
 #: By name.
 SCENARIOS: Final[dict[str, Scenario]] = {
-    each.name: each for each in (CONVERGENCE, CHURN, PARTITION)
+    each.name: each for each in (CONVERGENCE, CHURN, PARTITION, FLASH_CROWD)
 }

@@ -1,0 +1,149 @@
+"""
+What peers and programs can make grow has limits, and keeps them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from meshkit.gossip import digestion, link, spread
+from meshkit.gossip.codec import MAX_FRAME
+from meshkit.gossip.part import MAX_INTEREST, MAX_LINKS_PER_PEER
+from meshkit.runtime import database, ledger, peers, workers
+from meshkit.shs import hellos, listener
+from meshkit.sim.invariants.invariant import Invariant
+
+if TYPE_CHECKING:
+    from meshkit.sim.node import SimNode
+    from meshkit.sim.running import Run
+
+__all__ = ["CONNECTIONS", "REST", "TIMERS", "TIMERS_PER_CONNECTION", "Bounded", "sizes"]
+
+#: Timers of a node, and for each of its connections.
+TIMERS: Final = 32
+TIMERS_PER_CONNECTION: Final = 12
+#: Connections of a machine with one other, in whatever state.
+CONNECTIONS: Final = 2 * MAX_LINKS_PER_PEER + listener.MAX_UNAUTHENTICATED_PER_ORIGIN
+#: Seconds in which nodes that have agreed come to rest.
+REST: Final = 10.0
+#: Nodes that are looked at at a time.
+_AT_A_TIME: Final = 20
+
+_Size = tuple[str, int, int]
+
+
+def sizes(node: SimNode) -> Iterator[_Size]:
+    """
+    @param node: it runs.
+    @return: what can grow in it, how much of it there is, and how much there may be.
+    """
+    service: Any = node.service
+    transports = node.host.net.transports
+    yield (
+        "timers",
+        len(node.process.getDelayedCalls()),
+        TIMERS + TIMERS_PER_CONNECTION * len(transports),
+    )
+    machines = Counter(each.connection.other(each).machine.name for each in transports)
+    for name, count in machines.items():
+        yield f"connections with {name}", count, CONNECTIONS
+    status = service._database.status()
+    yield "jobs for the database", status.waiting_writes, database.MAX_WAITING
+    yield "readers of the database", status.waiting_reads, database.MAX_WAITING
+    yield (
+        "calls of workers",
+        service._workers.outstanding,
+        service._workers.size + workers.MAX_WAITING,
+    )
+    yield "peers in the ledger", len(service.peers.ledger.accounts()), ledger.MAX_ACCOUNTS
+    added = [entry for entry in service.peers.entries() if entry.source != "config"]
+    yield "peers that were added", len(added), peers.MAX_ADDED
+    yield "handshakes", len(service._listener._waiting), listener.MAX_UNAUTHENTICATED
+    yield "hellos", len(service._listener._replays), hellos.MAX_REMEMBERED_HELLOS
+    gossip = service._parts.get("gossip")
+    if gossip is not None:
+        yield from _gossip_sizes(gossip)
+
+
+def _gossip_sizes(part: Any) -> Iterator[_Size]:
+    links = part._links
+    yield "links", len(links), part._config.max_links
+    by_peer = Counter(each.connected_to.text for each in links)
+    for peer, count in by_peer.items():
+        yield f"links with {peer}", count, MAX_LINKS_PER_PEER
+    # A frame more is handled when there is room for a byte.
+    yield "bytes in hand", part.digestion.in_all, digestion.MAX_IN_ALL + 2 * MAX_FRAME
+    interest = sum(len(each.interest) for each in links)
+    yield "authors of interests", interest, MAX_INTEREST + 1_000 * len(links)
+    claims = sum(len(partner.claims) for partner in part.spread.partners)
+    yield "claims in all", claims, spread.MAX_CLAIMS_IN_ALL
+    for each in links:
+        partner, peer = each.partner, each.connected_to.text
+        yield f"feeds on from {peer}", len(partner.on), spread.MAX_ON
+        yield f"feeds wanted by {peer}", len(partner.wanted), spread.MAX_ON
+        yield f"feeds fetched from {peer}", len(partner.due), spread.MAX_CATCHING
+        yield f"claims of {peer}", len(partner.claims), spread.MAX_CLAIMS
+        yield f"feeds told to {peer}", len(partner.told), spread.MAX_TOLD
+        yield f"news for {peer}", len(each.telling._news), link.MAX_NEWS
+
+
+def _left(node: SimNode, honest: frozenset[bytes]) -> Iterator[tuple[str, int]]:
+    """What has to be nothing in a node that has nothing to do."""
+    service: Any = node.service
+    status = service._database.status()
+    yield "jobs for the database", status.waiting_writes + status.waiting_reads
+    yield "calls of workers", service._workers.outstanding
+    gossip = service._parts.get("gossip")
+    if gossip is None:
+        return
+    yield "bytes in hand", gossip.digestion.in_all
+    for each in gossip._links:
+        peer = each.connected_to
+        if peer.raw in honest:
+            yield f"feeds fetched from {peer.text}", len(each.partner.due)
+            yield f"news for {peer.text}", len(each.telling._news)
+
+
+class Bounded(Invariant):
+    """
+    While a run goes on, no table and no queue of a node is over its limit: those that peers
+    and callers can make grow, by the limits that stand in the code and in docs/protocol, and
+    the timers and connections of the process.  When all have agreed and some seconds have
+    passed, nothing is waiting, for honest peers, in any of them.
+
+    The innards of a node are read for that, as no door shows all of them.
+    """
+
+    name = "bounded"
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._told: set[tuple[str, str]] = set()
+
+    def sampled(self, run: Run) -> None:
+        # In turn: there may be a thousand of them.
+        names = list(run.nodes)
+        for _ in range(min(len(names), _AT_A_TIME)):
+            node = run.nodes[names[self._next % len(names)]]
+            self._next += 1
+            if node.ready:
+                self._check(run, node)
+
+    def _check(self, run: Run, node: SimNode) -> None:
+        for what, size, limit in sizes(node):
+            if size > limit and (node.name, what) not in self._told:
+                self._told.add((node.name, what))
+                run.violated(self.name, node.name, f"{what}: {size}, and the limit is {limit}")
+
+    def settled(self, run: Run) -> None:
+        run.world.run(REST)
+        honest = frozenset(node.identity.public.raw for node in run.nodes.values())
+        for node in run.nodes.values():
+            if node.ready:
+                self._check(run, node)
+                left = [f"{what}: {size}" for what, size in _left(node, honest) if size]
+                if left:
+                    text = f"it has nothing to do, and there is still {', '.join(left)}"
+                    run.violated(self.name, node.name, text)
