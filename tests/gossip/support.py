@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,22 +18,10 @@ from meshkit.feed import part as feed_part
 from meshkit.feed import retention
 from meshkit.feed.part import FeedPart
 from meshkit.gossip import part as gossip_part
-from meshkit.gossip.codec import (
-    Frame,
-    FrameDecoder,
-    Hello,
-    Interest,
-    Messages,
-    Note,
-    Ping,
-    Pong,
-    Ranges,
-    Stopped,
-    encode,
-)
+from meshkit.gossip.codec import Frame, Messages, Note, Stopped
 from meshkit.gossip.link import GossipLink
 from meshkit.gossip.part import LABEL, VERSION, GossipPart
-from meshkit.gossip.reconcile import Entries, Entry, Step, Window, asked_window, make_salt
+from meshkit.gossip.reconcile import Entry
 from meshkit.gossip.spread import RECEIVE, REPLICATE
 from meshkit.identity.addresses import MeshAddress, PeerAddress
 from meshkit.identity.keys import PublicKey
@@ -42,6 +30,7 @@ from meshkit.parts import PartContext
 from meshkit.runtime.container import MemoryFile
 from meshkit.testing.identities import Author
 from meshkit.testing.nodes import make_context, run_clock
+from meshkit.testing.peers import GossipPeer
 from meshkit.testing.transports import Chunker, MemoryWire
 from tests import declared
 
@@ -161,73 +150,26 @@ def make_gossip_context(context: PartContext, feed: FeedPart, config: dict[str, 
     return evolve(context, config=gossip_part.Config(**config), find={IFeedStore: feed}.get)
 
 
-#: What every liar says first.
-NONCE = b"n" * 16
-
-
-class Liar(Protocol):
+class Liar(GossipPeer):
     """
     A peer that does what the test says, and nothing by itself but what it takes to be let
-    in: it greets, is interested in everything, says that it is there, and has nothing to
-    add to what it is asked to compare.
+    in: see L{GossipPeer}.
 
     @ivar frames: what it was sent.
-    @ivar polite: it does what is said above.
-    @ivar entries: what it says it has, when it is asked to compare.
     """
 
     def __init__(self, polite: bool = True, entries: Sequence[Entry] = ()) -> None:
+        super().__init__(polite, entries)
         self.frames: list[Frame] = []
         self.lost: Failure | None = None
-        self.polite = polite
         self.key = b""
-        self.entries = list(entries)
-        self._decoder = FrameDecoder()
-        self._nonce = b""
-        self._window: Window | None = None
 
-    def connectionMade(self) -> None:
-        if self.polite:
-            self.say(Hello(NONCE), Interest(True, [], [], False))
-
-    def dataReceived(self, data: bytes) -> None:
-        for frame in self._decoder.receive(data):
-            self.frames.append(frame)
-            if self.polite:
-                self._answer(frame)
-
-    def _answer(self, frame: Frame) -> None:
-        match frame:
-            case Hello():
-                self._nonce = frame.nonce
-            case Ping():
-                self.say(Pong(frame.token))
-            case Ranges():
-                self._compare(frame)
-
-    def _compare(self, frame: Ranges) -> None:
-        """The place dialled us."""
-        step = Step(frame.round, frame.more, frame.body)
-        if frame.round == 0:
-            entries = Entries(make_salt(self._nonce, NONCE))
-            entries.add(sorted(self.entries, key=lambda entry: entry.author))
-            lower, upper = asked_window(step)
-            self._window = Window(entries, lower, upper, begins=False)
-        if self._window is None:
-            # It asked, and says nothing more.
-            return
-        for answer in self._window.receive(step):
-            self.say(Ranges(frame.window, answer.round, answer.more, answer.body))
+    def heard(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        super().heard(frame)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason
-
-    def say(self, *frames: Frame) -> None:
-        self.say_bytes(b"".join(map(encode, frames)))
-
-    def say_bytes(self, data: bytes) -> None:
-        assert self.transport is not None
-        self.transport.write(data)
 
     def tell(self, author: Author | bytes, sequence: int) -> None:
         """Say that it has a feed up to there."""
@@ -258,6 +200,12 @@ class Liar(Protocol):
     def wanted(self) -> list[tuple[bytes, int]]:
         """What it was asked for: after which sequence."""
         return [(a, n) for a, n, flags in self.notes() if flags & RECEIVE]
+
+    def wanted_no_more(self) -> bool:
+        """Was its own feed turned off?"""
+        said = [e for f in self.frames if isinstance(f, Note) for e in f.entries]
+        own = [flags for author, _, flags in said if author == self.key]
+        return bool(own) and not own[-1] & RECEIVE
 
     def got(self) -> list[bytes]:
         return [t for f in self.frames if isinstance(f, Messages) for t in f.texts]

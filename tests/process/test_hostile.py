@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import define, field
 from twisted.internet import reactor
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
@@ -25,13 +24,9 @@ from meshkit.feed.canonical import prepare_content
 from meshkit.feed.message import Message, sign_message
 from meshkit.gossip.codec import (
     MAX_FRAME,
-    FrameDecoder,
-    Hello,
-    Interest,
     Messages,
     Note,
     Ping,
-    Pong,
     Proof,
     Stopped,
     encode,
@@ -42,6 +37,7 @@ from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.network import NetworkSecret
 from meshkit.shs import Capability, ClientHandshake, wrap_client
+from meshkit.testing.peers import GossipPeer
 from tests.process.mesh import Mesh, Node, Shared, connect, wait_for
 
 #: Seconds after which something that has to happen has not happened.  More than the
@@ -55,31 +51,23 @@ def tearDownModule() -> None:
     _shared.close()
 
 
-@define(eq=False)
-class Hostile(Protocol):
+class Hostile(GossipPeer):
     """A peer that speaks gossip as its test wants it to."""
 
-    frames: list[Any] = field(factory=list)
-    answer: Callable[[Hostile, Any], None] = field(default=lambda _peer, _frame: None)
-    gone: bool = False
-    _decoder: FrameDecoder = field(factory=FrameDecoder)
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[Any] = []
+        self.gone = False
+        self.react: Callable[[Hostile, Any], None] = lambda _peer, _frame: None
 
-    def connectionMade(self) -> None:
-        self.send(Hello(bytes(16)), Interest(True, [], [], False))
-
-    def dataReceived(self, data: bytes) -> None:
-        for frame in self._decoder.receive(data):
-            self.frames.append(frame)
-            if isinstance(frame, Ping):
-                self.send(Pong(frame.token))
-            self.answer(self, frame)
+    def answer(self, frame: Any) -> None:
+        self.frames.append(frame)
+        if isinstance(frame, Ping):
+            super().answer(frame)
+        self.react(self, frame)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self.gone = True
-
-    def send(self, *frames: Any) -> None:
-        for frame in frames:
-            self.transport.write(encode(frame))  # type: ignore[union-attr]
 
 
 def rss(pid: int) -> int:
@@ -186,7 +174,7 @@ class HostileTests(TestCase):
         """A peer that the node has let in."""
         peer = Hostile()
         if answer is not None:
-            peer.answer = answer
+            peer.react = answer
         await wrap_client(
             reactor,
             HostnameEndpoint(reactor, *self.node.mesh_port),
@@ -377,10 +365,10 @@ class HostileTests(TestCase):
 
     async def test_messages_that_nobody_wanted(self) -> None:
         peer = await self.dial()
-        peer.send(Messages(self.us.public.raw, 1, [message_of(self.us, 1, "hello").raw]))
+        peer.say(Messages(self.us.public.raw, 1, [message_of(self.us, 1, "hello").raw]))
         # Once may be an accident; who goes on is banned.
         for _ in range(5):
-            peer.send(Messages(self.us.public.raw, 2, [message_of(self.us, 1, "hello").raw]))
+            peer.say(Messages(self.us.public.raw, 2, [message_of(self.us, 1, "hello").raw]))
         await self.check_broken("NOT_ASKED_FOR", peer)
         self.assertEqual(self.node.get(f"/v1/feed/{self.us.public.text.replace('/', '%2F')}"), [])
 
@@ -405,10 +393,10 @@ class HostileTests(TestCase):
             if isinstance(frame, Note):
                 for wanted, after, flags in frame.entries:
                     if wanted == author.raw and flags & RECEIVE and after == 0:
-                        peer.send(Messages(wanted, 1, list(texts)))
+                        peer.say(Messages(wanted, 1, list(texts)))
 
         peer = await self.dial(answer=answer)
-        peer.send(Note([(author.raw, len(texts), REPLICATE)]))
+        peer.say(Note([(author.raw, len(texts), REPLICATE)]))
         return peer
 
     async def check_message_refused(self, code: str, author: PublicKey, *texts: bytes) -> None:
@@ -472,13 +460,13 @@ class HostileTests(TestCase):
             if isinstance(frame, Note):
                 for author, have, flags in frame.entries:
                     if author == self.us.public.raw and not flags & RECEIVE:
-                        peer.send(Stopped([author]))
+                        peer.say(Stopped([author]))
                     elif author == self.us.public.raw:
                         texts = [other.raw, after.raw][have:]
-                        peer.send(Messages(author, have + 1, texts))
+                        peer.say(Messages(author, have + 1, texts))
 
         second = await self.dial(Identity(self.rng.randbytes(32)), answer=answer)
-        second.send(Note([(self.us.public.raw, 2, REPLICATE)]))
+        second.say(Note([(self.us.public.raw, 2, REPLICATE)]))
         # The node asks for what is before it, and so has both messages of one place.
         await self.wait("refusal", self.counted("FORK_REFUSED", "parts", "feed", "refused"))
         await self.wait(
