@@ -171,7 +171,9 @@ class Fetching:
         now = self._link.reactor.seconds()
         if self._link.spread.refuse(self._link.partner, author, sequence, now, fork_from=fork_from):
             self.tell_off([author])
-        self._link.part.prefer_author(author, self._link)
+        # The author goes on with the branch that is here; the other one is followed back.
+        if not fork_from:
+            self._link.part.prefer_author(author, self._link)
 
     def _do_not_take(self, author: bytes, sequence: int) -> None:
         now = self._link.reactor.seconds()

@@ -670,7 +670,8 @@ class Spread:
         off = self.turn_off(partner, author)
         self._forget_claim(partner, author)
         if refusal.back:
-            self.claim_again(partner, author, sequence)
+            # The message itself is here, and if it has proven the fork nobody serves it again.
+            self.claim_again(partner, author, sequence - 1)
         return off
 
     def not_taken(self, partner: Partner, author: bytes, sequence: int, now: float) -> bool:
@@ -724,10 +725,13 @@ class Spread:
         if feed.source is None:
             self._free(partner, author)
 
-    def parted(self, partner: Partner, author: bytes, sequence: int) -> None:
+    def parted(self, partner: Partner, author: bytes, sequence: int) -> list[Partner]:
         """
         The peer has another message than we at one place: ask for what is before it, to
-        find where the two branches part.
+        find where the two branches part.  It takes the place of whoever the feed comes from,
+        which may be the author, who gives each of us a branch of his own.
+
+        @return: from whom it has to be turned off: nobody, or who sent it until now.
         """
         refusals = self._record(partner.key).refusals
         refusal = refusals.get(author)
@@ -735,7 +739,15 @@ class Spread:
             refusals[author] = Refusal(sequence, 0.0, FIRST_PAUSE / 2, back=1)
             if len(refusals) > MAX_REFUSED_FEEDS:
                 del refusals[next(iter(refusals))]
-            self.claim_again(partner, author, sequence)
+        elif not refusal.back:
+            return []
+        if author in partner.on or not self._room(partner, author):
+            return []
+        feed = self._feeds.get(author)
+        before = None if feed is None else feed.source
+        off = [] if before is None or not self.turn_off(before, author) else [before]
+        self.claim_again(partner, author, sequence)
+        return off
 
     def _record(self, key: bytes) -> _Record:
         record = self._records.pop(key, None) or _Record()

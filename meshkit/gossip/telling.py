@@ -83,7 +83,8 @@ class Telling:
             ):
                 self.tell_proof(author, ours.forked)
             elif theirs is not None and has == have and ours.head != theirs.head:
-                self._link.spread.parted(self._link.partner, author, have)
+                for before in self._link.spread.parted(self._link.partner, author, have):
+                    self._link.part.turn_off(before, [author])
         self._link.part.ask_all()
 
     def compared(self, lower: bytes, upper: bytes) -> None:

@@ -51,6 +51,7 @@ from meshkit.gossip.part import (
     MAX_LINKS_PER_PEER,
     VERSION,
 )
+from meshkit.gossip.reconcile import Entry
 from meshkit.gossip.selection import MAX_AUTHORS
 from meshkit.gossip.spread import (
     GRAFT_AFTER,
@@ -1034,6 +1035,35 @@ class Lies(GossipCase):
         stuck.callback([])
         self.run_for()
         self.assertEqual(self.me.links, [])
+
+    def test_a_branch_is_followed_back_with_whom_it_was_found_and_not_with_the_author(self) -> None:
+        """He would go on with the branch that is here already."""
+        place = self.place("place")
+        one, other = Author("fork"), Author("fork")
+        for author in (one, other):
+            author.write_many(3)
+            for _ in range(9):
+                author.write({"branch": str(author is one)})
+        key = one.key
+        source = self.lie_to(place, "fork")
+        source.give(key, 1, one.raws)
+        self.run_for()
+        head = bytes.fromhex(other.messages[-1].hash)
+        peer = self.be_dialled_by(place, entries=[Entry(key, 12, head)])
+        asked: list[int] = []
+        for _ in range(6):
+            if source.wanted_no_more():
+                source.frames.clear()
+                source.stop(key)
+            for after in [n for a, n in peer.wanted() if a == key][len(asked) :]:
+                asked.append(after)
+                peer.give(key, after + 1, other.raws[after:])
+                self.run_for(0)
+                peer.stop(key)
+            self.run_for(0.1)
+        self.assertEqual(asked, [11, 9, 5, 0])
+        (frontier,) = [f for f in place.frontier() if f.author == key]
+        self.assertEqual((frontier.sequence, frontier.forked), (3, 4))
 
 
 class Tables(GossipCase):

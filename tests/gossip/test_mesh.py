@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 
 from meshkit.gossip import comparing, reconcile, spread
-from meshkit.gossip.codec import Messages, Proof, Ranges
+from meshkit.gossip.codec import Messages, Note, Proof, Ranges
 from meshkit.gossip.link import GossipLink
 from meshkit.gossip.spread import GRAFT_AFTER
 from meshkit.interfaces import Gap
@@ -340,6 +340,36 @@ class Forks(MeshCase):
         proofs = self.watch(places[2], Proof)
         self.run_for(1000)
         self.assertEqual(proofs, [])
+
+    def test_two_who_have_a_branch_each_from_the_author_find_where_they_part(self) -> None:
+        """... while the author goes on with both, and is the source of either."""
+        for number, (common, more) in enumerate(((7, 5), (0, 1), (3, 20))):
+            with self.subTest(common=common, more=more):
+                a, b = (self.place(f"{name}{number}", interval=30.0) for name in "ab")
+                branches = self.branches(common, more + 40, more + 40)
+                here = common + more
+                links = []
+                for place, raws in zip((a, b), branches, strict=True):
+                    author = self.lie_to(place, "fork")
+                    author.give(author.key, 1, raws[:here])
+                    links.append(author)
+                self.run_for(1)
+                self.connect(a, b)
+                for sequence in range(here + 1, here + 41):
+                    for author, raws in zip(links, branches, strict=True):
+                        if author.wanted_no_more():
+                            author.frames.clear()
+                            author.stop(author.key)
+                        elif author.of_kind(Note):
+                            author.give(author.key, sequence, [raws[sequence - 1]])
+                    self.run_for(5)
+                self.assert_same([a, b])
+                (frontier,) = a.frontier()
+                self.assertEqual((frontier.sequence, frontier.forked), (common, common + 1))
+                # Nobody is blamed for what lies behind a fork and is not served any more.
+                self.run_for(spread.MADE_GOOD)
+                for place, other in ((a, b), (b, a)):
+                    self.assertEqual(place.gossip.ledger.account(other.key).score, 100.0)
 
     def test_wherever_two_branches_part_it_is_found(self) -> None:
         for number, (common, one, other) in enumerate(
