@@ -169,13 +169,14 @@ IMPURE: Final = (
     "twisted.web",
 )
 
-#: Where signing without a context is part of an older protocol.
+#: Where signing without a context is part of an older protocol, or a lie.
 RAW_SIGNERS: Final = (
     "meshkit.identity",
     "meshkit.shs",
     "meshkit.crypto.sealed",
     "meshkit.feed.message",
     "meshkit.feed.private_box",
+    "meshkit.sim.liars.forging",
 )
 RAW_SIGNING: Final = frozenset({"_sign_raw", "_x25519_secret"})
 

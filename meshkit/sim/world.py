@@ -37,6 +37,7 @@ from meshkit.runtime.registry import discover_parts
 from meshkit.sim.clock import SimClock, nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.host import SimHost
+from meshkit.sim.liars import LIARS, Liar
 from meshkit.sim.memo import Memo
 from meshkit.sim.network import SimNetwork
 from meshkit.sim.node import Acknowledged, Said, SimNode
@@ -124,6 +125,7 @@ class World:
         that in which they were asked.
     @ivar hosts: its machines by name.
     @ivar nodes: in the order in which they were made.
+    @ivar liars: those who lie, likewise.
     @ivar acknowledged: every message of which a door has said that it is stored, in the
         order in which that was heard.
     """
@@ -168,6 +170,7 @@ class World:
         )
         self.hosts: dict[str, SimHost] = {}
         self.nodes: list[SimNode] = []
+        self.liars: list[Liar] = []
         self.acknowledged: list[Acknowledged] = []
         self._collect_every = collect_every
         # How many processes and events there had been when all was looked at.
@@ -230,6 +233,30 @@ class World:
     def _hear(self, said: Said) -> None:
         for listener in self._listeners:
             listener(said)
+
+    def liar(
+        self,
+        name: str,
+        kind: str,
+        *,
+        dials: Sequence[str] = (),
+        behind: Any = None,
+        **manners: Any,
+    ) -> Liar:
+        """
+        Make somebody who lies, on a machine of his own.  He begins when he is started.
+
+        @param kind: of L{LIARS}.
+        @param dials: addresses of nodes that he dials; nodes may dial him as well.
+        @param behind: see L{host}.
+        @param manners: further arguments of that kind.
+        @raise ValueError: if there is no such kind, or a machine of that name.
+        """
+        if kind not in LIARS:
+            raise ValueError(f"nobody lies in the way {kind!r}: choose from {', '.join(LIARS)}")
+        liar = LIARS[kind](self, self.host(name, behind=behind), dials, **manners)
+        self.liars.append(liar)
+        return liar
 
     def _acknowledge(self, message: Acknowledged) -> None:
         self.acknowledged.append(message)
@@ -301,7 +328,9 @@ class World:
             gc.collect()
 
     def stop(self) -> None:
-        """Stop every node that runs, and L{close}."""
+        """Stop every liar and every node that runs, and L{close}."""
+        for liar in self.liars:
+            liar.stop()
         for node in self.nodes:
             if node.running:
                 node.stop()

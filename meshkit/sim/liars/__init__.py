@@ -1,0 +1,31 @@
+"""
+Peers that lie, on the real wire.
+
+A liar has a machine in a world.  What runs there is an honest protocol stack in small, with
+one behaviour replaced: see L{meshkit.sim.liars.liar}.  L{LIARS} has all kinds by name::
+
+    eve = world.liar("eve", "forged", dials=[ada.address])
+    eve.start()
+    world.run(60)
+    assert len(eve.told) > 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from meshkit.sim.liars.equivocating import Equivocating
+from meshkit.sim.liars.forged import Forged
+from meshkit.sim.liars.hanging import Hanging
+from meshkit.sim.liars.liar import Liar
+from meshkit.sim.liars.silent import Silent
+from meshkit.sim.liars.told import Lie, Told
+
+__all__ = ["LIARS", "Liar", "Lie", "Told"]
+
+_KINDS: Final = (Forged, Equivocating, Silent, Hanging)
+
+#: All kinds of liars, by name.
+LIARS: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _KINDS})
