@@ -17,6 +17,7 @@ from attrs import frozen
 
 from meshkit.cli.output import json_option, line, print_json, table
 from meshkit.sim.invariants import Invariant, Violation
+from meshkit.sim.report import write_report
 from meshkit.sim.running import Outcome, Run, Scenario
 from meshkit.sim.scenarios import SCENARIOS
 from meshkit.sim.schedule import MAX_PLAN, Plan, decode_plan, encode_plan
@@ -113,6 +114,11 @@ class _Played:
     type=click.Path(dir_okay=False, writable=True),
     help="Write the plan into a file, as JSON.",
 )
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, writable=True),
+    help="Write a page with plots, which opens offline.",
+)
 @json_option
 def simulate(
     scenario: str | None,
@@ -122,6 +128,7 @@ def simulate(
     seeds: tuple[int | None, int] | None,
     plan_file: str | None,
     save_plan: str | None,
+    report: str | None,
     as_json: bool,
 ) -> None:
     """
@@ -132,8 +139,10 @@ def simulate(
     for byte. SCENARIO is one of 'meshkit simulate --list', or MODULE:NAME of your own.
 
     Exit code 1 says that something was not as it must be; the command that replays that run
-    is printed then. With --seeds each run is a line, and the first that fails is told in full.
+    is printed then. With --seeds each run is a line, and the first that fails is told in full;
+    --report is of that one, or of the last.
     """
+    played = None
     if listing or (scenario is None and plan_file is None):
         _list(as_json)
     elif plan_file is not None:
@@ -143,19 +152,33 @@ def simulate(
             )
         plan = _read_plan(plan_file)
         found = _find(scenario or plan.scenario)
-        _one(found, plan, join(_words(scenario, plan=plan_file)), save_plan, as_json)
+        _claim(report)
+        played = _one(found, plan, join(_words(scenario, plan=plan_file)), save_plan, as_json)
     else:
         assert scenario is not None
         found = _find(scenario)
+        _claim(report)
         if seeds is None:
             drawn = SystemRandom().getrandbits(32) if seed is None else seed
             plan = found.plan(drawn, nodes=nodes)
             words = _words(scenario, nodes=nodes or found.nodes, seed=drawn)
-            _one(found, plan, join(words), save_plan, as_json)
+            played = _one(found, plan, join(words), save_plan, as_json)
         elif save_plan is not None:
             raise click.UsageError("--save-plan goes with one seed")
         else:
-            _several(found, scenario, nodes, _range(seed, *seeds), as_json)
+            played = _several(found, scenario, nodes, _range(seed, *seeds), as_json)
+    if played is not None:
+        if report is not None:
+            text = write_report(played.outcome, replay=played.replay, real_s=played.real_s)
+            Path(report).write_text(text, "utf-8")
+        if played.outcome.violations:
+            sys.exit(1)
+
+
+def _claim(report: str | None) -> None:
+    """Whether a file can be written is better known before the run than after it."""
+    if report is not None:
+        Path(report).open("ab").close()
 
 
 def _words(scenario: str | None, **options: Any) -> list[str]:
@@ -204,7 +227,7 @@ def _read_plan(name: str) -> Plan:
 # --- playing -----------------------------------------------------------------------
 
 
-def _one(found: Scenario, plan: Plan, replay: str, save_plan: str | None, as_json: bool) -> None:
+def _one(found: Scenario, plan: Plan, replay: str, save_plan: str | None, as_json: bool) -> _Played:
     if save_plan is not None:
         Path(save_plan).write_bytes(encode_plan(plan))
     played = _play(found, plan, replay)
@@ -212,33 +235,35 @@ def _one(found: Scenario, plan: Plan, replay: str, save_plan: str | None, as_jso
         print_json(played.as_json(whole=True))
     else:
         _print(played)
-    if played.outcome.violations:
-        sys.exit(1)
+    return played
 
 
-def _several(found: Scenario, name: str, nodes: int | None, seeds: range, as_json: bool) -> None:
-    runs, failed = [], []
-    first: _Played | None = None
+def _several(found: Scenario, name: str, nodes: int | None, seeds: range, as_json: bool) -> _Played:
+    """@return: the first that failed, or the last."""
+    runs: list[dict[str, Any]] = []
+    failed: list[int] = []
+    shown: _Played | None = None
     for seed in seeds:
         words = _words(name, nodes=nodes or found.nodes, seed=seed)
         played = _play(found, found.plan(seed, nodes=nodes), join(words))
+        if not failed:
+            shown = played
         if played.outcome.violations:
             failed.append(seed)
-            first = first or played
         if as_json:
             runs.append(played.as_json(whole=False))
         else:
             _print_line(played)
+    assert shown is not None
     if as_json:
         print_json({"runs": runs, "failed": failed})
     else:
         line(f"{len(seeds)} runs, {len(failed)} failed")
-        if first is not None:
+        if failed:
             line("")
             line("The first that failed:")
-            _print(first)
-    if failed:
-        sys.exit(1)
+            _print(shown)
+    return shown
 
 
 def _play(found: Scenario, plan: Plan, replay: str) -> _Played:

@@ -179,7 +179,8 @@ class Measures:
                 del self._heard[kind]
         if phase != "sampled":
             self._phases[phase] = self._clock.ns
-        self._sample()
+        if phase != "stopped":
+            self._sample()
 
     def _sample(self) -> None:
         nodes = self._run.nodes.values()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from attrs import frozen
 from click.testing import CliRunner
@@ -108,6 +110,22 @@ class OneRunTests(SynchronousTestCase):
         self.assertEqual(some["replay"], f"meshkit simulate --plan {file}")
         # The invariants of another scenario.
         self.assertEqual(simulate(f"{HERE}:TOY", "--plan", str(file)).code, 1)
+
+    def test_a_page_is_written(self) -> None:
+        file = Path(scratch(self), "report.html")
+        done = simulate(f"{HERE}:TOY", "--seed", "3", "--report", str(file), "--json")
+        (title,) = re.findall("<h1>(.*)</h1>", file.read_text("utf-8"))
+        self.assertEqual((done.code, title), (0, "toy, seed 3"))
+        # Of several runs it is of the first that failed.
+        simulate(f"{HERE}:TOY", "--seeds", "5..8", "--report", str(file))
+        text = file.read_text("utf-8")
+        self.assertIn("<h1>toy, seed 6</h1>", text)
+        self.assertIn(f"meshkit simulate {HERE}:TOY --nodes 1 --seed 6<", text)
+
+    def test_a_page_that_cannot_be_written_is_known_before_the_run(self) -> None:
+        file = Path(scratch(self), "nowhere", "report.html")
+        with patch.object(verb, "Run", None), self.assertRaises(FileNotFoundError):
+            simulate(f"{HERE}:TOY", "--report", str(file))
 
 
 class ManyRunsTests(SynchronousTestCase):
