@@ -17,6 +17,7 @@ from attrs import frozen
 
 from meshkit.cli.output import json_option, line, print_json, table
 from meshkit.sim.invariants import Invariant, Violation
+from meshkit.sim.nemesis import FAULTS, choose
 from meshkit.sim.report import write_report
 from meshkit.sim.running import Outcome, Run, Scenario
 from meshkit.sim.scenarios import SCENARIOS
@@ -47,6 +48,16 @@ def _parse_seeds(
     if not 1 <= count <= MAX_SEEDS:
         raise click.BadParameter(f"{text!r} are {max(count, 0):,} seeds: give 1 to {MAX_SEEDS:,}")
     return low, count
+
+
+def _parse_faults(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> str | None:
+    try:
+        choose(text or "")
+    except ValueError as e:
+        raise click.BadParameter(str(e))
+    return text or None
 
 
 class _Progress(Invariant):
@@ -104,6 +115,12 @@ class _Played:
     help="Run one for each of several seeds.",
 )
 @click.option(
+    "--faults",
+    metavar="NAME,...|all|none",
+    callback=_parse_faults,
+    help="What may go wrong [default: as the scenario has it].",
+)
+@click.option(
     "--plan",
     "plan_file",
     type=click.Path(exists=True, dir_okay=False),
@@ -126,6 +143,7 @@ def simulate(
     nodes: int | None,
     seed: int | None,
     seeds: tuple[int | None, int] | None,
+    faults: str | None,
     plan_file: str | None,
     save_plan: str | None,
     report: str | None,
@@ -142,52 +160,78 @@ def simulate(
     is printed then. With --seeds each run is a line, and the first that fails is told in full;
     --report is of that one, or of the last.
     """
-    played = None
     if listing or (scenario is None and plan_file is None):
         _list(as_json)
-    elif plan_file is not None:
-        if (nodes, seed, seeds) != (None, None, None):
-            raise click.UsageError(
-                "--plan says all of a run: leave out --nodes, --seed and --seeds"
-            )
+        return
+    if plan_file is not None:
+        if (nodes, seed, seeds, faults) != (None, None, None, None):
+            raise click.UsageError("--plan says all of a run: leave out what else would say it")
         plan = _read_plan(plan_file)
-        found = _find(scenario or plan.scenario)
-        _claim(report)
-        played = _one(found, plan, join(_words(scenario, plan=plan_file)), save_plan, as_json)
+        drawing = _Drawing(_find(scenario or plan.scenario), scenario)
+        replay = drawing.command(plan=plan_file)
     else:
         assert scenario is not None
-        found = _find(scenario)
-        _claim(report)
-        if seeds is None:
-            drawn = SystemRandom().getrandbits(32) if seed is None else seed
-            plan = found.plan(drawn, nodes=nodes)
-            words = _words(scenario, nodes=nodes or found.nodes, seed=drawn)
-            played = _one(found, plan, join(words), save_plan, as_json)
-        elif save_plan is not None:
-            raise click.UsageError("--save-plan goes with one seed")
-        else:
-            played = _several(found, scenario, nodes, _range(seed, *seeds), as_json)
-    if played is not None:
-        if report is not None:
-            text = write_report(played.outcome, replay=played.replay, real_s=played.real_s)
-            Path(report).write_text(text, "utf-8")
-        if played.outcome.violations:
-            sys.exit(1)
-
-
-def _claim(report: str | None) -> None:
-    """Whether a file can be written is better known before the run than after it."""
+        drawing = _Drawing(_find(scenario), scenario, nodes, faults)
+    if seeds is not None and save_plan is not None:
+        raise click.UsageError("--save-plan goes with one seed")
     if report is not None:
+        # Whether it can be written is better known before the run than after it.
         Path(report).open("ab").close()
+    if seeds is not None:
+        played = _several(drawing, _range(seed, *seeds), as_json)
+    else:
+        if plan_file is None:
+            drawn = SystemRandom().getrandbits(32) if seed is None else seed
+            plan, replay = drawing.plan(drawn), drawing.replay(drawn)
+        if save_plan is not None:
+            Path(save_plan).write_bytes(encode_plan(plan))
+        played = _play(drawing.scenario, plan, replay)
+        if as_json:
+            print_json(played.as_json(whole=True))
+        else:
+            _print(played)
+    if report is not None:
+        text = write_report(played.outcome, replay=played.replay, real_s=played.real_s)
+        Path(report).write_text(text, "utf-8")
+    if played.outcome.violations:
+        sys.exit(1)
 
 
-def _words(scenario: str | None, **options: Any) -> list[str]:
-    words = ["meshkit", "simulate"]
-    if scenario is not None:
-        words.append(scenario)
-    for name, value in options.items():
-        words += [f"--{name}", str(value)]
-    return words
+@frozen
+class _Drawing:
+    """
+    What runs are drawn from, besides the seed.
+
+    @ivar name: how the scenario was named on the command line.
+    @ivar faults: likewise.
+    """
+
+    scenario: Scenario
+    name: str | None
+    nodes: int | None = None
+    faults: str | None = None
+
+    def plan(self, seed: int) -> Plan:
+        """@raise click.UsageError: if the scenario does not take so many nodes."""
+        faults = choose(self.faults or "")
+        try:
+            return self.scenario.plan(seed, nodes=self.nodes, faults=faults)
+        except ValueError as e:
+            raise click.UsageError(f"{self.name} cannot be drawn like that: {e}")
+
+    def replay(self, seed: int) -> str:
+        """@return: the command that makes that run, whatever the defaults will be."""
+        options: dict[str, Any] = {"nodes": self.nodes or self.scenario.nodes, "seed": seed}
+        if self.faults is not None:
+            options["faults"] = self.faults
+        return self.command(**options)
+
+    def command(self, **options: Any) -> str:
+        """@return: with these options, for a shell."""
+        words = ["meshkit", "simulate", *([] if self.name is None else [self.name])]
+        for name, value in options.items():
+            words += [f"--{name}", str(value)]
+        return join(words)
 
 
 def _range(seed: int | None, low: int | None, count: int) -> range:
@@ -227,25 +271,13 @@ def _read_plan(name: str) -> Plan:
 # --- playing -----------------------------------------------------------------------
 
 
-def _one(found: Scenario, plan: Plan, replay: str, save_plan: str | None, as_json: bool) -> _Played:
-    if save_plan is not None:
-        Path(save_plan).write_bytes(encode_plan(plan))
-    played = _play(found, plan, replay)
-    if as_json:
-        print_json(played.as_json(whole=True))
-    else:
-        _print(played)
-    return played
-
-
-def _several(found: Scenario, name: str, nodes: int | None, seeds: range, as_json: bool) -> _Played:
+def _several(drawing: _Drawing, seeds: range, as_json: bool) -> _Played:
     """@return: the first that failed, or the last."""
     runs: list[dict[str, Any]] = []
     failed: list[int] = []
     shown: _Played | None = None
     for seed in seeds:
-        words = _words(name, nodes=nodes or found.nodes, seed=seed)
-        played = _play(found, found.plan(seed, nodes=nodes), join(words))
+        played = _play(drawing.scenario, drawing.plan(seed), drawing.replay(seed))
         if not failed:
             shown = played
         if played.outcome.violations:
@@ -295,22 +327,22 @@ def _show(text: str) -> None:
 def _list(as_json: bool) -> None:
     scenarios = [SCENARIOS[name] for name in sorted(SCENARIOS)]
     if as_json:
+        names = ("name", "summary", "nodes", "faults")
         print_json(
-            [
-                {
-                    "name": each.name,
-                    "summary": each.summary,
-                    "nodes": each.nodes,
-                    "faults": each.faults,
-                }
-                for each in scenarios
-            ]
+            {
+                "scenarios": [{name: getattr(each, name) for name in names} for each in scenarios],
+                "faults": [
+                    {"name": each.name, "summary": each.summary} for each in FAULTS.values()
+                ],
+            }
         )
         return
     table(
         ["SCENARIO", "NODES", "WHAT HAPPENS"],
         [[each.name, str(each.nodes), each.summary] for each in scenarios],
     )
+    line("")
+    table(["FAULT", "WHAT HAPPENS"], [[each.name, each.summary] for each in FAULTS.values()])
 
 
 def _print_line(played: _Played) -> None:

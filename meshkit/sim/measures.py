@@ -43,7 +43,7 @@ MAX_MARKS: Final = 1_000
 #: The quantiles that are told of latencies.
 _QUANTILES: Final = {"p50": 50, "p90": 90, "p99": 99}
 _MS: Final = 10**6
-_PUBLISH: Final = ("POST", "/v1/publish")
+_PUBLISH: Final = frozenset({("POST", "/v1/publish"), ("POST", "/v1/publish/batch")})
 
 
 @define(eq=False)
@@ -227,7 +227,7 @@ class Measures:
                 message.stored_ns.append(now)
 
     def _called(self, host: str, details: dict[str, Any]) -> None:
-        if (details["method"], details["target"].partition("?")[0]) == _PUBLISH:
+        if (details["method"], details["target"].partition("?")[0]) in _PUBLISH:
             self._asked[host, details["number"]] = self._clock.ns
 
     def _answered(self, host: str, details: dict[str, Any]) -> None:
@@ -300,8 +300,11 @@ class Measures:
             self._end("slow link", f"{where} <-> {args['to']}")
         elif kind == "fill":
             self._begin("full disk", where)
-        elif kind == "free":
-            self._end("full disk", where)
+        elif kind in ("free", "mend"):
+            for each in ("full disk", *_DISK_FAULTS)[: 1 if kind == "free" else None]:
+                self._end(each, where)
+        elif kind in _DISK_FAULTS:
+            self._begin(kind, where, f"{args.get('times', 1)} times")
         elif kind not in _SHOWN_OTHERWISE:
             text = ", ".join(f"{name} {value}" for name, value in args.items())
             self._mark(_Mark(kind, where, self._clock.ns, None, text))
@@ -313,8 +316,10 @@ class Measures:
         @return: what was measured:
 
               - C{published}, C{deliveries}, C{expected}: messages of honest nodes; how often
-                one came to be stored at another honest node; how often that had to be.
-              - C{converged_s}: when the last of these was stored, if all were.
+                one came to be stored at another honest node; how often that would be if all
+                nodes took everything.
+              - C{converged_s}: when the last message was stored somewhere, if the invariants
+                agreed in time that nobody lacks anything.
               - C{again}: how often a node stored what it had stored before, and lost.
               - C{received}, C{sent}, C{duplicates}, C{refused}: messages, over all nodes and
                 peers; what was received was new.
@@ -343,15 +348,16 @@ class Measures:
         arrivals = sorted(at for each in told for at in each.stored_ns)
         delays = sorted(at - each.born_ns for each in told for at in each.stored_ns)
         expected = len(messages) * (len(self._names) - 1)
-        converged = bool(messages) and len(arrivals) == expected
-        last_ns = max(arrivals or [each.born_ns for each in told], default=0)
+        last_ns = max(
+            [*arrivals[-1:], *(each.born_ns for each in told)], default=self._run.begun_ns
+        )
         totals = [each.totals() for each in self._watched]
         network = self._run.world.network
         return {
             "published": len(messages),
             "deliveries": len(arrivals),
             "expected": expected,
-            "converged_s": self._seconds(last_ns) if converged else None,
+            "converged_s": self._seconds(last_ns) if self._run.agreed else None,
             "again": self._again,
             "received": sum(each.received for each in totals),
             "sent": sum(each.sent for each in totals),
@@ -465,6 +471,8 @@ class Measures:
         ]
 
 
+#: Those that last until the disk is mended.
+_DISK_FAULTS: Final = ("fail-syncs", "fail-commits")
 #: Actions that are no faults, and faults of which the world tells when they begin and end.
 _SHOWN_OTHERWISE: Final = frozenset(
     {"block", "call", "crash", "heal", "kill", "partition", "silence", "skew", "start", "stop"}

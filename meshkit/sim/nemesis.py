@@ -223,13 +223,15 @@ def disturb(
     @param members: whom it may concern: two at least.
     @param count: episodes.
     @return: so many episodes.
-    @raise ValueError: if there is no such fault.
+    @raise ValueError: if there is no such fault, or if there are too few members.
     """
     unknown = [name for name in faults if name not in FAULTS]
     if unknown:
         raise ValueError(f"there is no fault {unknown[0]!r}: it is one of {', '.join(FAULTS)}")
     if not faults:
         return []
+    if len(members) < 2:
+        raise ValueError("what goes wrong between nodes takes two of them at least")
     return [
         action
         for _ in range(count)

@@ -238,7 +238,7 @@ def _over_time(outcome: Outcome) -> Markup:
             "p",
             "The share of the messages that had been published, and of the deliveries (each "
             "message to each of the other nodes) that had been made. Where the lines part, "
-            "nodes lack what others know.",
+            "nodes lack what others know, or do not take it: they may follow some only.",
             class_="soft",
         ),
         curves(

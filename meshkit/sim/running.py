@@ -112,6 +112,7 @@ class Run:
     @ivar violations: that were found so far.
     @ivar measures: what is measured.
     @ivar begun_ns: when all were ready.
+    @ivar agreed: nobody had anything more to wait for, within the time.
     """
 
     _log = Logger()
@@ -129,6 +130,7 @@ class Run:
         self.plan = plan
         self.violations: list[Violation] = []
         self.begun_ns = 0
+        self.agreed = False
         self.nodes: dict[str, SimNode] = {}
         self.liars: dict[str, Any] = {}
         self._invariants = [each() for each in invariants]
@@ -253,9 +255,11 @@ class Run:
     def _settle(self) -> None:
         clock = self.world.clock
         end = clock.ns + nanoseconds(self.plan.settle)
-        while clock.ns < end and not self._over and not self._agree():
+        self.agreed = self._agree()
+        while clock.ns < end and not self._over and not self.agreed:
             self.world.run(SAMPLE)
             self._tell("sampled")
+            self.agreed = self._agree()
         self._tell("settled")
 
     def _agree(self) -> bool:

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.cli import simulate as verb
 from meshkit.cli.main import cli
 from meshkit.sim.invariants import Invariant
+from meshkit.sim.nemesis import FAULTS
 from meshkit.sim.running import Run, Scenario
 from meshkit.sim.scenarios import SCENARIOS
 from meshkit.sim.schedule import Action, Member, Plan, decode_plan, encode_plan
@@ -149,14 +150,36 @@ class ManyRunsTests(SynchronousTestCase):
         self.assertEqual(simulate(f"{HERE}:TOY", "--seeds", "2").code, 1)
 
 
+class FaultTests(SynchronousTestCase):
+    def test_what_may_go_wrong_is_chosen(self) -> None:
+        file = Path(scratch(self), "plan.json")
+        saved = ("--seed", "3", "--save-plan", str(file), "--json")
+        kinds = set()
+        for faults in ("kill,reset", "none"):
+            done = simulate("convergence", "--nodes", "2", "--faults", faults, *saved)
+            self.assertEqual(
+                json.loads(done.out)["replay"],
+                f"meshkit simulate convergence --nodes 2 --seed 3 --faults {faults}",
+            )
+        with patch.object(verb, "_play", side_effect=KeyboardInterrupt):
+            for faults in ("kill,reset", "none"):
+                simulate("churn", "--nodes", "3", "--faults", faults, *saved)
+                plan = decode_plan(file.read_bytes())
+                kinds = {each.kind for each in plan.actions} - {"call", "start"}
+                self.assertEqual(kinds, {"kill", "reset"} if faults != "none" else set())
+
+
 class ListTests(SynchronousTestCase):
-    def test_every_scenario_is_a_line(self) -> None:
+    def test_every_scenario_and_every_fault_is_a_line(self) -> None:
         for arguments in ((), ("--list",)):
-            head, *lines = simulate(*arguments).out.splitlines()
+            scenarios, faults = simulate(*arguments).out.split("\n\n")
+            head, *lines = scenarios.splitlines()
             self.assertEqual(head.split()[:2], ["SCENARIO", "NODES"])
             self.assertEqual([line.split()[0] for line in lines], sorted(SCENARIOS))
+            self.assertEqual([line.split()[0] for line in faults.splitlines()[1:]], [*FAULTS])
         listed = json.loads(simulate("--list", "--json").out)
-        self.assertEqual([each["name"] for each in listed], sorted(SCENARIOS))
+        self.assertEqual([each["name"] for each in listed["scenarios"]], sorted(SCENARIOS))
+        self.assertEqual([each["name"] for each in listed["faults"]], [*FAULTS])
 
 
 class MisuseTests(SynchronousTestCase):
@@ -181,6 +204,8 @@ class MisuseTests(SynchronousTestCase):
             (["convergence", "--seeds", f"0..{verb.MAX_SEEDS}"], "give 1 to 1,000,000"),
             (["convergence", "--seeds", "a few"], "neither a number of seeds nor a range"),
             (["convergence", "--seed", "1", "--seeds", "2..3"], "--seed is the first of"),
+            (["convergence", "--faults", "kill,hail"], "there is no fault 'hail': it is one of"),
+            (["churn", "--nodes", "1"], "takes two of them at least"),
             (["convergence", "--seeds", "2", "--save-plan", "x"], "--save-plan goes with one seed"),
         ):
             with self.subTest(arguments):

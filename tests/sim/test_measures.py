@@ -106,9 +106,18 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual([each["last_s"] is None for each in found["slowest"]], [True, True, False])
         self.assertEqual([each["nodes"] for each in found["slowest"]], [1, 2, 3])
 
+    def test_only_the_invariants_know_whether_all_have_what_they_want(self) -> None:
+        follows = 'follow = ["@' + "A" * 43 + '=.ed25519"]\n'
+        plan = three(publish(1, "ada"), publish(2, "bob"))
+        choosy = Member("cat", ("ada", "bob"), config=f"[gossip]\n{follows}")
+        plan = msgspec.structs.replace(plan, members=(*plan.members[:2], choosy))
+        found = play(plan, SCENARIOS["convergence"]).figures
+        self.assertEqual((found["deliveries"], found["expected"]), (2, 4))
+        self.assertTrue(2 + LATENCY < found["converged_s"] < 2 + 2 * LATENCY)
+
     def test_nobody_has_published(self) -> None:
         found = measured(three())
-        self.assertEqual((found["published"], found["converged_s"]), (0, None))
+        self.assertEqual((found["published"], found["converged_s"]), (0, 0.0))
         self.assertEqual(
             found["latency_ms"], {"count": 0} | dict.fromkeys(("p50", "p90", "p99", "max"))
         )
@@ -134,9 +143,14 @@ class FaultTests(SynchronousTestCase):
                 Action.after(4, "block", "ada", to="bob", both=False),
                 Action.after(4.5, "link", "ada", to="cat", latency=0.5),
                 Action.after(4.7, "reset", "ada", to="cat"),
+                Action.after(1.1, "fail-syncs", "cat"),
+                Action.after(1.2, "fail-commits", "ada"),
+                Action.after(1.3, "mend", "cat"),
             ),
             [
                 ("full disk", "bob", 1.0, 2.0),
+                ("fail-syncs", "cat", 1.1, 1.3),
+                ("fail-commits", "ada", 1.2, 5.0),
                 ("wrong clock", "ada", 2.5, 5.0),
                 ("silenced", "cat", 3.0, 3.5),
                 ("blocked", "ada -> bob", 4.0, 5.0),
