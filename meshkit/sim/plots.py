@@ -19,7 +19,7 @@ from meshkit.sim.markup import Markup, element
 __all__ = ["Bar", "Curve", "Row", "Span", "bars", "columns", "curves", "spans", "ticks"]
 
 _WIDTH: Final = 760.0
-_LEFT: Final = 76.0
+_LEFT: Final = 92.0
 _RIGHT: Final = 96.0
 _TOP: Final = 10.0
 _BOTTOM: Final = 40.0
@@ -352,7 +352,7 @@ def spans(
         height = (max(lanes, default=0) + 1) * _LANE
         for span, lane in zip(row.spans, lanes, strict=True):
             shapes.append(_shape(span, x, place + lane * _LANE))
-        labels.append(_text(_LEFT - 8, place + height / 2 + 4, _short(row.name, 84), "end"))
+        labels.append(_text(_LEFT - 8, place + height / 2 + 4, _short(row.name, _LEFT), "end"))
         labels.append(_text(_WIDTH - _RIGHT + 6, place + height / 2 + 4, f"{len(row.spans):,}"))
         place += max(height, _LINE) + 6
     height = place + _BOTTOM
