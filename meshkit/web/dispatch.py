@@ -34,7 +34,7 @@ from meshkit.web.answers import internal_error
 from meshkit.web.callers import Caller
 from meshkit.web.rates import STREAM_COST
 from meshkit.web.request_ids import RequestIds
-from meshkit.web.requests import RequestReader
+from meshkit.web.requests import RequestReader, reader_of
 
 #: What any operation may refuse with, at any door.
 COMMON_ERRORS: Final[tuple[type[MeshkitError], ...]] = (
@@ -120,7 +120,7 @@ class Dispatcher:
                     f"{bound.part}"
                 )
             self.operations[name] = bound
-            self._readers[name] = RequestReader(bound.operation)
+            self._readers[name] = reader_of(bound.operation)
 
     def __iter__(self) -> Iterator[BoundOperation]:
         return iter(self.operations.values())

@@ -15,6 +15,7 @@ It holds the text that the tool of the operation answers with, notice and mark i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +34,7 @@ _BASE: Final = "/v1/"
 Answer = Callable[[BoundOperation, Any, Any], Any]
 
 
+@lru_cache(maxsize=512)
 def uri_of(operation: Operation) -> str | None:
     """@return: the URI, or the template of URIs, of an operation that is one."""
     if operation.method != "GET" or operation.permission != "read":

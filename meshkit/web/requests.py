@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl
 
@@ -79,6 +80,9 @@ class RequestReader:
     Makes requests of one operation.
 
     It is made once per operation and keeps nothing of a request.
+
+    @ivar attributes: the fields, but for a body that is taken as it is: their names, and what
+        they are called in the request.
     """
 
     def __init__(self, operation: Operation) -> None:
@@ -116,6 +120,9 @@ class RequestReader:
         # All of them together, for doors where nothing has a place of its own.
         self._arguments = {**self._in_path, **self._others}
         self._needs_body = any(field.required for field in self._others.values())
+        self.attributes: Mapping[str, str] = {
+            name: field.attribute for name, field in self._arguments.items()
+        }
 
     def from_query(
         self,
@@ -217,6 +224,15 @@ class RequestReader:
         except (ValueError, TypeError) as e:
             # Every field is there and of its type, so this is the Struct's own check.
             raise InvalidRequest(str(e)) from None
+
+
+@lru_cache(maxsize=512)
+def reader_of(operation: Operation) -> RequestReader:
+    """
+    @return: what makes the requests of an operation; made once for all nodes of a process.
+    @raise ValueError: as L{RequestReader}.
+    """
+    return RequestReader(operation)
 
 
 def unknown_field(name: str, known: Collection[str], source: str) -> InvalidRequest:

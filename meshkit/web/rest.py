@@ -19,6 +19,7 @@ The REST routes of a node, derived from its operations.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -31,7 +32,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
@@ -130,16 +131,9 @@ class RestDoor:
         self._run_in_thread = run_in_thread
         self._shares = Shares(max_streams, max(1, max_streams // 2))
         self._limits: dict[str, int] = {}
-        # Of routes without fields, which need no search: (method, path) -> operation.
-        self._literal: dict[tuple[str, str], str] = {}
         self._direct: dict[tuple[bytes, bytes], _Endpoint] = {}
         self._endpoints: dict[str, _Endpoint] = {}
-        self._shapes = _Shapes()
-        self._app = Klein()
-        # The base64 of a key may hold two slashes in a row.
-        self._app.url_map.merge_slashes = False
-        self._app.url_map.converters["anything"] = _Anything
-        self._app.handle_errors(Exception)(self._no_route)
+        self._shapes = _shapes_of(tuple(bound.operation for bound in operations))
         taken: dict[tuple[str, str], str] = {}
         for bound in operations:
             operation = bound.operation
@@ -154,12 +148,26 @@ class RestDoor:
                 raise ValueError(f"{operation.name}: a stream needs a clock")
             self._limits[operation.name] = operation.max_body
             endpoint = self._endpoints[operation.name] = self._endpoint(bound)
-            self._shapes.add(operation)
             if not operation.path_fields:
-                self._literal[operation.method, operation.path] = operation.name
                 where = operation.method.encode("ascii"), operation.path.encode("utf-8")
                 self._direct[where] = endpoint
-            self._app.route(rule, methods=[operation.method], endpoint=operation.name)(endpoint)
+
+    @cached_property
+    def _app(self) -> Klein:
+        """
+        All routes, for the few requests whose path does not say at once what they mean.  It is
+        made when there is one: it takes as long as making all else of a door.
+        """
+        app = Klein()
+        # The base64 of a key may hold two slashes in a row.
+        app.url_map.merge_slashes = False
+        app.url_map.converters["anything"] = _Anything
+        app.handle_errors(Exception)(self._no_route)
+        for bound in self._operations:
+            operation = bound.operation
+            route = app.route(_rule(operation), methods=[operation.method], endpoint=operation.name)
+            route(self._endpoints[operation.name])
+        return app
 
     def resource(self) -> IResource:
         """
@@ -167,7 +175,7 @@ class RestDoor:
             L{meshkit.web.security.DoorGuard}.  Wherever in a tree of resources it is
             put, the routes are the whole paths that were declared.
         """
-        return _DoorResource(self._app, self._direct)
+        return _DoorResource(self, self._direct)
 
     @property
     def max_body(self) -> int:
@@ -182,11 +190,11 @@ class RestDoor:
         chunks announces no length: it is measured against the same limit when it is there.
         """
         try:
-            name = self._literal.get((head.method, head.path))
+            name = self._shapes.literal.get((head.method, head.path))
             if name is None:
                 name, fields = self._search(head)
                 # So that it need not be searched a second time.
-                head.found = _Found(self._app, self._endpoints[name], fields)
+                head.found = _Found(self, self._endpoints[name], fields)
         except (HTTPException, OperationError):
             # Its body is not wanted, but the answer is the resource's to give.
             return _over(head, MAX_BODY)
@@ -345,15 +353,22 @@ class _Shapes:
 
     It says nothing where more than one path could be meant, or none: that is for werkzeug to
     say, whose answer is the same where there is one here, and takes five times as long.
+
+    @ivar literal: paths without fields, which need no search: (method, path) -> operation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self.literal: dict[tuple[str, str], str] = {}
         # By method, number of segments and the second of them, after C{v1}.
         self._known: dict[tuple[str, int, str], list[tuple[str, list[str], list[int]]]] = {}
         # Of what has a field there, nothing is known.
         self._unknown: set[tuple[str, int]] = set()
+        for operation in operations:
+            self._add(operation)
 
-    def add(self, operation: Operation) -> None:
+    def _add(self, operation: Operation) -> None:
+        if not operation.path_fields:
+            self.literal[operation.method, operation.path] = operation.name
         segments = operation.path[1:].split("/")
         fields = [n for n, segment in enumerate(segments) if segment.startswith("{")]
         for method in _METHODS.get(operation.method, (operation.method,)):
@@ -378,28 +393,36 @@ class _Shapes:
         return found
 
 
+@lru_cache(maxsize=16)
+def _shapes_of(operations: tuple[Operation, ...]) -> _Shapes:
+    """@return: one for all nodes of a process that offer the same."""
+    return _Shapes(operations)
+
+
 @frozen
 class _Found:
     """What a request means, as it was found when it was let in."""
 
-    app: Klein
+    door: RestDoor
     endpoint: _Endpoint
     fields: Mapping[str, str]
 
 
-class _DoorResource(KleinResource):
+class _DoorResource(Resource):
     """
-    A klein resource that answers in JSON also where klein would log a traceback.
+    Answers as a klein resource does, and in JSON also where klein would log a traceback.
 
     Paths without fields need no search, and what everybody publishes by is one of them; and
     where a request was let in, its path has been searched already.  For these klein's work is
     done here, which saves a third of the time of a request.
     """
 
-    def __init__(self, app: Klein, direct: Mapping[tuple[bytes, bytes], _Endpoint]) -> None:
+    isLeaf = True
+
+    def __init__(self, door: RestDoor, direct: Mapping[tuple[bytes, bytes], _Endpoint]) -> None:
         """@param direct: what klein would find, by method and path."""
-        super().__init__(app)
-        self._app = app
+        super().__init__()
+        self._door = door
         self._direct = direct
 
     def render(self, request: Any) -> Any:
@@ -407,7 +430,7 @@ class _DoorResource(KleinResource):
         if endpoint is not None:
             return _run(request, endpoint(request))
         found = getattr(getattr(request, "head", None), "found", None)
-        if isinstance(found, _Found) and found.app is self._app:
+        if isinstance(found, _Found) and found.door is self._door:
             return _run(request, found.endpoint(request, **found.fields))
         try:
             segments = _segments([*request.prepath, *request.postpath])
@@ -417,7 +440,7 @@ class _DoorResource(KleinResource):
         request.postpath = [segment.encode("utf-8") for segment in segments]
         # No route depends on it, but klein fails on a Host that is missing or is no name.
         request.setHost(b"localhost", 80)
-        return super().render(request)
+        return KleinResource(self._door._app).render(request)
 
 
 def _run(request: Any, answer: Coroutine[Deferred[Any], Any, bytes]) -> int:

@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from meshkit.errors import MeshkitError, Overloaded
 from meshkit.operations import Item, Operation
 from meshkit.web.answers import fault
-from meshkit.web.requests import RequestReader
+from meshkit.web.requests import reader_of
 from meshkit.web.rest import MAX_STREAMS
 from meshkit.web.schemas import Tail
 
@@ -46,7 +46,7 @@ class Tails:
         """@param max_bytes: of the items of one answer; the first one is given in any case."""
         self._clock = clock
         self._max_bytes = max_bytes
-        self._reader = RequestReader(
+        self._reader = reader_of(
             Operation("tail", "POST", "/tail", Tail, None, "When a stream ends.")
         )
         self._open = 0

@@ -37,8 +37,8 @@ from meshkit.web.dispatch import Dispatcher
 from meshkit.web.mcp.catalogue import Tool, ToolResult
 from meshkit.web.mcp.server import Server
 from meshkit.web.profiles import Profiles
-from meshkit.web.requests import RequestReader
-from meshkit.web.schemas import Schema, answer_schema, input_schema
+from meshkit.web.requests import RequestReader, reader_of
+from meshkit.web.schemas import answer_schema, input_schema
 from meshkit.web.tails import Place, Tails
 
 #: How the L{Dispatcher}'s counters call this door.
@@ -100,10 +100,9 @@ class NodeTools:
     def _tool(self, bound: BoundOperation) -> Tool:
         operation = bound.operation
         reader = self._operations.reader(operation.name)
-        fields = {field.encode_name for field in msgspec.structs.fields(operation.request)}
+        fields = reader.attributes
         if operation.stream:
             self._tails.check(operation)
-        takes, gives = _schemas(operation)
 
         async def handle(_arguments: Any, call: Any) -> ToolResult:
             try:
@@ -125,9 +124,9 @@ class NodeTools:
         return Tool(
             operation.name,
             self._description(operation.doc, [operation], operation.untrusted),
-            takes,
+            _input_schema(operation),
             handle,
-            output_schema=gives,
+            output_schema=_answer_schema(operation),
             annotations=hints([operation]),
             shown=lambda caller, view: self._shows(view, None) and caller.may(operation),
             validate=_judged_by_the_reader,
@@ -174,18 +173,15 @@ class NodeTools:
     def _alias_tool(self, alias: Alias) -> Tool:
         # Arguments are read, and described, as the request of an operation is.
         form = Operation(alias.name, "POST", "/alias", alias.arguments, Any, alias.doc)
-        reader = RequestReader(form)
-        fields = {field.encode_name for field in msgspec.structs.fields(alias.arguments)}
-        attributes = {
-            field.encode_name: field.name for field in msgspec.structs.fields(alias.arguments)
-        }
+        reader = reader_of(form)
+        attributes = reader.attributes
         concerned = [self._operations.find(name).operation for name in alias.operations]
         holds = not alias.own_words and any(operation.untrusted for operation in concerned)
         quotes = any(operation.untrusted or operation.open_world for operation in concerned)
 
         async def handle(_arguments: Any, call: Any) -> ToolResult:
             try:
-                given = reader.from_arguments(unwrapped(call.arguments_text, fields))
+                given = reader.from_arguments(unwrapped(call.arguments_text, attributes))
                 values = {
                     name: value
                     for name, attribute in attributes.items()
@@ -203,7 +199,7 @@ class NodeTools:
         return Tool(
             alias.name,
             self._description(alias.doc, concerned, holds),
-            input_schema(form),
+            _input_schema(form),
             handle,
             annotations=hints(concerned),
             shown=lambda caller, view: (
@@ -240,13 +236,10 @@ class NodeTools:
         return text
 
 
-@lru_cache(maxsize=512)
-def _schemas(operation: Operation) -> tuple[Schema, Schema]:
-    """
-    What a tool takes and gives.  Made once for all the nodes of a process: it is most of
-    what making a door costs.  Nobody changes them.
-    """
-    return input_schema(operation), answer_schema(operation)
+# Made once for all the nodes of a process, as they are most of what making a door costs.
+# Nobody changes them.
+_input_schema: Final = lru_cache(maxsize=512)(input_schema)
+_answer_schema: Final = lru_cache(maxsize=512)(answer_schema)
 
 
 def hints(operations: Sequence[Operation]) -> dict[str, bool]:
