@@ -17,7 +17,7 @@ another thread is a list of jobs, and what comes back is a list of outcomes.
 from __future__ import annotations
 
 import sqlite3
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -209,7 +209,7 @@ class _Session:
             _Reader(threads(reactor, 1, name=f"database-reader-{number}"), _Handle(backing))
             for number in range(readers)
         ]
-        self._idle: deque[_Reader] = deque()
+        self._idle: list[_Reader] = []
         self._open = False
         self._failed: Failure | None = None
         self._writing = False
@@ -239,15 +239,16 @@ class _Session:
         for lane in self._lanes():
             lane.startService()
         await self._writer_lane.run(self._writer.open_writer)
-        for reader in self._readers:
-            await reader.lane.run(reader.handle.open_reader)
+        # One shows that it can be done.  Others are opened when two read at the same time, as
+        # each keeps the whole schema in memory.
+        await self._readers[0].lane.run(self._readers[0].handle.open_reader)
 
     def _lanes(self) -> list[Workers]:
         return [self._writer_lane, *(reader.lane for reader in self._readers)]
 
     def _all_open(self, _: None) -> None:
         self._open = True
-        self._idle.extend(self._readers)
+        self._idle.extend(reversed(self._readers))
         self.opened.fire()
         self._schedule_batch()
         self._dispatch_reads()
@@ -345,7 +346,8 @@ class _Session:
 
     def _dispatch_reads(self) -> None:
         while self._idle and self._reads:
-            reader = self._idle.popleft()
+            # The one that read last, whose pages are at hand.
+            reader = self._idle.pop()
             waiting = self._reads.popitem(last=False)[1]
             reader.lane.run(reader.handle.read, waiting.job).addBoth(
                 self._read_done, reader, waiting
