@@ -330,7 +330,9 @@ class MemoryFile:
                 anchor.execute(f"PRAGMA page_size = {_MEMORY_PAGE}")
                 _lay_out(_configure_writer(anchor))
             self._anchor = anchor
-        return _read_versions(self._anchor)
+        # Not by the anchor, which would keep the whole schema in memory.
+        with closing(self._connect("ro")) as reader:
+            return _read_versions(reader)
 
     def open_writer(self) -> WriterConnection:
         return _configure_writer(self._connect("rw"))

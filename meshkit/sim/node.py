@@ -18,14 +18,12 @@ from meshkit.errors import MeshkitError
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keyfile import encode_identity
 from meshkit.identity.keys import Identity
-from meshkit.runtime.config import Declaration
 from meshkit.runtime.database import Database
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import DOOR_TOKEN, NETWORK_SECRET, SECRET_KEY
 from meshkit.runtime.registry import compose
 from meshkit.runtime.workers import InlineWorkers, WorkerFactory
-from meshkit.services.config import NodeConfig
-from meshkit.services.node import DATABASE, NodeService, all_sections
+from meshkit.services.node import DATABASE, NodeService
 from meshkit.sim.host import SimHost
 from meshkit.sim.process import Process
 from meshkit.sim.workers import InterleavedWorkers
@@ -159,7 +157,7 @@ class SimNode(DoorCaller):
 
     def make(self) -> NodeService:
         """Begin a process and make the service in it, from what lies on the disk."""
-        settings = Declaration(NodeConfig, all_sections(self._makers)).resolve(
+        settings = self._world.declaration(self._makers).resolve(
             {}, {}, ("meshkit.toml", self._defaults() + self._config.encode("utf-8"))
         )
         self.process = process = self.host.begin()

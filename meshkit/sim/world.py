@@ -33,7 +33,10 @@ from twisted.logger import Logger
 
 import meshkit_plugins
 from meshkit.identity.network import NetworkSecret
+from meshkit.runtime.config import Declaration
 from meshkit.runtime.registry import discover_parts
+from meshkit.services.config import NodeConfig
+from meshkit.services.node import all_sections
 from meshkit.sim.clock import SimClock, nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.host import SimHost
@@ -61,7 +64,7 @@ __all__ = [
 OVERDUE: Final = 60.0
 #: Events between two runs of the garbage collector, which does not run by itself.
 COLLECT_EVERY: Final = 10_000
-# A run looks at all that there is if a quarter more processes have begun, and so many.
+# It looks at all that there is if a quarter more processes have begun, and so many.
 _FEW: Final = 16
 
 
@@ -176,6 +179,7 @@ class World:
         # How many processes and events there had been when all was looked at.
         self._looked = (0, 0)
         self.images = Images()
+        self._declarations: list[tuple[list[Any], Declaration[NodeConfig]]] = []
         self._listeners: list[Callable[[Said], object]] = []
         self._stepping = False
         self._folder = folder
@@ -225,6 +229,16 @@ class World:
         node = SimNode(self, host, config, parts)
         self.nodes.append(node)
         return node
+
+    def declaration(self, makers: Sequence[Any]) -> Declaration[NodeConfig]:
+        """@return: the settings of nodes with these parts."""
+        parts = list(makers)
+        for known, declared in self._declarations:
+            if known == parts:
+                return declared
+        made = Declaration(NodeConfig, all_sections(parts))
+        self._declarations.append((parts, made))
+        return made
 
     def listen(self, listener: Callable[[Said], object]) -> None:
         """Tell somebody of every answer of a door from now on."""
@@ -314,18 +328,17 @@ class World:
 
     def _collect(self) -> None:
         """
-        Look for garbage among what was made since all was looked at; and among all, when
-        there may be much more than then.  What a thousand nodes consist of is too much to be
-        looked at each time.  When that is depends on what happened in the world alone.
+        Look for garbage among what was made since the last time; and among all, when there may
+        be much more than when that was done.  What a thousand nodes consist of is too much to
+        be looked at each time.  When that is depends on what happened in the world alone.
         """
         processes, steps = self._looked
-        if self.processes > processes + processes // 4 + _FEW or self.clock.steps >= 2 * steps:
+        more = self.processes > processes + processes // 4 + _FEW
+        if more or 2 * self.clock.steps >= 3 * steps:
             gc.unfreeze()
-            gc.collect()
-            gc.freeze()
             self._looked = (self.processes, self.clock.steps)
-        else:
-            gc.collect()
+        gc.collect()
+        gc.freeze()
 
     def stop(self) -> None:
         """Stop every liar and every node that runs, and L{close}."""

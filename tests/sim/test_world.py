@@ -195,30 +195,30 @@ class GarbageTests(SynchronousTestCase):
         self.world.until(lambda: self.world.clock.steps >= number, "events", 10_000)
 
     def test_what_is_new_is_found_the_next_time(self) -> None:
-        self.until_event(450)
+        self.until_event(550)
         ring = weakref.ref(_Ring())
-        self.until_event(500)
+        self.until_event(600)
         self.assertIsNone(ring())
 
-    def left_when_all_was_looked_at(self) -> weakref.ref[_Ring]:
-        """That is at the events 100, 200, 400, 800 and so on."""
-        self.until_event(350)
-        ring = _Ring()
+    def left_after_a_look(self) -> weakref.ref[_Ring]:
+        """All is looked at after 100, 200, 300, 500, 800 and 1200 events, and so on."""
         self.until_event(450)
+        ring = _Ring()
+        self.until_event(550)
         return weakref.ref(ring)
 
-    def test_what_was_there_is_found_when_there_are_twice_as_many_events(self) -> None:
-        ring = self.left_when_all_was_looked_at()
+    def test_what_was_there_is_found_when_there_are_half_as_many_events_again(self) -> None:
+        ring = self.left_after_a_look()
         self.until_event(750)
         self.assertIsNotNone(ring())
         self.until_event(800)
         self.assertIsNone(ring())
 
     def test_what_was_there_is_found_when_there_are_many_more_processes(self) -> None:
-        ring = self.left_when_all_was_looked_at()
+        ring = self.left_after_a_look()
         for number in range(20):
             self.world.node(f"other{number}").host.begin()
-        self.until_event(500)
+        self.until_event(600)
         self.assertIsNone(ring())
 
     def test_the_collector_is_called_at_the_same_events(self) -> None:
