@@ -9,6 +9,7 @@ The rules that pytest keeps for the whole suite.
   - An operation of ours that is called at a door answers and refuses as it was declared
     (L{tests.declared}).
   - C{--failures-file PATH} tells C{.ci/run} what failed.
+  - What a test says as its property C{figures} is printed at the end.
 """
 
 from __future__ import annotations
@@ -97,6 +98,14 @@ def pytest_make_collect_report(
     if report.skipped:
         _check_skip(report, collector.config)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "figures" and report.when == "call":
+                terminalreporter.write_sep("-", report.nodeid)
+                terminalreporter.write_line(str(value))
 
 
 def _check_skip(report: Any, config: pytest.Config) -> None:

@@ -1,0 +1,46 @@
+"""Many nodes, many messages: all of them get all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.sim.scale import Crowd, hashes, stored
+
+SEED = 11
+
+
+class ScaleTests(SynchronousTestCase):
+    """Nothing is judged here that depends on how fast the machine is; figures are printed."""
+
+    tell: Callable[[str, object], None]
+
+    @pytest.fixture(autouse=True)
+    def _properties(self, record_property: Callable[[str, object], None]) -> None:
+        self.tell = record_property
+
+    def converge(self, nodes: int, messages: int, authors: int) -> None:
+        crowd = Crowd.make(nodes, SEED)
+        self.addCleanup(crowd.world.close)
+        crowd.start()
+        crowd.idle(60)
+        crowd.publish(messages, authors)
+        acknowledged = {each.hash for each in crowd.world.acknowledged}
+        self.assertEqual(len(acknowledged), messages)
+        behind = [node.name for node in crowd.nodes if stored(node) != messages]
+        self.assertEqual(behind, [])
+        for node in crowd.nodes:
+            self.assertEqual(hashes(node), acknowledged, node.name)
+        memo = crowd.world.memo
+        assert memo is not None
+        self.assertEqual(memo.misses, messages)
+        self.assertGreaterEqual(memo.hits, messages * (nodes - 2))
+        self.tell("figures", crowd.figures(messages))
+
+    def test_a_hundred_nodes_get_a_thousand_messages(self) -> None:
+        self.converge(100, 1_000, authors=100)
+
+    def test_a_thousand_nodes_get_a_hundred_messages(self) -> None:
+        self.converge(1_000, 100, authors=20)
