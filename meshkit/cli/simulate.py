@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from random import SystemRandom
@@ -13,21 +14,30 @@ from shlex import join
 from typing import Any, Final
 
 import click
-from attrs import frozen
+from attrs import evolve, frozen
+from twisted.logger import globalLogBeginner, globalLogPublisher
 
-from meshkit.cli.output import json_option, line, print_json, table
+from meshkit.cli.output import json_option, line, print_json, table, visible
+from meshkit.sim.disk import PowerLost
 from meshkit.sim.invariants import Invariant, Violation
+from meshkit.sim.minimise import BUDGET, Minimised
 from meshkit.sim.nemesis import FAULTS, choose
 from meshkit.sim.report import write_report
-from meshkit.sim.running import Outcome, Run, Scenario
+from meshkit.sim.running import Outcome, Run, Scenario, reduce
 from meshkit.sim.scenarios import SCENARIOS
-from meshkit.sim.schedule import MAX_PLAN, Plan, decode_plan, encode_plan
+from meshkit.sim.schedule import MAX_PLAN, Plan, decode_plan, describe, encode_plan
 
 #: Nodes of one run.  How many a machine can hold depends on its memory.
 MAX_NODES: Final = 100_000
 #: Seeds of one call.
 MAX_SEEDS: Final = 1_000_000
 MAX_SEED: Final = 2**63 - 1
+#: Seconds in which a part of a plan that fails is looked for, unless told otherwise.
+MINIMISE_SECONDS: Final = 60.0
+#: Lines of a plan that are printed.
+MAX_TOLD: Final = 40
+# Runs that are too few to make a plan smaller.
+_FEW: Final = 8
 #: Violations that are printed; all of them are in the JSON.
 _SHOWN: Final = 10
 
@@ -77,11 +87,21 @@ class _Played:
 
     @ivar replay: the command that makes it again.
     @ivar real_s: seconds that it took here.
+    @ivar minimised: what of its plan is needed to fail, if that was looked for.
     """
 
     outcome: Outcome
     replay: str
     real_s: float
+    minimised: Minimised | None = None
+
+    @property
+    def smaller(self) -> dict[str, Any] | None:
+        """What is needed, as JSON."""
+        found = self.minimised
+        if found is None:
+            return None
+        return {"plan": found.plan, "plays": found.plays, "complete": found.complete}
 
     def as_json(self, *, whole: bool) -> dict[str, Any]:
         outcome = self.outcome
@@ -100,6 +120,7 @@ class _Played:
             "figures": figures,
             "real_s": round(self.real_s, 3),
             "replay": self.replay,
+            **({"minimised": self.smaller} if whole else {}),
         }
 
 
@@ -136,6 +157,12 @@ class _Played:
     type=click.Path(dir_okay=False, writable=True),
     help="Write a page with plots, which opens offline.",
 )
+@click.option(
+    "--minimise/--no-minimise",
+    default=None,
+    help="Play parts of a plan that fails, to find what is needed [default: for a minute].",
+)
+@click.option("--memo", is_flag=True, help="Verify each signature once, not once for each node.")
 @json_option
 def simulate(
     scenario: str | None,
@@ -147,6 +174,8 @@ def simulate(
     plan_file: str | None,
     save_plan: str | None,
     report: str | None,
+    minimise: bool | None,
+    memo: bool,
     as_json: bool,
 ) -> None:
     """
@@ -156,9 +185,10 @@ def simulate(
     wrong are drawn from a seed, and time is virtual. The same seed gives the same run, byte
     for byte. SCENARIO is one of 'meshkit simulate --list', or MODULE:NAME of your own.
 
-    Exit code 1 says that something was not as it must be; the command that replays that run
-    is printed then. With --seeds each run is a line, and the first that fails is told in full;
-    --report is of that one, or of the last.
+    Exit code 1 says that something was not as it must be. Then the command that replays that
+    run is printed, and the smallest part of its plan that was found to fail as well, which is
+    what --save-plan writes. With --seeds each run is a line, and the first that fails is told
+    in full; --report is of that one, or of the last.
     """
     if listing or (scenario is None and plan_file is None):
         _list(as_json)
@@ -167,31 +197,43 @@ def simulate(
         if (nodes, seed, seeds, faults) != (None, None, None, None):
             raise click.UsageError("--plan says all of a run: leave out what else would say it")
         plan = _read_plan(plan_file)
-        drawing = _Drawing(_find(scenario or plan.scenario), scenario)
+        drawing = _Drawing(_find(scenario or plan.scenario), scenario, memo=memo)
         replay = drawing.command(plan=plan_file)
     else:
         assert scenario is not None
-        drawing = _Drawing(_find(scenario), scenario, nodes, faults)
+        drawing = _Drawing(_find(scenario), scenario, nodes, faults, memo)
     if seeds is not None and save_plan is not None:
         raise click.UsageError("--save-plan goes with one seed")
     if report is not None:
         # Whether it can be written is better known before the run than after it.
         Path(report).open("ab").close()
+    _hush_twisted()
     if seeds is not None:
-        played = _several(drawing, _range(seed, *seeds), as_json)
+        played, runs = _several(drawing, _range(seed, *seeds), as_json)
     else:
         if plan_file is None:
             drawn = SystemRandom().getrandbits(32) if seed is None else seed
             plan, replay = drawing.plan(drawn), drawing.replay(drawn)
         if save_plan is not None:
             Path(save_plan).write_bytes(encode_plan(plan))
-        played = _play(drawing.scenario, plan, replay)
-        if as_json:
-            print_json(played.as_json(whole=True))
-        else:
+        played, runs = _play(drawing, plan, replay), None
+        if not as_json:
             _print(played)
+    if played.outcome.violations:
+        played = _smaller(drawing, played, minimise)
+        if not as_json:
+            _print_smaller(played, save_plan)
+        if save_plan is not None and played.minimised is not None:
+            Path(save_plan).write_bytes(encode_plan(played.minimised.plan))
+    if as_json:
+        print_json(played.as_json(whole=True) if runs is None else runs | {"first": played.smaller})
     if report is not None:
-        text = write_report(played.outcome, replay=played.replay, real_s=played.real_s)
+        text = write_report(
+            played.outcome,
+            replay=played.replay,
+            real_s=played.real_s,
+            minimised=played.minimised,
+        )
         Path(report).write_text(text, "utf-8")
     if played.outcome.violations:
         sys.exit(1)
@@ -210,6 +252,7 @@ class _Drawing:
     name: str | None
     nodes: int | None = None
     faults: str | None = None
+    memo: bool = False
 
     def plan(self, seed: int) -> Plan:
         """@raise click.UsageError: if the scenario does not take so many nodes."""
@@ -231,7 +274,7 @@ class _Drawing:
         words = ["meshkit", "simulate", *([] if self.name is None else [self.name])]
         for name, value in options.items():
             words += [f"--{name}", str(value)]
-        return join(words)
+        return join([*words, *(["--memo"] if self.memo else [])])
 
 
 def _range(seed: int | None, low: int | None, count: int) -> range:
@@ -271,13 +314,13 @@ def _read_plan(name: str) -> Plan:
 # --- playing -----------------------------------------------------------------------
 
 
-def _several(drawing: _Drawing, seeds: range, as_json: bool) -> _Played:
-    """@return: the first that failed, or the last."""
+def _several(drawing: _Drawing, seeds: range, as_json: bool) -> tuple[_Played, dict[str, Any]]:
+    """@return: the first that failed, or the last; and what is told of all of them as JSON."""
     runs: list[dict[str, Any]] = []
     failed: list[int] = []
     shown: _Played | None = None
     for seed in seeds:
-        played = _play(drawing.scenario, drawing.plan(seed), drawing.replay(seed))
+        played = _play(drawing, drawing.plan(seed), drawing.replay(seed))
         if not failed:
             shown = played
         if played.outcome.violations:
@@ -287,33 +330,61 @@ def _several(drawing: _Drawing, seeds: range, as_json: bool) -> _Played:
         else:
             _print_line(played)
     assert shown is not None
-    if as_json:
-        print_json({"runs": runs, "failed": failed})
-    else:
+    if not as_json:
         line(f"{len(seeds)} runs, {len(failed)} failed")
         if failed:
             line("")
             line("The first that failed:")
             _print(shown)
-    return shown
+    return shown, {"runs": runs, "failed": failed}
 
 
-def _play(found: Scenario, plan: Plan, replay: str) -> _Played:
+def _play(drawing: _Drawing, plan: Plan, replay: str) -> _Played:
     watching = sys.stderr.isatty()
-    invariants: Sequence[type[Invariant]] = found.invariants
+    invariants: Sequence[type[Invariant]] = drawing.scenario.invariants
     if watching:
         _show(f"seed {plan.seed}: {len(plan.members)} nodes start")
         invariants = [*invariants, _Progress]
     begun = time.time()
     try:
-        run = Run(plan, invariants, found.makers)
+        run = Run(plan, invariants, drawing.scenario.makers, memo=drawing.memo)
     except (TypeError, ValueError) as e:
         raise click.UsageError(f"the plan cannot be played: {e}")
-    outcome = run.play()
+    observer: Any = _print_failure
+    globalLogPublisher.addObserver(observer)
+    try:
+        outcome = run.play()
+    finally:
+        globalLogPublisher.removeObserver(observer)
     taken = time.time() - begun
     if watching:
         _show("")
     return _Played(outcome, replay, taken)
+
+
+def _smaller(drawing: _Drawing, played: _Played, minimise: bool | None) -> _Played:
+    """
+    @param minimise: L{None} leaves it to how long a run takes.
+    @return: with the part of the plan that is needed.
+    """
+    budget = BUDGET if minimise else int(min(BUDGET, MINIMISE_SECONDS / max(played.real_s, 1e-3)))
+    if minimise is False or budget < _FEW:
+        return played
+    if sys.stderr.isatty():
+        _show(f"looking for what of it is needed: up to {budget} runs")
+    found = reduce(played.outcome, drawing.scenario, budget=budget, memo=drawing.memo)
+    if sys.stderr.isatty():
+        _show("")
+    return evolve(played, minimised=found)
+
+
+@cache
+def _hush_twisted() -> None:
+    """
+    Twisted prints errors that are logged while nobody has said where the log goes.  Here it
+    is L{_play} that says so: runs that only look for what is needed are not to be heard.
+    """
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
 
 
 # --- in words ----------------------------------------------------------------------
@@ -322,6 +393,14 @@ def _play(found: Scenario, plan: Plan, replay: str) -> _Played:
 def _show(text: str) -> None:
     """Replace the line of progress."""
     click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+
+def _print_failure(event: Any) -> None:
+    """An observer of the log, for the tracebacks of what has failed in a run."""
+    failure = event.get("log_failure")
+    if failure is not None and not failure.check(PowerLost):
+        for each in failure.getTraceback().splitlines():
+            click.echo(visible(each), err=True)
 
 
 def _list(as_json: bool) -> None:
@@ -362,7 +441,7 @@ def _print_line(played: _Played) -> None:
 def _print(played: _Played) -> None:
     outcome, figures = played.outcome, played.outcome.figures
     virtual = figures["virtual_s"]
-    converged = figures["converged_s"]
+    converged, memo = figures["converged_s"], figures["memo"]
     rows = [
         ("scenario", f"{outcome.plan.scenario}, seed {outcome.seed}"),
         ("nodes", f"{figures['nodes']:,}"),
@@ -375,6 +454,7 @@ def _print(played: _Played) -> None:
         ("bytes", f"{figures['bytes']:,} in {figures['segments']:,} segments"),
         ("latency", _latency(figures["latency_ms"])),
         ("answers", _latency(figures["answer_ms"])),
+        *([] if memo is None else [("signatures", _remembered(memo))]),
         ("violations", str(len(outcome.violations))),
         ("digest", outcome.digest),
     ]
@@ -389,6 +469,27 @@ def _print(played: _Played) -> None:
         line("")
         line("Replay it with:")
         line(f"  {played.replay}")
+
+
+def _print_smaller(played: _Played, save_plan: str | None) -> None:
+    found = played.minimised
+    line("")
+    if found is None:
+        line("Add --minimise to find the smallest part of its plan that fails.")
+        return
+    kind = "The smallest part" if found.complete else "A part"
+    line(f"{kind} of its plan that fails, after {found.plays} runs:")
+    told = describe(found.plan)
+    for each in told[:MAX_TOLD]:
+        line(f"  {each}")
+    if len(told) > MAX_TOLD:
+        line(f"  ... and {len(told) - MAX_TOLD} lines more")
+    if save_plan is None:
+        line("Add --save-plan FILE to have it in a file, for --plan FILE.")
+
+
+def _remembered(memo: dict[str, int]) -> str:
+    return f"{memo['verified']:,} verified, and {memo['remembered']:,} times one of them again"
 
 
 def _rate(amount: float, played: _Played) -> str:

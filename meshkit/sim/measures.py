@@ -323,6 +323,8 @@ class Measures:
               - C{again}: how often a node stored what it had stored before, and lost.
               - C{received}, C{sent}, C{duplicates}, C{refused}: messages, over all nodes and
                 peers; what was received was new.
+              - C{memo}: L{None}, or how many signatures were C{verified}, and how often one of
+                these was C{remembered}: see L{meshkit.sim.memo}.
               - C{connections}: that were accepted, C{resets}, C{retransmissions}.
               - C{latency_ms}: from the moment a message is stored where it was written until
                 it is stored at another node: C{count}, C{p50}, C{p90}, C{p99}, C{max}.
@@ -352,7 +354,7 @@ class Measures:
             [*arrivals[-1:], *(each.born_ns for each in told)], default=self._run.begun_ns
         )
         totals = [each.totals() for each in self._watched]
-        network = self._run.world.network
+        network, memo = self._run.world.network, self._run.world.memo
         return {
             "published": len(messages),
             "deliveries": len(arrivals),
@@ -363,6 +365,7 @@ class Measures:
             "sent": sum(each.sent for each in totals),
             "duplicates": sum(each.duplicates for each in totals),
             "refused": sum(each.refused for each in totals),
+            "memo": None if memo is None else {"verified": memo.misses, "remembered": memo.hits},
             "connections": self._connections,
             "resets": network.resets,
             "retransmissions": network.retransmissions,

@@ -14,9 +14,10 @@ from math import log2
 from typing import Any, Final
 
 from meshkit.sim.markup import Markup, element, join, page
+from meshkit.sim.minimise import Minimised
 from meshkit.sim.plots import Bar, Curve, Row, Span, bars, columns, curves, spans
 from meshkit.sim.running import Outcome
-from meshkit.sim.schedule import encode_plan
+from meshkit.sim.schedule import Plan, describe, encode_plan
 
 __all__ = ["MAX_PLAN_SHOWN", "MAX_ROWS", "write_report"]
 
@@ -68,10 +69,17 @@ svg .instant { fill: var(--second); }
 """
 
 
-def write_report(outcome: Outcome, *, replay: str = "", real_s: float | None = None) -> str:
+def write_report(
+    outcome: Outcome,
+    *,
+    replay: str = "",
+    real_s: float | None = None,
+    minimised: Minimised | None = None,
+) -> str:
     """
     @param replay: the command that plays the run again.
     @param real_s: seconds that the run took here.
+    @param minimised: what of the plan is needed to fail, if it was looked for.
     @return: a page of HTML, in UTF-8 without surrogates.
     """
     plan = outcome.plan
@@ -90,6 +98,7 @@ def write_report(outcome: Outcome, *, replay: str = "", real_s: float | None = N
             _verdict(outcome),
             _violations(outcome),
             _replay(replay),
+            _needed(minimised),
             _figures(outcome, real_s),
             _over_time(outcome),
             _latencies(outcome.figures),
@@ -133,6 +142,18 @@ def _replay(replay: str) -> Markup:
     return _section("Play it again", element("pre", element("code", replay)))
 
 
+def _needed(found: Minimised | None) -> Markup:
+    if found is None:
+        return join()
+    told = "It is the smallest part" if found.complete else "It is a part"
+    return _section(
+        "What is needed",
+        element("p", f"{told} of the plan that fails, after {found.plays} runs.", class_="soft"),
+        element("pre", "\n".join(describe(found.plan)[:MAX_ROWS])),
+        _numbers("As a plan", element("pre", _shown(found.plan))),
+    )
+
+
 def _figures(outcome: Outcome, real_s: float | None) -> Markup:
     found = outcome.figures
     converged = found["converged_s"]
@@ -154,6 +175,10 @@ def _figures(outcome: Outcome, real_s: float | None) -> Markup:
         ["segments sent again", f"{found['retransmissions']:,}"],
         ["digest of the trace", outcome.digest],
     ]
+    memo = found["memo"]
+    if memo is not None:
+        times = f"{memo['verified']:,}, and {memo['remembered']:,} times one of them again"
+        rows.append(["signatures verified", times])
     if real_s is not None:
         rate = found["virtual_s"] / max(real_s, 1e-3)
         real = f"{real_s:,.1f} s: {rate:,.1f} s of the world in each of them"
@@ -504,10 +529,13 @@ def _links(found: dict[str, Any]) -> Markup:
 
 
 def _plan(outcome: Outcome) -> Markup:
-    text = encode_plan(outcome.plan)
-    shown = text[:MAX_PLAN_SHOWN].decode("utf-8", "ignore")
-    left = len(text) - MAX_PLAN_SHOWN
-    note = f"\n… and {left:,} bytes more; --save-plan writes all of it" if left > 0 else ""
     plan = outcome.plan
     summary = f"{len(plan.members):,} members, {len(plan.actions):,} actions"
-    return _section("Plan", _numbers(summary, element("pre", shown + note)))
+    return _section("Plan", _numbers(summary, element("pre", _shown(plan))))
+
+
+def _shown(plan: Plan) -> str:
+    text = encode_plan(plan)
+    left = len(text) - MAX_PLAN_SHOWN
+    note = f"\n… and {left:,} bytes more; --save-plan writes all of it" if left > 0 else ""
+    return text[:MAX_PLAN_SHOWN].decode("utf-8", "ignore") + note

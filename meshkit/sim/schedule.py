@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from meshkit.sim.clock import nanoseconds
+from meshkit.sim.clock import SECOND, nanoseconds
 
-__all__ = ["MAX_PLAN", "Action", "Member", "Plan", "decode_plan", "encode_plan"]
+__all__ = ["MAX_PLAN", "Action", "Member", "Plan", "decode_plan", "describe", "encode_plan"]
 
 #: Bytes of a plan that is read from a file.
 MAX_PLAN: Final = 64 * 1024 * 1024
@@ -106,6 +106,26 @@ _decode: Final = msgspec.json.Decoder(Plan).decode
 def encode_plan(plan: Plan) -> bytes:
     """@return: as JSON that people can read and edit."""
     return msgspec.json.format(_encode(plan), indent=1) + b"\n"
+
+
+def describe(plan: Plan) -> list[str]:
+    """@return: who is there and what happens, a line for each, in words."""
+    told = []
+    for member in plan.members:
+        traits = [f"lies: {member.liar}"] if member.liar else []
+        traits += ["comes later"] if member.late else []
+        traits += [f"behind {member.behind}"] if member.behind else []
+        traits += [f"knows {', '.join(member.peers)}"] if member.peers else []
+        traits += [f"set to {' '.join(member.config.split())}"] if member.config else []
+        told.append(": ".join([member.name, *(["; ".join(traits)] if traits else [])]))
+    for action in sorted(plan.actions, key=lambda each: each.at):
+        args = dict(action.args)
+        words = [action.kind, action.where]
+        if action.kind == "call":
+            words = [action.where, str(args.pop("method", "")), str(args.pop("target", ""))]
+        words += [f"{name}={_encode(value).decode()}" for name, value in args.items()]
+        told.append(f"{action.at / SECOND:.3f} s: " + " ".join(word for word in words if word))
+    return told
 
 
 def decode_plan(text: bytes) -> Plan:

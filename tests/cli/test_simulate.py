@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 from attrs import frozen
 from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
@@ -40,11 +41,20 @@ class Odd(Invariant):
 def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
     members = tuple(Member(f"n{number}") for number in range(nodes))
     said = {"method": "POST", "target": "/v1/publish", "body": {"content": rng.random()}}
-    return Plan(
-        "", 0, 1.0, 5.0, members=members, actions=(Action.after(0.5, "call", "n0", **said),)
-    )
+    actions = (Action.after(0.2, "heal"), Action.after(0.5, "call", "n0", **said))
+    return Plan("", 0, 1.0, 5.0, members=members, actions=actions)
 
 
+class Broken(Invariant):
+    """It has a fault of its own."""
+
+    name = "broken"
+
+    def sampled(self, run: Run) -> None:
+        raise ZeroDivisionError("\x1b]0;x")
+
+
+BROKEN = Scenario("broken", "Never works.", 2, _draw, invariants=[Broken])
 #: Fails where the seed is even.
 TOY = Scenario("toy", "One of two runs fails.", 1, _draw, invariants=[Odd])
 
@@ -80,11 +90,13 @@ class OneRunTests(SynchronousTestCase):
         self.assertEqual(found["replay"], "meshkit simulate convergence --nodes 2 --seed 5")
 
     def test_a_bad_run_can_be_replayed(self) -> None:
-        done = simulate(f"{HERE}:TOY", "--seed", "8")
+        done = simulate(f"{HERE}:TOY", "--seed", "8", "--no-minimise")
         self.assertEqual(done.code, 1)
         self.assertIn("s: odd at n0: published 0\\x1b[31m\n", done.out)
         self.assertIn("  ... and 2 more\n", done.out)
-        replay = done.out.splitlines()[-1].split()
+        *_, replay_line, empty, hint = done.out.splitlines()
+        replay = replay_line.split()
+        self.assertIn("--minimise", hint)
         self.assertEqual(replay[:2], ["meshkit", "simulate"])
         again = simulate(*replay[2:])
         self.assertEqual(
@@ -112,16 +124,51 @@ class OneRunTests(SynchronousTestCase):
         # The invariants of another scenario.
         self.assertEqual(simulate(f"{HERE}:TOY", "--plan", str(file)).code, 1)
 
+    def test_what_is_needed_to_fail_is_told_and_kept(self) -> None:
+        file = Path(scratch(self), "plan.json")
+        drawn = ("--seed", "8", "--nodes", "3", "--minimise", "--save-plan", str(file))
+        told = simulate(f"{HERE}:TOY", *drawn).out.split("Replay it with:")[1].splitlines()
+        self.assertRegex(told[3], r"\AThe smallest part of its plan that fails, after \d+ runs:\Z")
+        self.assertEqual(told[4], "  n0")
+        self.assertRegex(told[5], r"\A  0.500 s: n0 POST /v1/publish body=\{\"content\":0\.\d+\}\Z")
+        plan = decode_plan(file.read_bytes())
+        self.assertEqual(([each.name for each in plan.members], len(plan.actions)), (["n0"], 1))
+        done = simulate(f"{HERE}:TOY", "--plan", str(file), "--json", "--minimise")
+        found = json.loads(done.out)["minimised"]
+        self.assertEqual((done.code, found["complete"]), (1, True))
+        self.assertEqual(decode_plan(msgspec.json.encode(found["plan"])), plan)
+
+    def test_the_traceback_of_the_run_is_shown_and_of_no_other(self) -> None:
+        done = simulate(f"{HERE}:BROKEN", "--seed", "1", "--minimise")
+        self.assertGreater(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(done.code, 1)
+        self.assertIn("errors: logged: \\x1b]0;x\n", done.out)
+        self.assertEqual(done.err.count("builtins.ZeroDivisionError: \\x1b]0;x\n"), 1)
+
+    def test_signatures_may_be_remembered(self) -> None:
+        drawn = ("convergence", "--nodes", "3", "--seed", "5")
+        done = simulate(*drawn, "--memo", "--json")
+        found = json.loads(done.out)
+        # The author has verified nothing, and one of both others what the other one knew.
+        self.assertEqual(found["figures"]["memo"], {"verified": 15, "remembered": 15})
+        self.assertTrue(found["replay"].endswith(" --seed 5 --memo"))
+        without = json.loads(simulate(*drawn, "--json").out)
+        self.assertEqual((without["figures"]["memo"], without["digest"]), (None, found["digest"]))
+        self.assertIn(
+            "15 verified, and 15 times one of them again\n", simulate(*drawn, "--memo").out
+        )
+
     def test_a_page_is_written(self) -> None:
         file = Path(scratch(self), "report.html")
         done = simulate(f"{HERE}:TOY", "--seed", "3", "--report", str(file), "--json")
         (title,) = re.findall("<h1>(.*)</h1>", file.read_text("utf-8"))
         self.assertEqual((done.code, title), (0, "toy, seed 3"))
         # Of several runs it is of the first that failed.
-        simulate(f"{HERE}:TOY", "--seeds", "5..8", "--report", str(file))
+        simulate(f"{HERE}:TOY", "--seeds", "5..8", "--minimise", "--report", str(file))
         text = file.read_text("utf-8")
         self.assertIn("<h1>toy, seed 6</h1>", text)
         self.assertIn(f"meshkit simulate {HERE}:TOY --nodes 1 --seed 6<", text)
+        self.assertIn("It is the smallest part of the plan that fails, after ", text)
 
     def test_a_page_that_cannot_be_written_is_known_before_the_run(self) -> None:
         file = Path(scratch(self), "nowhere", "report.html")
@@ -131,14 +178,18 @@ class OneRunTests(SynchronousTestCase):
 
 class ManyRunsTests(SynchronousTestCase):
     def test_each_is_a_line_and_the_first_that_fails_is_told(self) -> None:
-        done = simulate(f"{HERE}:TOY", "--seeds", "7..10")
+        done = simulate(f"{HERE}:TOY", "--seeds", "7..10", "--no-minimise")
         self.assertEqual(done.code, 1)
         lines = done.out.splitlines()
         self.assertRegex(lines[0], r"\Aseed 7  good    1 acknowledged, 0 deliveries, ")
         self.assertRegex(lines[1], r"\Aseed 8  FAILED  .* s: odd at n0: .* \(and 11 more\)\Z")
         self.assertTrue(lines[2].startswith("seed 9  good"))
         self.assertEqual(lines[4], "4 runs, 2 failed")
-        self.assertEqual(lines[-1], f"  meshkit simulate {HERE}:TOY --nodes 1 --seed 8")
+        self.assertEqual(lines[-3], f"  meshkit simulate {HERE}:TOY --nodes 1 --seed 8")
+        done = simulate(f"{HERE}:TOY", "--seeds", "7..8", "--minimise", "--json")
+        found = json.loads(done.out)
+        self.assertEqual(([each["seed"] for each in found["runs"]], found["failed"]), ([7, 8], [8]))
+        self.assertEqual(len(found["first"]["plan"]["actions"]), 1)
 
     def test_so_many_from_a_seed_on(self) -> None:
         done = simulate(f"{HERE}:TOY", "--seed", "11", "--seeds", "1", "--json")

@@ -9,7 +9,7 @@ from meshkit.sim.actions import ACTIONS
 from meshkit.sim.invariants import Invariant
 from meshkit.sim.running import MAX_VIOLATIONS, Run, play, run
 from meshkit.sim.scenarios import SCENARIOS
-from meshkit.sim.schedule import Action, Member, Plan, decode_plan, encode_plan
+from meshkit.sim.schedule import Action, Member, Plan, decode_plan, describe, encode_plan
 
 QUIET = SCENARIOS["convergence"]
 PAIR = Plan("", 3, 5.0, 60.0, members=(Member("ada"), Member("bob", ("ada",))))
@@ -39,6 +39,31 @@ class PlanTests(SynchronousTestCase):
         for text in (b"", b"{}", b'{"scenario": "x"', b"\xff", b"[]"):
             error = self.assertRaises(ValueError, decode_plan, text)
             self.assertIn("this is no plan: ", str(error))
+
+
+class DescribedTests(SynchronousTestCase):
+    def test_a_plan_is_told_in_words(self) -> None:
+        members = (
+            Member("ada", config="[gossip]\nmax_links = 3\n"),
+            Member("bob", ("ada",), late=True, behind="box"),
+            Member("eve", ("ada", "bob"), liar="forged"),
+        )
+        actions = (
+            Action.after(2, "partition", groups=[["ada"], ["bob"]]),
+            publish(1, "ada", "hello"),
+            Action.after(3, "crash", "bob"),
+        )
+        self.assertEqual(
+            describe(Plan("", 1, 1.0, 1.0, members=members, actions=actions)),
+            [
+                "ada: set to [gossip] max_links = 3",
+                "bob: comes later; behind box; knows ada",
+                "eve: lies: forged; knows ada, bob",
+                '1.000 s: ada POST /v1/publish body={"content":"hello"}',
+                '2.000 s: partition groups=[["ada"],["bob"]]',
+                "3.000 s: crash bob",
+            ],
+        )
 
 
 def evolve_members(plan: Plan, *more: Member) -> Plan:
