@@ -69,6 +69,8 @@ class Comparing:
         self._number = 0
         self._window: Window | None = None
         self._lower = FIRST
+        # How far our own feed is as it is compared; it may go on meanwhile.
+        self._own = 0
         self._ended: Deferred[None] | None = None
         self._running = False
         self._again = False
@@ -220,7 +222,7 @@ class Comparing:
         self._link.telling.differ(window.take_differences())
         self._send(answer)
         if window.finished:
-            self._link.telling.compared(self._lower, window.upper)
+            self._link.telling.compared(self._lower, window.upper, self._own)
             self._finish()
         elif answer:
             self._start_clock()
@@ -262,10 +264,13 @@ class Comparing:
         """What we have in a window, of what both sides replicate; one more, if it is full."""
         entries = Entries(self._salt)
         after = _before(lower)
+        own = self._link.part.selection.own
+        self._own = 0
         while self._link.open and len(entries) <= WINDOW:
             page = await self._store.frontier(after=after, limit=PAGE)
             if not page:
                 break
+            self._own = next((each.sequence for each in page if each.author == own), self._own)
             entries.add(
                 Entry(each.author, each.sequence, each.head, each.forked)
                 for each in page

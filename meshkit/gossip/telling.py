@@ -87,18 +87,17 @@ class Telling:
                     self._link.part.turn_off(before, [author])
         self._link.part.ask_all()
 
-    def compared(self, lower: bytes, upper: bytes) -> None:
-        """A window was compared to its end: what was not said to differ is the same."""
+    def compared(self, lower: bytes, upper: bytes, own_sequence: int) -> None:
+        """
+        A window was compared to its end: what was not said to differ is the same.
+
+        @param own_sequence: how far our own feed was as it was compared.
+        """
         own = self._link.part.selection.own
         if lower <= own < upper and self.shared(own):
             if not self._own_differs:
-                self._link.run(self._own_feed_is_the_same())
+                self._link.part.own_feed_seen(self._link.connected_to, own_sequence)
             self._own_differs = False
-
-    async def _own_feed_is_the_same(self) -> None:
-        own = self._link.part.selection.own
-        here = (await self._link.part.frontier([own])).get(own)
-        self._link.part.own_feed_seen(self._link.connected_to, 0 if here is None else here.sequence)
 
     def _has(self, author: bytes, has: int, have: int, forked: int | None) -> None:
         """The peer has a feed up to a sequence."""
