@@ -19,6 +19,7 @@ from meshkit.sim.schedule import Action
 if TYPE_CHECKING:
     from meshkit.sim.node import SimNode
     from meshkit.sim.running import Run
+    from meshkit.testing.doors import DoorCall
 
 __all__ = ["ACTIONS", "Do", "perform"]
 
@@ -42,8 +43,29 @@ def start_node(node: SimNode) -> None:
 
 def _call(run: Run, action: Action) -> None:
     node = run.nodes[action.where]
-    if not node.ready:
+    call = _ask(run, node, action) if node.ready else None
+    again = action.args.get("again")
+    if again is not None:
+        run.world.clock.callLater(again, _call_again, run, action, call)
+
+
+def _call_again(run: Run, action: Action, call: DoorCall | None) -> None:
+    """Whoever has called makes the same call again, if it was not answered."""
+    if not run.active:
         return
+    if call is not None:
+        if not call.ended:
+            run.world.clock.callLater(action.args["again"], _call_again, run, action, call)
+            return
+        try:
+            if call.answer().status < 500:
+                return
+        except ConnectionError:
+            pass
+    _call(run, action)
+
+
+def _ask(run: Run, node: SimNode, action: Action) -> DoorCall:
     args = action.args
     target, body = args["target"], args.get("body")
     about = args.get("about")
@@ -58,13 +80,14 @@ def _call(run: Run, action: Action) -> None:
                 name: known.get(value, value) if isinstance(value, str) else value
                 for name, value in body.items()
             }
-    node.call(args["method"], target, body)
+    return node.call(args["method"], target, body)
 
 
 def _start(run: Run, action: Action) -> None:
     liar = run.liars.get(action.where)
     if liar is not None:
-        liar.start()
+        if not liar.running:
+            liar.start()
     else:
         start_node(run.nodes[action.where])
 
@@ -155,8 +178,10 @@ def _heal(run: Run, action: Action) -> None:
     run.world.network.heal()
 
 
-#: Everything that an action can be.  C{call} takes C{method}, C{target}, C{body}, and C{about}:
-#: the member whose key and address stand for C{{key}} and C{{address}} in the others.
+#: Everything that an action can be.  C{call} takes C{method}, C{target}, C{body}; C{about}: the
+#: member whose key and address stand for C{{key}} and C{{address}} in the others; and C{again}:
+#: seconds after which the call is made again, as long as it is not answered, or with an error
+#: of the node's own.
 ACTIONS: Final[dict[str, Do]] = {
     # What people and programs do.
     "call": _call,

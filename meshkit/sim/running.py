@@ -10,6 +10,7 @@ One run: a plan is played, invariants watch, and what came of it is an L{Outcome
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
@@ -26,6 +27,7 @@ from meshkit.sim.actions import perform, start_node
 from meshkit.sim.clock import nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.invariants import USUAL, Invariant, Violation
+from meshkit.sim.liars import Liar
 from meshkit.sim.measures import Measures
 from meshkit.sim.minimise import BUDGET, Minimised, minimise
 from meshkit.sim.network import SimNetwork
@@ -42,6 +44,9 @@ SAMPLE: Final = 1.0
 MAX_VIOLATIONS: Final = 100
 #: Seconds in which everybody has to be ready, at the beginning.
 READY: Final = 300.0
+
+# A member's public key, in the configuration of another one.
+_KEY: Final = re.compile(r"\{key:([^}]*)\}")
 
 
 @frozen
@@ -113,6 +118,7 @@ class Run:
     @ivar measures: what is measured.
     @ivar begun_ns: when all were ready.
     @ivar agreed: nobody had anything more to wait for, within the time.
+    @ivar active: C{plan.seconds} are not over.
     """
 
     _log = Logger()
@@ -131,8 +137,9 @@ class Run:
         self.violations: list[Violation] = []
         self.begun_ns = 0
         self.agreed = False
+        self.active = True
         self.nodes: dict[str, SimNode] = {}
-        self.liars: dict[str, Any] = {}
+        self.liars: dict[str, Liar] = {}
         self._invariants = [each() for each in invariants]
         self._over = False
         self._folder = TemporaryDirectory() if plan.disk == "files" else None
@@ -149,33 +156,35 @@ class Run:
         for member in plan.members:
             self._make(member, makers, boxes)
         self.measures = Measures(self)
-        everybody: list[Any] = [*self.nodes.values(), *self.liars.values()]
+        everybody: list[SimNode | Liar] = [*self.nodes.values(), *self.liars.values()]
         self._names = {each.identity.public.raw: each.name for each in everybody}
         for member in plan.members:
-            known = ", ".join(f'"{self.address_of(name)}"' for name in member.peers)
-            if not member.liar:
-                self.nodes[member.name].configure(f"peers = [{known}]\n{member.config}")
+            addresses = [self.address_of(name) for name in member.peers]
+            if member.liar:
+                self.liars[member.name].dials = tuple(addresses)
+            else:
+                known = ", ".join(f'"{address}"' for address in addresses)
+                config = _KEY.sub(lambda found: self.key_of(found[1]).text, member.config)
+                self.nodes[member.name].configure(f"peers = [{known}]\n{config}")
 
     def _make(self, member: Member, makers: Any, boxes: dict[str, Any]) -> None:
+        behind = boxes.get(member.behind)
         if member.liar:
-            raise ValueError("nobody lies yet")
-        self.nodes[member.name] = self.world.node(
-            member.name, makers=makers, behind=boxes.get(member.behind)
-        )
+            self.liars[member.name] = self.world.liar(member.name, member.liar, behind=behind)
+        else:
+            self.nodes[member.name] = self.world.node(member.name, makers=makers, behind=behind)
 
     # --- what invariants and actions call
 
     def key_of(self, name: str) -> PublicKey:
         """@return: the public key of a member."""
-        key: PublicKey = self._member(name).identity.public
-        return key
+        return self._member(name).identity.public
 
     def address_of(self, name: str) -> str:
         """@return: where others dial a member."""
-        address: str = self._member(name).address
-        return address
+        return self._member(name).address
 
-    def _member(self, name: str) -> Any:
+    def _member(self, name: str) -> SimNode | Liar:
         return self.liars.get(name) or self.nodes[name]
 
     def name_of(self, key: bytes) -> str:
@@ -244,6 +253,7 @@ class Run:
         self._tell("begun")
 
     def _heal(self) -> None:
+        self.active = False
         network = self.world.network
         network.mend()
         for node in self.nodes.values():

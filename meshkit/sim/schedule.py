@@ -48,7 +48,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @ivar name: unique in the plan.
     @ivar peers: names of those whose address it is given.
-    @ivar config: more of its C{meshkit.toml}, after the addresses.
+    @ivar config: more of its C{meshkit.toml}, after the addresses; in it C{{key:NAME}} stands
+        for the public key of another member.
     @ivar liar: how it lies, see L{meshkit.sim.liars}; an honest node, if empty.
     @ivar late: it is not there from the beginning, but from its first C{start} on.
     @ivar behind: name of a box for address translation that it is behind.

@@ -5,6 +5,7 @@ Each invariant is seen to find what it is for, in worlds that somebody tampers w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 from attrs import evolve
@@ -15,7 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.feed.message import Message, sign_message
 from meshkit.identity.keys import Identity
 from meshkit.runtime.keyring import NETWORK_SECRET
+from meshkit.services import node
 from meshkit.services.node import NodeService
+from meshkit.shs.listener import SecureListener
 from meshkit.sim.invariants import (
     USUAL,
     Authentic,
@@ -23,6 +26,7 @@ from meshkit.sim.invariants import (
     Bounded,
     Converged,
     Durable,
+    Fresh,
     Invariant,
     Quiet,
     Sound,
@@ -30,10 +34,11 @@ from meshkit.sim.invariants import (
 )
 from meshkit.sim.invariants.bounded import sizes
 from meshkit.sim.invariants.durable import brief
-from meshkit.sim.node import SimNode
+from meshkit.sim.node import Said, SimNode
 from meshkit.sim.running import Outcome, Run, play
 from meshkit.sim.scenarios import SCENARIOS
 from meshkit.sim.schedule import Action, Member, Plan
+from meshkit.testing.doors import Answer
 from meshkit.testing.identities import DAY_NS
 
 QUIET = SCENARIOS["convergence"]
@@ -46,6 +51,10 @@ def call(seconds: float, name: str, method: str, target: str, **args: Any) -> Ac
 
 def publish(seconds: float, name: str, text: str = "x") -> Action:
     return call(seconds, name, "POST", "/v1/publish", body={"content": text})
+
+
+def evolve_action(action: Action, seconds: float) -> Action:
+    return Action.after(seconds, action.kind, action.where, **action.args)
 
 
 def restart(seconds: float, name: str) -> list[Action]:
@@ -176,12 +185,26 @@ class DurableTests(InvariantTests):
         violation = self.found(Durable, tamper, actions)
         self.assertEqual(violation.text, "north of /v1/topics is there again")
 
+    def test_what_was_asked_for_with_a_key_is_there_twice(self) -> None:
+        keyed = call(
+            1,
+            "ada",
+            "POST",
+            "/v1/publish",
+            body={"content": {"a": [1, "x"]}, "idempotency_key": "once"},
+        )
+        repeated = evolve_action(keyed, 2)
+        self.assertEqual(self.play(Durable, Invariant, [keyed, repeated, *LIFE]).violations, ())
+        actions = [keyed, call(2, "ada", "POST", "/v1/publish", body={"content": {"a": [1, "x"]}})]
+        violation = self.found(Durable, Invariant, actions)
+        self.assertEqual(violation.text, "the request with the key once was published 2 times")
+
     def test_what_was_cut_off_may_be_there_or_not(self) -> None:
         done = []
-        for hundredths in range(1, 12):
+        for after in (1e-6, 1e-4, 3e-4, 1e-3, 0.01):
             actions = [
                 call(1, "ada", "POST", "/v1/topics/north"),
-                *restart(1 + hundredths / 2500, "ada"),
+                *restart(1 + after, "ada"),
                 *LIFE,
             ]
 
@@ -437,6 +460,40 @@ class BoundedTests(InvariantTests):
         self.assertEqual(violation.text, text)
 
 
+class FreshTests(InvariantTests):
+    def test_an_ephemeral_key_that_is_used_twice(self) -> None:
+        class Listener(SecureListener):
+            def __init__(self, reactor: Any, identity: Any, rng: Any, **more: Any) -> None:
+                super().__init__(reactor, identity, Stuck(rng), **more)
+
+        class Stuck(Random):
+            """What a node draws its keys from, and draws the same each time."""
+
+            def __init__(self, rng: Random) -> None:
+                super().__init__(1)
+                self._first = rng.randbytes(32)
+
+            def randbytes(self, n: int) -> bytes:
+                return self._first[:n]
+
+        self.patch(node, "SecureListener", Listener)
+        actions = [Action.after(1, "reset", "ada", to="bob")]
+        violations = self.play(Fresh, Invariant, actions).violations
+        self.assertEqual({each.node for each in violations}, {"ada"})
+        self.assertIn("an ephemeral key is used twice: ", violations[0].text)
+        self.assertIn(", first by ada", violations[0].text)
+
+    def test_a_nonce_that_goes_back(self) -> None:
+        def back(run: Run) -> None:
+            part: Any = run.nodes["ada"].service
+            (link,) = part._parts["gossip"]._links
+            link._channel._boxer._counter -= 2
+
+        violation = self.found(Fresh, tampering("sampled", back, 3), [publish(1, "ada")])
+        self.assertEqual(violation.node, "ada")
+        self.assertIn("a nonce was used again in the connection with @", violation.text)
+
+
 class QuietTests(InvariantTests):
     def test_what_a_stopped_node_leaves_behind(self) -> None:
         def timer(run: Run) -> None:
@@ -494,6 +551,17 @@ class SoundTests(InvariantTests):
         outcome = self.play(Sound, Invariant, actions)
         self.assertEqual(outcome.violations, ())
         self.assertEqual(outcome.figures["acknowledged"], 1)
+
+    def test_a_feed_that_waits_for_what_a_liar_has_said(self) -> None:
+        answer = Answer(409, b'{"error": {"code": "FEED_READ_ONLY", "message": "wait"}}')
+        said = Said(1, "ada", 1, "POST", "/v1/publish", {}, answer)
+        for liar, count in (("", 1), ("silent", 0)):
+            plan = Plan("", 1, 1.0, 1.0, members=(Member("ada"), Member("eve", liar=liar)))
+            run = Run(plan, [Sound])
+            run.nodes["ada"].start()
+            Sound().said(run, said)
+            self.assertEqual(len(run.violations), count)
+            run.world.close()
 
     def test_a_call_that_is_never_answered(self) -> None:
         self.patch(NodeService, "_answer_identity", lambda service, request: Deferred())

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from attrs import evolve
+from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.sim.actions import ACTIONS
+from meshkit.sim.databases import SimFile
 from meshkit.sim.invariants import Invariant
 from meshkit.sim.running import MAX_VIOLATIONS, Run, play, run
 from meshkit.sim.scenarios import SCENARIOS
@@ -171,3 +174,63 @@ class RunTests(SynchronousTestCase):
             "", 1, 5.0, 60.0, members=(Member("ada"), Member("bob", ("ada",), late=True))
         ).with_actions([publish(1, "bob"), Action.after(2, "start", "bob"), publish(3, "bob")])
         self.assertEqual(play(late, QUIET).figures["acknowledged"], 1)
+
+    def test_who_is_not_answered_asks_again(self) -> None:
+        asked = []
+
+        class Listening(Invariant):
+            def event(self, run: Run, kind: str, host: str, details: dict[str, Any]) -> None:
+                if kind in ("door.call", "door.silence"):
+                    asked.append((kind, run.seconds))
+
+        body = {"content": "x", "idempotency_key": "k"}
+        request = Action.after(
+            1, "call", "ada", method="POST", target="/v1/publish", body=body, again=0.5
+        )
+        actions = [
+            request,
+            Action.after(1.000001, "kill", "ada"),
+            Action.after(2, "start", "ada"),
+        ]
+        scenario = evolve(QUIET, invariants=[Listening])
+        outcome = play(PAIR.with_actions(actions), scenario)
+        self.assertEqual(outcome.figures["acknowledged"], 1)
+        kinds = [kind for kind, _ in asked]
+        self.assertEqual(kinds, ["door.call", "door.silence", "door.call"])
+        self.assertEqual([round(at, 3) for _, at in asked], [1.0, 1.0, 2.5])
+
+    def test_a_key_in_the_configuration_is_that_of_a_member(self) -> None:
+        plan = Plan(
+            "",
+            1,
+            2.0,
+            2.0,
+            members=(Member("ada"), Member("bob", config='[gossip]\nfollow = ["{key:ada}"]')),
+        )
+        whole = Run(plan, [])
+        whole.play()
+        section = whole.nodes["bob"].given["settings"].section("gossip")
+        self.assertEqual(section.followed(), (whole.nodes["ada"].identity.public.raw,))
+
+    def test_a_plan_that_says_files_has_its_databases_in_files(self) -> None:
+        plan = replace(PAIR, disk="files").with_actions(
+            [publish(1, "ada"), Action.after(2, "crash", "ada"), Action.after(3, "start", "ada")]
+        )
+        whole = Run(plan)
+        (database,) = [
+            database
+            for database in (whole.nodes["ada"].host.storage.database("/ada/node.db"),)
+            if isinstance(database, SimFile)
+        ]
+        outcome = whole.play()
+        self.assertEqual(outcome.violations, ())
+        self.assertEqual(outcome.digest, Run(plan).play().digest)
+        self.assertFalse(os.path.exists(database.name))
+
+    def test_who_lies_is_there(self) -> None:
+        plan = replace(PAIR, members=(*PAIR.members, Member("eve", ("ada",), liar="silent")))
+        whole = Run(plan, SCENARIOS["byzantine"].invariants)
+        outcome = whole.play()
+        self.assertEqual(outcome.violations, ())
+        self.assertEqual(whole.liars["eve"].dials, (whole.nodes["ada"].address,))
+        self.assertGreater(len(whole.liars["eve"].told), 0)

@@ -15,6 +15,7 @@ from meshkit.sim.invariants.blameless import Blameless
 from meshkit.sim.invariants.bounded import Bounded
 from meshkit.sim.invariants.converged import Converged
 from meshkit.sim.invariants.durable import Durable
+from meshkit.sim.invariants.fresh import Fresh
 from meshkit.sim.invariants.invariant import Invariant, Violation
 from meshkit.sim.invariants.quiet import Quiet
 from meshkit.sim.invariants.sound import Sound
@@ -26,6 +27,7 @@ __all__ = [
     "Bounded",
     "Converged",
     "Durable",
+    "Fresh",
     "Invariant",
     "Quiet",
     "Sound",
@@ -39,6 +41,7 @@ USUAL: Final[Sequence[type[Invariant]]] = (
     Converged,
     Blameless,
     Bounded,
+    Fresh,
     Quiet,
     Sound,
 )

@@ -26,8 +26,10 @@ TIMERS: Final = 32
 TIMERS_PER_CONNECTION: Final = 12
 #: Connections of a machine with one other, in whatever state.
 CONNECTIONS: Final = 2 * MAX_LINKS_PER_PEER + listener.MAX_UNAUTHENTICATED_PER_ORIGIN
-#: Seconds in which nodes that have agreed come to rest.
-REST: Final = 10.0
+# Seconds that a sign of life may take.
+_SLACK: Final = 5.0
+#: Seconds in which nodes that have agreed come to rest, and hear of each peer that is there.
+REST: Final = link.IDLE + 2 * _SLACK
 #: Nodes that are looked at at a time.
 _AT_A_TIME: Final = 20
 
@@ -89,19 +91,31 @@ def _gossip_sizes(part: Any) -> Iterator[_Size]:
         yield f"news for {peer}", len(each.telling._news), link.MAX_NEWS
 
 
-def _left(node: SimNode, honest: frozenset[bytes]) -> Iterator[tuple[str, int]]:
-    """What has to be nothing in a node that has nothing to do."""
+def _left(node: SimNode, honest: frozenset[bytes], calm: bool) -> Iterator[tuple[str, int]]:
+    """
+    What has to be nothing in a node that has nothing to do.
+
+    @param honest: keys of honest nodes.
+    @param calm: there are no others, who would give it something to do.
+    """
     service: Any = node.service
-    status = service._database.status()
-    yield "jobs for the database", status.waiting_writes + status.waiting_reads
-    yield "calls of workers", service._workers.outstanding
+    if calm:
+        status = service._database.status()
+        yield "jobs for the database", status.waiting_writes + status.waiting_reads
+        yield "calls of workers", service._workers.outstanding
     gossip = service._parts.get("gossip")
     if gossip is None:
         return
-    yield "bytes in hand", gossip.digestion.in_all
+    if calm:
+        yield "bytes in hand", gossip.digestion.in_all
+    rooms = (gossip.rooms.begun, gossip.rooms.answered)
+    used = sum(room.limit - room.tokens for room in rooms)
+    windows = sum(each.comparing._window is not None for each in gossip._links)
+    yield "room for comparisons that are over", max(0, used - windows)
     for each in gossip._links:
         peer = each.connected_to
-        if peer.raw in honest:
+        # The others are dead, and this node has yet to find that out.
+        if peer.raw in honest and each._now - each._heard < link.IDLE + _SLACK:
             yield f"feeds fetched from {peer.text}", len(each.partner.due)
             yield f"news for {peer.text}", len(each.telling._news)
 
@@ -143,7 +157,9 @@ class Bounded(Invariant):
         for node in run.nodes.values():
             if node.ready:
                 self._check(run, node)
-                left = [f"{what}: {size}" for what, size in _left(node, honest) if size]
+                left = [
+                    f"{what}: {size}" for what, size in _left(node, honest, not run.liars) if size
+                ]
                 if left:
                     text = f"it has nothing to do, and there is still {', '.join(left)}"
                     run.violated(self.name, node.name, text)

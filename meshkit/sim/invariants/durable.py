@@ -5,10 +5,12 @@ Nothing that was acknowledged is lost.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import msgspec
 from attrs import define, field, frozen
 
 from meshkit.sim.invariants.invariant import Invariant
@@ -100,6 +102,9 @@ class Durable(Invariant):
     and the feed of a node has no gap in its own node.  That is looked up in the database when
     the node is ready again after each start, and asked for at the door at the end.
 
+    What was asked for with an idempotency key is there once, however often it was asked for;
+    contents of such requests have to differ.
+
     Of all other changes that a door takes (follows, blocks, topics, peers, tokens, schemas):
     the door lists what was added, and does not list what was taken away, after each start and
     at the end.  A call that was cut off, or failed by the node's fault, may have had its
@@ -117,6 +122,8 @@ class Durable(Invariant):
         self._states: dict[str, dict[tuple[str, str], _State]] = {}
         # Node -> number of a call -> when it was made.
         self._asked: dict[str, dict[int, int]] = {}
+        # Node -> content -> the key with which it was to be published once.
+        self._keyed: dict[str, dict[str, str]] = {}
         # Node -> the process that was looked at last.
         self._seen: dict[str, int] = {}
 
@@ -143,6 +150,9 @@ class Durable(Invariant):
                 change.others.add(other.present)
             state.open[number] = change
             state.changed_ns = now_ns
+        elif method == "POST" and "idempotency_key" in (details["body"] or {}):
+            content = _text(details["body"].get("content"))
+            self._keyed.setdefault(host, {})[content] = details["body"]["idempotency_key"]
         elif method == "GET":
             self._asked.setdefault(host, {})[number] = now_ns
 
@@ -222,6 +232,8 @@ class Durable(Invariant):
         """Compare the node's own feed, as its door shows it, with what was acknowledged."""
         author = quote(node.identity.public.text, safe="")
         shown: list[tuple[int, str]] = []
+        keyed: Counter[str] = Counter()
+        keys = self._keyed.get(node.name, {})
         cursor = ""
         while True:
             answer = node.ask("GET", f"/v1/feed/{author}?limit=200{cursor}")
@@ -231,11 +243,16 @@ class Durable(Invariant):
                 return
             page = answer.json
             shown += [(each["sequence"], each["hash"]) for each in page["data"]]
+            keyed.update(text for each in page["data"] if (text := _text(each["content"])) in keys)
             following = page["metadata"].get("next_cursor")
             if following is None:
                 break
             cursor = f"&cursor={quote(following, safe='')}"
         self._compare(run, node, sorted(shown), "shown")
+        for text, count in keyed.items():
+            if count > 1:
+                what = f"the request with the key {keys[text]} was published {count} times"
+                run.violated(self.name, node.name, what)
 
     def _compare(self, run: Run, node: SimNode, found: list[tuple[int, str]], how: str) -> None:
         sequences = [sequence for sequence, _ in found]
@@ -289,6 +306,10 @@ def _changes(method: str, target: str, body: Any) -> tuple[str, str] | None:
             named = parse_qs(split.query).get("name")
             return kind.path, named[0] if named else kind.key(rest, body)
     return None
+
+
+def _text(content: Any) -> str:
+    return msgspec.json.encode(content, order="sorted").decode()
 
 
 def brief(numbers: list[int]) -> str:

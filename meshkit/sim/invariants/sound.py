@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from attrs import define
 
+from meshkit.errors import FeedReadOnly, NotReady
 from meshkit.sim.invariants.invariant import Invariant
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ __all__ = ["PATIENCE", "Sound"]
 PATIENCE: Final = 60.0
 
 # Actions that make a disk fail, and those that end it.
-_TROUBLES: Final = frozenset({"fill", "fail-syncs", "fail-commits", "power"})
+_TROUBLES: Final = frozenset({"fill", "fail-syncs", "fail-commits"})
 _MENDS: Final = frozenset({"free", "mend"})
 # What a node says while it starts or stops.
-_BUSY: Final = frozenset({"NOT_READY"})
+_BUSY: Final = frozenset({NotReady.code})
 # Calls that last.
 _STREAMS: Final = ("/v1/events", "/mcp")
 
@@ -88,6 +89,9 @@ class Sound(Invariant):
 
     def said(self, run: Run, said: Said) -> None:
         if said.answer.status < 400 or said.answer.code in _BUSY:
+            return
+        if run.liars and said.answer.code == FeedReadOnly.code:
+            # Somebody has said that there is more of the feed: so it waits, for a minute.
             return
         path = urlsplit(said.target).path
         published = said.method == "POST" and path.startswith("/v1/publish")

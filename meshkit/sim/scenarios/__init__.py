@@ -7,14 +7,17 @@ from __future__ import annotations
 from typing import Final
 
 from meshkit.sim.running import Scenario
+from meshkit.sim.scenarios.byzantine import BYZANTINE
 from meshkit.sim.scenarios.churn import CHURN
+from meshkit.sim.scenarios.clients import CLIENTS
 from meshkit.sim.scenarios.convergence import CONVERGENCE
 from meshkit.sim.scenarios.flash_crowd import FLASH_CROWD
 from meshkit.sim.scenarios.partition import PARTITION
+from meshkit.sim.scenarios.reunion import REUNION
 
 __all__ = ["SCENARIOS"]
 
+_ALL: Final = (CONVERGENCE, CHURN, PARTITION, FLASH_CROWD, REUNION, CLIENTS, BYZANTINE)
+
 #: By name.
-SCENARIOS: Final[dict[str, Scenario]] = {
-    each.name: each for each in (CONVERGENCE, CHURN, PARTITION, FLASH_CROWD)
-}
+SCENARIOS: Final[dict[str, Scenario]] = {each.name: each for each in _ALL}

@@ -1,0 +1,58 @@
+"""
+A minority lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from meshkit.sim.liars import LIARS
+from meshkit.sim.nemesis import disturb
+from meshkit.sim.running import Scenario
+from meshkit.sim.scenarios.drawing import names, neighbours, publications
+from meshkit.sim.schedule import Member, Plan
+
+__all__ = ["BYZANTINE"]
+
+_SECONDS: Final = 60.0
+
+
+def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
+    count = max(1, nodes // 3)
+    members = names(max(2, nodes - count))
+    known = neighbours(rng, members, 2)
+    kinds = sorted(LIARS)
+    liars = {}
+    for number in range(count):
+        kind = kinds[int(rng.random() * len(kinds))]
+        # Each dials some, and is dialled by some.
+        dialled = [name for name in members if rng.random() < 0.6] or members[:1]
+        liars[f"liar{number}"] = (kind, tuple(dialled))
+        for name in members:
+            if name not in dialled and rng.random() < 0.5:
+                known[name] = (*known[name], f"liar{number}")
+    actions = publications(rng, members, 8 * len(members), _SECONDS, mixed=True)
+    actions += disturb(rng, faults, members, _SECONDS, len(members))
+    return Plan(
+        scenario="",
+        seed=0,
+        seconds=_SECONDS,
+        settle=600.0,
+        network={"latency": 0.02, "jitter": 0.02},
+        members=(
+            *(Member(name, known[name]) for name in members),
+            *(Member(name, peers, liar=kind) for name, (kind, peers) in liars.items()),
+        ),
+        actions=tuple(actions),
+    )
+
+
+BYZANTINE: Final = Scenario(
+    "byzantine",
+    "A third of the nodes lie, each in its way; the others have their usual troubles.",
+    nodes=6,
+    draw=_draw,
+    faults=("crash", "restart", "partition", "reset"),
+)
