@@ -71,7 +71,7 @@ bench: ## measure, and print figures; BENCH_ARGS="--quick bulk rpc" for a short 
 	@.ci/tools bench || echo 'bench: not all there is to compare with could be installed' >&2
 	@$(PYTHON_VENV) -m tests.bench $(BENCH_ARGS)
 
-soak: ## the property tests with ever new examples, for HOURS=1 hours or to the first failure
+soak: ## property tests and simulations with ever new examples and seeds, for HOURS=1 hours or to the first failure
 	@.ci/bootstrap test
 	@.ci/soak $(or $(HOURS),1)
 
