@@ -28,6 +28,7 @@ from tests.bench import (
     rest,
     rpc,
     search,
+    sim,
     starting,
 )
 
@@ -46,6 +47,7 @@ BENCHES: Final[dict[str, Callable[[bool], str]]] = {
     "rest": rest.measure,
     "mcp": mcp.measure,
     "starting": starting.measure,
+    "sim": sim.measure,
 }
 
 

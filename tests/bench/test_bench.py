@@ -10,6 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.testing.transports import connect_protocols
+from tests.bench import sim
 from tests.bench.__main__ import BENCHES, chosen, parser
 from tests.bench.children import ChildFailed
 from tests.bench.contenders import Contender, Program, absences
@@ -44,6 +45,23 @@ class FigureTests(SynchronousTestCase):
         self.assertEqual(
             table(["", "b"], [["long", "1"], ["x", "22"]]).splitlines(),
             ["|      | b  |", "|------|----|", "| long | 1  |", "| x    | 22 |"],
+        )
+
+
+class WorldTests(SynchronousTestCase):
+    def test_a_delivery_is_to_one_node_that_did_not_publish_it(self) -> None:
+        def phase(cpu: float, virtual: float) -> dict[str, float]:
+            return {"cpu": cpu, "virtual": virtual, "events": 3_000}
+
+        run = {
+            "memory": 1.5,
+            "start": phase(0.22, 5.0),
+            "idle": phase(0.5, 60.0),
+            "messages": phase(2.0, 10.0),
+        }
+        self.assertEqual(
+            [cell.partition(" ")[0] for cell in sim.row(11, 100, [run])],
+            ["11", "100", "20", "1.50", "120", "5.00", "1,500", "2.00"],
         )
 
 

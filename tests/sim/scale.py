@@ -61,6 +61,10 @@ class Crowd:
     @classmethod
     def make(cls, count: int, seed: int, *, memo: bool = True) -> Crowd:
         """Make the nodes, and start none of them."""
+        # So that the code of all parts is in memory before.
+        first = World(seed)
+        first.node("first").start()
+        first.stop()
         made = cls(World(seed, memo=memo), before=resident())
         rng = Random(seed)
         for number in range(count):
