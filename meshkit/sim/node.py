@@ -24,6 +24,7 @@ from meshkit.runtime.keyring import DOOR_TOKEN, NETWORK_SECRET, SECRET_KEY
 from meshkit.runtime.registry import compose
 from meshkit.runtime.workers import InlineWorkers, WorkerFactory
 from meshkit.services.node import DATABASE, NodeService
+from meshkit.sim.garbage import collecting_by_hand
 from meshkit.sim.host import SimHost
 from meshkit.sim.process import Process
 from meshkit.sim.workers import InterleavedWorkers
@@ -216,6 +217,10 @@ class SimNode(DoorCaller):
         """
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
+        with collecting_by_hand():
+            self._launch()
+
+    def _launch(self) -> None:
         service = self.make()
         self.host.event("node.start", number=self._starts)
         try:

@@ -23,9 +23,7 @@ the real thing.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attrs import frozen
@@ -39,6 +37,7 @@ from meshkit.services.config import NodeConfig
 from meshkit.services.node import all_sections
 from meshkit.sim.clock import SimClock, nanoseconds
 from meshkit.sim.disk import PowerLost
+from meshkit.sim.garbage import COLLECT_EVERY, Garbage, collecting_by_hand
 from meshkit.sim.host import SimHost
 from meshkit.sim.liars import LIARS, Liar
 from meshkit.sim.memo import Memo
@@ -62,10 +61,6 @@ __all__ = [
 
 #: Seconds of the world's time after which a start, a stop or an answer is overdue.
 OVERDUE: Final = 60.0
-#: Events between two runs of the garbage collector, which does not run by itself.
-COLLECT_EVERY: Final = 10_000
-# It looks at all that there is if a quarter more processes have begun, and so many.
-_FEW: Final = 16
 
 
 @frozen
@@ -158,7 +153,7 @@ class World:
             see L{meshkit.sim.memo}.
         @param kept: see L{Trace}.
         @param write: see L{Trace}.
-        @param collect_every: events between two runs of the garbage collector.
+        @param collect_every: see L{Garbage}.
         """
         self.clock = SimClock()
         self.seeds = Seeds(seed)
@@ -175,9 +170,7 @@ class World:
         self.nodes: list[SimNode] = []
         self.liars: list[Liar] = []
         self.acknowledged: list[Acknowledged] = []
-        self._collect_every = collect_every
-        # How many processes and events there had been when all was looked at.
-        self._looked = (0, 0)
+        self._garbage = Garbage(collect_every)
         self.images = Images()
         self._declarations: list[tuple[list[Any], Declaration[NodeConfig]]] = []
         self._listeners: list[Callable[[Said], object]] = []
@@ -285,7 +278,7 @@ class World:
             be waited for in a moment.
         """
         end = self.clock.ns + nanoseconds(seconds)
-        with _collecting_by_hand():
+        with collecting_by_hand():
             while (due := self.clock.next_ns()) is not None and due <= end:
                 self._step()
             self.clock.run_until(end)
@@ -301,7 +294,7 @@ class World:
         @raise RuntimeError: as L{run}.
         """
         end = self.clock.ns + nanoseconds(seconds)
-        with _collecting_by_hand():
+        with collecting_by_hand():
             while not condition():
                 due = self.clock.next_ns()
                 if due is None or due > end:
@@ -323,22 +316,7 @@ class World:
             self.trace.event("error", what=type(e).__name__)
         finally:
             self._stepping = False
-        if self.clock.steps % self._collect_every == 0:
-            self._collect()
-
-    def _collect(self) -> None:
-        """
-        Look for garbage among what was made since the last time; and among all, when there may
-        be much more than when that was done.  What a thousand nodes consist of is too much to
-        be looked at each time.  When that is depends on what happened in the world alone.
-        """
-        processes, steps = self._looked
-        more = self.processes > processes + processes // 4 + _FEW
-        if more or 2 * self.clock.steps >= 3 * steps:
-            gc.unfreeze()
-            self._looked = (self.processes, self.clock.steps)
-        gc.collect()
-        gc.freeze()
+        self._garbage.happened(self.clock.steps, self.processes)
 
     def stop(self) -> None:
         """Stop every liar and every node that runs, and L{close}."""
@@ -356,17 +334,4 @@ class World:
                 process.end()
         for host in self.hosts.values():
             host.storage.close()
-        if any(self._looked):
-            gc.unfreeze()
-
-
-@contextmanager
-def _collecting_by_hand() -> Iterator[None]:
-    """What a collection ends must not depend on when Python thinks it is time for one."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+        self._garbage.end()
