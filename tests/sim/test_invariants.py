@@ -379,6 +379,25 @@ class ConvergedTests(InvariantTests):
         self.assertIn("it has 0 of @", violation.text)
         self.assertIn("and bob has 1", violation.text)
 
+    def test_one_feed_of_many_in_which_they_differ(self) -> None:
+        def tamper(run: Run) -> None:
+            for number in range(20):
+                author = Identity(bytes([number + 1] * 32))
+                for name in ("ada", "bob"):
+                    store(run.nodes[name], author, 1, None, "x")
+            store(run.nodes["ada"], Identity(bytes([5] * 32)), 2, "ab" * 32, "y")
+            change(
+                run.nodes["ada"],
+                "UPDATE feed_authors SET contiguous = 2 WHERE key = ?",
+                Identity(bytes([5] * 32)).public.raw,
+            )
+            run.world.network.block("ada", "bob")
+
+        violation = self.found(Converged, tampering("healed", tamper), [])
+        self.assertEqual(violation.node, "bob")
+        self.assertIn("it has 1 of @", violation.text)
+        self.assertIn("and ada has 2", violation.text)
+
 
 class BlamelessTests(InvariantTests):
     def note(self, code: str) -> Callable[[Run], None]:

@@ -4,7 +4,7 @@ Those who can reach one another agree.
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, frozen
@@ -20,6 +20,8 @@ __all__ = ["Converged"]
 
 #: Differences of which each is a violation of its own; the others are counted.
 _NAMED: Final = 10
+# Feeds beyond which all of a store are read.
+_MANY: Final = 16
 
 
 @frozen
@@ -36,6 +38,14 @@ class _Head:
 
 
 _NOTHING: Final = _Head(0, None, None)
+
+
+@frozen
+class _Group:
+    """Nodes that can reach one another, and the feeds about which they have to agree."""
+
+    names: tuple[str, ...]
+    authors: tuple[bytes, ...]
 
 
 @define
@@ -77,83 +87,77 @@ class Converged(Invariant):
     name = "converged"
 
     def __init__(self) -> None:
-        # (author, holders): who have to agree.
-        self._groups: list[tuple[bytes, list[str]]] = []
-        # Where the last difference was found.
-        self._suspect = 0
+        self._groups: list[_Group] = []
+        # Where the last difference was found: it is looked at first.
+        self._suspect: tuple[_Group, bytes] | None = None
         self._acknowledged: dict[bytes, int] = {}
 
     # --- who has to agree
 
     def healed(self, run: Run) -> None:
-        self._groups = []
         for said in run.world.acknowledged:
             author = run.nodes[said.node].identity.public.raw
             self._acknowledged[author] = max(self._acknowledged.get(author, 0), said.sequence)
 
     def agrees(self, run: Run) -> bool:
-        if not self._groups:
-            self._groups = self._find_groups(run)
-        count = len(self._groups)
-        for number in range(count):
-            at = (self._suspect + number) % count
-            if self._differences(run, *self._groups[at], {}):
-                self._suspect = at
+        if self._suspect is not None and self._details(run, *self._suspect):
+            return False
+        self._groups = _find_groups(run)
+        for group in self._groups:
+            author = self._difference(run, group)
+            if author is not None:
+                self._suspect = group, author
                 return False
-        # Topics, follows and addresses can have changed with the last messages.
-        self._groups = self._find_groups(run)
-        return not any(self._differences(run, *group, {}) for group in self._groups)
+        return True
 
     def settled(self, run: Run) -> None:
-        missing = [name for name, node in run.nodes.items() if not node.ready]
-        for name in missing:
-            run.violated(self.name, name, "it is not ready, though nothing is wrong any more")
-        heads: dict[str, dict[bytes, _Head]] = {}
+        for name, node in run.nodes.items():
+            if not node.ready:
+                text = "it is not ready, though nothing is wrong any more"
+                run.violated(self.name, name, text)
         found = [
             difference
-            for group in self._find_groups(run)
-            for difference in self._differences(run, *group, heads)
+            for group in _find_groups(run)
+            if self._difference(run, group) is not None
+            for author in group.authors
+            for difference in self._details(run, group, author)
         ]
         for name, text in found[:_NAMED]:
             run.violated(self.name, name, text)
         if len(found) > _NAMED:
             run.violated(self.name, "", f"and {len(found) - _NAMED} more differences")
 
-    def _find_groups(self, run: Run) -> list[tuple[bytes, list[str]]]:
-        nodes = {name: node for name, node in run.nodes.items() if node.ready}
-        wants = {name: _wants(node) for name, node in nodes.items()}
-        ways = _ways(run, wants)
-        tags: dict[bytes, frozenset[str]] = {}
-        if any(each.topics for each in wants.values()):
-            tags = _tags(nodes)
-        authors: dict[bytes, None] = {}
-        for node in nodes.values():
-            authors[node.identity.public.raw] = None
-            authors.update((key, None) for (key,) in node.look("SELECT key FROM feed_authors"))
-        groups = []
-        for author in sorted(authors):
-            willing = [name for name in nodes if wants[name].want(author, tags)]
-            groups += [(author, group) for group in _connected(willing, ways) if len(group) > 1]
-        return groups
-
     # --- whether they do
 
-    def _differences(
-        self, run: Run, author: bytes, group: list[str], cache: dict[str, dict[bytes, _Head]]
-    ) -> list[tuple[str, str]]:
+    def _difference(self, run: Run, group: _Group) -> bytes | None:
+        """@return: the first feed in which not all nodes of a group have the same, and all."""
+        first = _heads(run.nodes[group.names[0]], group.authors)
+        for author in group.authors:
+            if first[author].contiguous < self._least(run, group, author):
+                return author
+        for name in group.names[1:]:
+            heads = _heads(run.nodes[name], group.authors)
+            if heads != first:
+                return next(author for author in group.authors if heads[author] != first[author])
+        return None
+
+    def _least(self, run: Run, group: _Group, author: bytes) -> int:
+        """@return: how many messages of a feed have to be there."""
+        there = run.name_of(author) in group.names
+        return self._acknowledged.get(author, 0) if there else 0
+
+    def _details(self, run: Run, group: _Group, author: bytes) -> list[tuple[str, str]]:
         """@return: (node, what it lacks), for one feed."""
-        heads = {name: _head(run.nodes[name], author, cache) for name in group}
-        owner = run.name_of(author)
-        least = self._acknowledged.get(author, 0) if owner in group else 0
+        heads = {name: _heads(run.nodes[name], [author])[author] for name in group.names}
+        owner, least = run.name_of(author), self._least(run, group, author)
         best = max(heads.values(), key=lambda each: each.contiguous)
-        if owner in heads:
-            best = heads[owner]
+        best = heads.get(owner, best)
         found = []
         for name, head in heads.items():
             if head.contiguous < least:
                 what = f"{least} messages of it were acknowledged"
             elif head != best:
-                holder = next(each for each in group if heads[each] == best)
+                holder = next(each for each in group.names if heads[each] == best)
                 what = f"{holder} has {best}"
             else:
                 continue
@@ -161,16 +165,43 @@ class Converged(Invariant):
         return found
 
 
-def _head(node: SimNode, author: bytes, cache: dict[str, dict[bytes, _Head]]) -> _Head:
-    if node.name in cache:
-        return cache[node.name].get(author, _NOTHING)
-    try:
-        rows = node.look(
-            "SELECT contiguous, head, forked FROM feed_authors WHERE key = ?", (author,)
-        )
-    except sqlite3.Error:
-        return _NOTHING
-    return _Head(*rows[0]) if rows else _NOTHING
+def _heads(node: SimNode, authors: Sequence[bytes]) -> dict[bytes, _Head]:
+    """@return: how far a node has some feeds."""
+    columns = "SELECT key, contiguous, head, forked FROM feed_authors"
+    found = dict.fromkeys(authors, _NOTHING)
+    if not node.ready:
+        return found
+    if len(authors) > _MANY:
+        rows = node.look(columns)
+    else:
+        marks = ", ".join("?" * len(authors))
+        rows = node.look(f"{columns} WHERE key IN ({marks})", tuple(authors))
+    found.update((key, _Head(*head)) for key, *head in rows if key in found)
+    return found
+
+
+def _find_groups(run: Run) -> list[_Group]:
+    nodes = {name: node for name, node in run.nodes.items() if node.ready}
+    wants = {name: _wants(node) for name, node in nodes.items()}
+    ways = _ways(run, wants)
+    tags: dict[bytes, frozenset[str]] = {}
+    if any(each.topics for each in wants.values()):
+        tags = _tags(nodes)
+    authors: dict[bytes, None] = {}
+    for node in nodes.values():
+        authors[node.identity.public.raw] = None
+        authors.update((key, None) for (key,) in node.look("SELECT key FROM feed_authors"))
+    # Those who replicate a feed -> the feeds.
+    willing: dict[tuple[str, ...], list[bytes]] = {}
+    for author in sorted(authors):
+        names = tuple(name for name in nodes if wants[name].want(author, tags))
+        willing.setdefault(names, []).append(author)
+    return [
+        _Group(tuple(group), tuple(feeds))
+        for names, feeds in willing.items()
+        for group in _connected(names, ways)
+        if len(group) > 1
+    ]
 
 
 def _wants(node: SimNode) -> _Wants:
@@ -188,14 +219,14 @@ def _wants(node: SimNode) -> _Wants:
     )
 
 
-def _ways(run: Run, wants: dict[str, _Wants]) -> dict[str, set[str]]:
+def _ways(run: Run, wants: dict[str, _Wants]) -> dict[str, dict[str, None]]:
     """@return: with whom each node can have a link."""
     behind = {member.name: member.behind for member in run.plan.members}
-    known = {member.name: {*member.peers} for member in run.plan.members}
+    known = {member.name: dict.fromkeys(member.peers) for member in run.plan.members}
     for name in wants:
         for (text,) in run.nodes[name].look("SELECT address FROM node_peers"):
-            known[name].add(run.name_of(MeshAddress.parse(text).key.raw))
-    ways: dict[str, set[str]] = {name: set() for name in wants}
+            known[name][run.name_of(MeshAddress.parse(text).key.raw)] = None
+    ways: dict[str, dict[str, None]] = {name: {} for name in wants}
     for name in wants:
         for other in known[name]:
             if other not in wants or other == name:
@@ -205,8 +236,7 @@ def _ways(run: Run, wants: dict[str, _Wants]) -> dict[str, set[str]]:
                 wants[other].own in wants[name].blocked or wants[name].own in wants[other].blocked
             )
             if reachable and not blocked:
-                ways[name].add(other)
-                ways[other].add(name)
+                ways[name][other] = ways[other][name] = None
     return ways
 
 
@@ -222,18 +252,17 @@ def _tags(nodes: dict[str, SimNode]) -> dict[bytes, frozenset[str]]:
     return {author: frozenset(tags) for author, tags in found.items()}
 
 
-def _connected(names: list[str], ways: dict[str, set[str]]) -> list[list[str]]:
+def _connected(names: Sequence[str], ways: dict[str, dict[str, None]]) -> list[list[str]]:
     """@return: these names, by what can be reached over them alone."""
     left = dict.fromkeys(names)
     groups = []
     while left:
-        first = next(iter(left))
-        del left[first]
-        group = [first]
+        group = [next(iter(left))]
+        del left[group[0]]
         for name in group:
-            near = [other for other in left if other in ways[name]]
-            group += near
-            for other in near:
-                del left[other]
+            for other in ways[name]:
+                if other in left:
+                    del left[other]
+                    group.append(other)
         groups.append(group)
     return groups
