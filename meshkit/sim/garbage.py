@@ -35,6 +35,7 @@ class Garbage:
         # looked at.
         self._processes = 0
         self._events = 0
+        self._frozen = False
 
     def happened(self, events: int, processes: int) -> None:
         """
@@ -51,10 +52,12 @@ class Garbage:
             self._processes, self._events = processes, events
         gc.collect()
         gc.freeze()
+        self._frozen = True
 
     def end(self) -> None:
         """The world has ended: Python collects all that there is, when it thinks it is time."""
-        if self._events:
+        if self._frozen:
+            self._frozen = False
             gc.unfreeze()
 
 
