@@ -115,7 +115,7 @@ class _Sample:
 
 class Measures:
     """
-    Watches one run.  L{event} and L{sampled} are called by it.
+    Watches one run, which calls L{event} and L{told}.
     """
 
     def __init__(self, run: Run) -> None:

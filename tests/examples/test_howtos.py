@@ -62,7 +62,10 @@ class HowToTests(SynchronousTestCase):
         for path in sorted(EXAMPLES.glob("*.py")):
             with self.subTest(path.name):
                 self.assertIn(f"examples/{path.name}", told)
-        for name in ("setup.cfg", "meshkit_roundtrip/part.py", "tests/test_roundtrip.py"):
+        for name in (
+            *("setup.cfg", "meshkit_roundtrip/part.py", "tests/test_roundtrip.py"),
+            *("meshkit_roundtrip/simulation.py", "tests/test_simulation.py"),
+        ):
             self.assertIn(EXAMPLES / "custom_part" / name, shown)
 
     def test_every_page_stands_in_the_index(self) -> None:

@@ -26,6 +26,8 @@ _TROUBLES: Final = frozenset({"fill", "fail-syncs", "fail-commits"})
 _MENDS: Final = frozenset({"free", "mend"})
 # What a node says while it starts or stops.
 _BUSY: Final = frozenset({NotReady.code})
+# Bad Gateway and Gateway Timeout: somebody else, whom the node has asked, does not answer.
+_OF_OTHERS: Final = frozenset({502, 504})
 # Calls that last.
 _STREAMS: Final = ("/v1/events", "/mcp")
 
@@ -95,7 +97,8 @@ class Sound(Invariant):
             return
         path = urlsplit(said.target).path
         published = said.method == "POST" and path.startswith("/v1/publish")
-        if (published or said.answer.status >= 500) and not self._is_tainted(run, said.node):
+        own = said.answer.status >= 500 and said.answer.status not in _OF_OTHERS
+        if (published or own) and not self._is_tainted(run, said.node):
             error = said.answer.json["error"]
             text = f"{said.method} {said.target}: {said.answer.status} {error['code']}: "
             run.violated(self.name, said.node, text + error["message"])
