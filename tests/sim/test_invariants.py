@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from attrs import evolve
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
@@ -34,6 +35,7 @@ from meshkit.sim.invariants import (
 )
 from meshkit.sim.invariants.bounded import sizes
 from meshkit.sim.invariants.durable import brief
+from meshkit.sim.liars import Lie
 from meshkit.sim.node import Said, SimNode
 from meshkit.sim.running import Outcome, Run, play
 from meshkit.sim.scenarios import SCENARIOS
@@ -290,6 +292,19 @@ class AuthenticTests(InvariantTests):
         # And nobody may take it, or what follows, for valid.
         texts = [each.text for each in violations]
         self.assertIn("ada has signed two messages 2, and here its feed is valid up to 3", texts[3])
+        self.assertIn("message 2 of ada is shown as valid, forked at 2", texts)
+
+    def test_a_lie_that_somebody_has_told(self) -> None:
+        def tamper(run: Run) -> None:
+            eve = Identity(bytes(32))
+            message = store(run.nodes["bob"], eve, 1, None, "x")
+            lie = Lie(0, "way", eve.public.raw, 1, message.hash, message.raw)
+            run.liars["eve"].told.forge(lie)
+
+        plan = replace(PAIR, members=(*PAIR.members, Member("eve", liar="silent")))
+        found = self.play(Authentic, tampering("sampled", tamper, 3), LIFE, plan).violations
+        self.assertTrue(found[0].text.startswith("a lie of eve is stored: "), found[0].text)
+        self.assertTrue(found[1].text.startswith("a lie of eve is shown: "), found[1].text)
 
     def test_a_message_that_is_taken_for_valid_and_does_not_follow(self) -> None:
         def tamper(run: Run) -> None:

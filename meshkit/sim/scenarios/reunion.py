@@ -28,13 +28,13 @@ _LETTERS: Final = 4_000
 def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
     members = names(nodes)
     middle = max(1, nodes // 2)
-    halves = [members[:middle], members[middle:] or members[:1]]
+    halves = [half for half in (members[:middle], members[middle:]) if half]
     known = {}
     for half in halves:
         for at, name in enumerate(half):
             known[name] = tuple(half[max(0, at - 1) : at])
     # One link, or two, between the halves.
-    for name in halves[1][: 1 + int(rng.random() * 2)]:
+    for name in halves[-1][: 1 + int(rng.random() * 2)] if len(halves) > 1 else ():
         known[name] = (*known[name], halves[0][int(rng.random() * len(halves[0]))])
     actions = [Action(0, "partition", args={"groups": halves}), Action.after(_AT, "heal")]
     for half in halves:
