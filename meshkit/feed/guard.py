@@ -196,6 +196,8 @@ class Claims:
     _open: dict[bytes, _Claim] = field(factory=dict)
     # Peers in the order in which they were found out; the values say nothing.
     _disbelieved: dict[bytes, None] = field(factory=dict)
+    # Peers that took a claim back -> when it would have come to nothing.
+    _withdrawn: dict[bytes, float] = field(factory=dict)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -213,9 +215,13 @@ class Claims:
         if peer in self._disbelieved:
             return False
         known = self._open.pop(peer, None)
-        # Saying more and more does not gain time; bringing something does.
-        until = now + PATIENCE if known is None else known.until
+        # Saying more and more does not gain time, nor does taking it back meanwhile;
+        # bringing something does.
+        until = self._withdrawn.pop(peer, now + PATIENCE) if known is None else known.until
         self._open[peer] = _Claim(sequence, until)
+        if until <= now:
+            self._disbelieve(peer)
+            return False
         while len(self._open) > MAX_CLAIMS:
             del self._open[next(iter(self._open))]
         return True
@@ -226,7 +232,13 @@ class Claims:
 
         @return: had it said otherwise?
         """
-        return self._open.pop(peer, None) is not None
+        claim = self._open.pop(peer, None)
+        if claim is None:
+            return False
+        self._withdrawn[peer] = claim.until
+        while len(self._withdrawn) > MAX_DISBELIEVED:
+            del self._withdrawn[next(iter(self._withdrawn))]
+        return True
 
     def brought(self, contiguous: int, now: float) -> list[tuple[bytes, int]]:
         """

@@ -146,6 +146,31 @@ class ClaimsTests(SynchronousTestCase):
         self.assertFalse(self.claims.withdraw(PEERS[0]))
         self.assertTrue(self.claims.add(PEERS[0], 5, now=0.0))
 
+    def test_to_withdraw_a_claim_and_to_make_it_again_gains_no_time(self) -> None:
+        """One peer would keep a node from publishing for ever."""
+        self.claims.add(PEERS[0], 5, now=0.0)
+        self.claims.withdraw(PEERS[0])
+        self.assertTrue(self.claims.add(PEERS[0], 6, now=50.0))
+        self.assertEqual(self.claims.next_expiry(), PATIENCE)
+        self.claims.withdraw(PEERS[0])
+        self.assertFalse(self.claims.add(PEERS[0], 7, now=PATIENCE))
+        self.assertFalse(self.claims.add(PEERS[0], 7, now=0.0))
+
+    def test_who_has_brought_something_is_believed_anew(self) -> None:
+        self.claims.add(PEERS[0], 5, now=0.0)
+        self.claims.withdraw(PEERS[0])
+        self.claims.add(PEERS[0], 5, now=50.0)
+        self.claims.brought(5, now=55.0)
+        self.assertTrue(self.claims.add(PEERS[0], 9, now=100.0))
+        self.assertEqual(self.claims.next_expiry(), 100.0 + PATIENCE)
+
+    def test_who_has_withdrawn_is_remembered_up_to_a_limit(self) -> None:
+        for number in range(MAX_DISBELIEVED + 5):
+            peer = number.to_bytes(32, "big")
+            self.claims.add(peer, 1, now=0.0)
+            self.claims.withdraw(peer)
+        self.assertEqual(len(self.claims._withdrawn), MAX_DISBELIEVED)
+
     def test_who_is_dropped_is_not_believed_again(self) -> None:
         self.claims.add(PEERS[0], 5, now=0.0)
         self.claims.drop()
