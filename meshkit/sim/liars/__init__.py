@@ -20,12 +20,27 @@ from meshkit.sim.liars.equivocating import Equivocating
 from meshkit.sim.liars.forged import Forged
 from meshkit.sim.liars.hanging import Hanging
 from meshkit.sim.liars.liar import Liar
+from meshkit.sim.liars.oversized import Oversized
+from meshkit.sim.liars.reordered import Reordered
+from meshkit.sim.liars.replayed import Replayed
 from meshkit.sim.liars.silent import Silent
+from meshkit.sim.liars.stale import Stale
 from meshkit.sim.liars.told import Lie, Told
+from meshkit.sim.liars.withholding import Withholding
 
 __all__ = ["LIARS", "Liar", "Lie", "Told"]
 
-_KINDS: Final = (Forged, Equivocating, Silent, Hanging)
+_KINDS: Final = (
+    Forged,
+    Replayed,
+    Reordered,
+    Oversized,
+    Stale,
+    Equivocating,
+    Silent,
+    Hanging,
+    Withholding,
+)
 
 #: All kinds of liars, by name.
 LIARS: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _KINDS})

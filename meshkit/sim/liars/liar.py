@@ -70,7 +70,7 @@ class Liar:
     were on a disk.
 
     @cvar kind: its name, by which L{meshkit.sim.liars.LIARS} has it.
-    @cvar ways: the ways in which it lies; each connection has one of them, in turn.
+    @cvar ways: the ways in which it lies; each connection has one of them.
     @cvar peer: what speaks on its connections.
     @cvar wire: what is beneath them.
     @ivar name: of its machine.
@@ -210,9 +210,18 @@ class Liar:
 
     def make_wire(self, factory: Any, inner: Any, dialled: bool) -> Wire:
         """@return: what stands between a channel and its connection."""
+        return self.wire(factory, inner, dialled, self._next_way(), self)
+
+    def _next_way(self) -> str:
+        """
+        In turn; but one in which it has not lied comes before those in which it has, as a
+        connection may end before there was something to lie about.
+        """
         self._ways_given += 1
-        way = self.ways[self._ways_given % len(self.ways)]
-        return self.wire(factory, inner, dialled, way, self)
+        start = self._ways_given % len(self.ways)
+        in_turn = (*self.ways[start:], *self.ways[:start])
+        used = [wire.way for wire in self._wires.values()]
+        return min(in_turn, key=lambda way: (self.told.ways[way] > 0, used.count(way)))
 
     def wired(self, wire: Wire) -> None:
         """There is a connection, and nobody has proved who he is."""

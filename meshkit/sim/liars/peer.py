@@ -57,6 +57,8 @@ class LiarPeer(GossipPeer):
     @ivar heard_at: when something came last, in seconds.
     @ivar serving: feeds that the other side has turned on -> the sequence that is sent next.
     @ivar fetching: feeds that we have turned on; the values say nothing.
+    @ivar interested: the other side has said what it replicates.
+    @ivar number: of the last comparison that we began.
     @ivar open: it is not over.
     """
 
@@ -75,12 +77,12 @@ class LiarPeer(GossipPeer):
         self._granting = Granting()
         self._interest: dict[bytes, None] | None = {}
         self._all = False
-        self._interested = False
+        self.interested = False
         # What the other side is known to have.
         self._theirs_has: dict[bytes, int] = {}
-        # The window that we began, and its number.
+        # The window that we began.
         self._begun: Window | None = None
-        self._number = 0
+        self.number = 0
 
     def connectionMade(self) -> None:
         self.open = True
@@ -151,13 +153,13 @@ class LiarPeer(GossipPeer):
                 super().answer(frame)
 
     def _hear_interest(self, frame: Interest) -> None:
-        if self._interested:
-            self._interest, self._interested = {}, False
+        if self.interested:
+            self._interest, self.interested = {}, False
         self._all = frame.all
         assert self._interest is not None
         self._interest.update(dict.fromkeys(frame.authors))
-        self._interested = not frame.more
-        if self._interested:
+        self.interested = not frame.more
+        if self.interested:
             self.turn_on([self.key])
             self.begin()
 
@@ -213,7 +215,7 @@ class LiarPeer(GossipPeer):
             super().compare(frame)
             return
         window = self._begun
-        if window is None or frame.window != self._number:
+        if window is None or frame.window != self.number:
             return
         answers = window.receive(Step(frame.round, frame.more, frame.body))
         self.differ(window.take_differences())
@@ -224,14 +226,14 @@ class LiarPeer(GossipPeer):
 
     def begin(self) -> None:
         """Compare everything, if it is our turn to."""
-        if not (self.open and self.dialled and self._interested and self._theirs):
+        if not (self.open and self.dialled and self.interested and self._theirs):
             return
         entries = Entries(make_salt(self.nonce, self._theirs))
         entries.add(entry for entry in self.told_entries() if self.wants(entry.author))
         self._begun = Window(entries, FIRST, entries.cut(), begins=True)
-        self._number += 1
+        self.number += 1
         for step in self._begun.begin():
-            self.say(Ranges(self._number, step.round, step.more, step.body))
+            self.say(Ranges(self.number, step.round, step.more, step.body))
 
     def differ(self, differences: Sequence[Difference]) -> None:
         library = self.liar.library
@@ -254,7 +256,7 @@ class LiarPeer(GossipPeer):
         """We have more of a feed than before."""
         if author in self.serving:
             self.serve(author)
-        elif self._interested and self.wants(author) and author != self.key:
+        elif self.interested and self.wants(author) and author != self.key:
             sequence = self.told_sequence(author)
             if self._theirs_has.get(author, 0) < sequence:
                 self._theirs_has[author] = sequence
