@@ -444,7 +444,7 @@ def _print(played: _Played) -> None:
     converged, memo = figures["converged_s"], figures["memo"]
     rows = [
         ("scenario", f"{outcome.plan.scenario}, seed {outcome.seed}"),
-        ("nodes", f"{figures['nodes']:,}"),
+        ("nodes", f"{figures['nodes']:,}{_lying(figures['liars'])}"),
         ("virtual time", f"{virtual:,.1f} s, in {played.real_s:,.1f} s ({_rate(virtual, played)})"),
         ("events", f"{figures['events']:,} ({_rate(figures['events'], played)} a second)"),
         ("acknowledged", f"{figures['acknowledged']:,} messages"),
@@ -486,6 +486,10 @@ def _print_smaller(played: _Played, save_plan: str | None) -> None:
         line(f"  ... and {len(told) - MAX_TOLD} lines more")
     if save_plan is None:
         line("Add --save-plan FILE to have it in a file, for --plan FILE.")
+
+
+def _lying(count: int) -> str:
+    return f", and {count:,} peers that lie" if count else ""
 
 
 def _remembered(memo: dict[str, int]) -> str:

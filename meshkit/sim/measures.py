@@ -166,9 +166,13 @@ class Measures:
 
     def told(self, phase: str) -> None:
         """The run has come so far: see L{meshkit.sim.invariants.Invariant}."""
-        if phase == "healed":
+        if phase == "begun":
+            for member in self._run.plan.members:
+                if member.liar:
+                    self._begin("liar", member.name, member.liar)
+        elif phase == "healed":
             for kind, where in list(self._open):
-                if kind != "down":
+                if kind not in ("down", "liar"):
                     self._end(kind, where)
         elif phase == "settled":
             # That they are stopped now is no fault, and what they get meanwhile no success.
@@ -315,6 +319,7 @@ class Measures:
         """
         @return: what was measured:
 
+              - C{liars}: members that are no honest nodes.
               - C{published}, C{deliveries}, C{expected}: messages of honest nodes; how often
                 one came to be stored at another honest node; how often that would be if all
                 nodes took everything.
@@ -356,6 +361,7 @@ class Measures:
         totals = [each.totals() for each in self._watched]
         network, memo = self._run.world.network, self._run.world.memo
         return {
+            "liars": len(self._run.liars),
             "published": len(messages),
             "deliveries": len(arrivals),
             "expected": expected,

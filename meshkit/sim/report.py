@@ -90,11 +90,7 @@ def write_report(
         element(
             "main",
             element("h1", title),
-            element(
-                "p",
-                f"{outcome.figures['nodes']:,} nodes of meshkit in a simulated world.",
-                class_="soft",
-            ),
+            element("p", _who(outcome.figures), class_="soft"),
             _verdict(outcome),
             _violations(outcome),
             _replay(replay),
@@ -110,6 +106,11 @@ def write_report(
 
 
 # --- words and numbers -------------------------------------------------------------
+
+
+def _who(found: dict[str, Any]) -> str:
+    lying = f", and {found['liars']:,} peers that lie" if found["liars"] else ""
+    return f"{found['nodes']:,} nodes of meshkit in a simulated world{lying}."
 
 
 def _verdict(outcome: Outcome) -> Markup:

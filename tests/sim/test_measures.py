@@ -169,6 +169,19 @@ class FaultTests(SynchronousTestCase):
             [("down", "bob", 1.0, 2.0), ("down", "ada", 3.0, 5.0)],
         )
 
+    def test_who_lies_does_so_all_the_time(self) -> None:
+        plan = three(publish(1, "ada"), Action.after(2, "partition", groups=[["ada"], ["bob"]]))
+        eve = Member("eve", ("ada", "bob"), liar="equivocating")
+        plan = msgspec.structs.replace(plan, members=(*plan.members, eve))
+        found = measured(plan)
+        told = [(each["kind"], each["where"], each["text"]) for each in found["marks"]]
+        self.assertEqual(told, [("liar", "eve", "equivocating"), ("partition", "", "1 / 1")])
+        self.assertEqual(found["marks"][0]["until_s"], found["phases"]["settled"])
+        # What it has written does not count.
+        self.assertEqual((found["liars"], found["published"], found["expected"]), (1, 1, 2))
+        self.assertGreater(sum(found["per_node"]["stored"]), 0)
+        self.assertEqual(len(found["per_node"]["name"]), 3)
+
     def test_what_was_counted_before_a_crash_counts(self) -> None:
         restarts = [Action.after(3, "crash", "bob"), Action.after(3.5, "start", "bob")]
         found = measured(three(publish(1, "ada"), *restarts, publish(4, "ada"), seconds=8))

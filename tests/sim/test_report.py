@@ -240,6 +240,13 @@ class PageTests(SynchronousTestCase):
             self.assertIn("Nothing was made to go wrong.", words(tree))
             self.assertIn("Nothing was delivered", words(tree))
 
+    def test_liars_are_told_of(self) -> None:
+        good = outcome()
+        self.assertIn("3 nodes of meshkit in a simulated world.", words(parse(write_report(good))))
+        bad = changed(good, figures={**good.figures, "liars": 2})
+        told = "3 nodes of meshkit in a simulated world, and 2 peers that lie."
+        self.assertIn(told, words(parse(write_report(bad))))
+
     def test_a_world_of_a_thousand(self) -> None:
         good = outcome()
         nodes: dict[str, Any] = {
