@@ -489,6 +489,11 @@ class GossipPart(Part):
             link.fetching.ask_more()
         self._watch_grafts()
 
+    def ask(self, link: GossipLink) -> None:
+        """One peer has more of a feed, as far as is known here already."""
+        link.fetching.ask_more()
+        self._watch_grafts()
+
     def prefer_author(self, author: bytes, failed: GossipLink) -> None:
         """
         A feed did not come from a peer: its author, if we have a link, is the best source;

@@ -204,10 +204,14 @@ class _Feed:
     A feed that is on, or of which somebody has more.
 
     @ivar have: sequence up to which it is complete here.
+    @ivar looked_up: that is so, and not only as far as was told.
+    @ivar last: beyond this nothing is wanted; a fork is proven there.
     @ivar gone_since: since when those who have more say that what follows is gone.
     """
 
     have: int = 0
+    looked_up: bool = False
+    last: int = MAX_SEQUENCE
     source: Partner | None = None
     # The order is that in which they told; the values are in Partner.claims.
     claimants: dict[Partner, None] = field(factory=dict)
@@ -281,6 +285,8 @@ class Spread:
         feed = self._feeds.get(author)
         if feed is not None:
             feed.have = have = max(feed.have, have)
+            feed.looked_up = True
+            feed.last = last = min(feed.last, last)
         sequence = min(sequence, last)
         if sequence <= have:
             self._forget_claim(partner, author)
@@ -292,7 +298,7 @@ class Spread:
         if not self._room(partner, author):
             return
         if feed is None:
-            feed = self._feeds[author] = _Feed(have)
+            feed = self._feeds[author] = _Feed(have, True, last)
         if author not in partner.claims:
             self._claims += 1
         partner.claims[author] = sequence
@@ -373,6 +379,7 @@ class Spread:
         if feed is None:
             return
         feed.have = min(feed.have, sequence - 1)
+        feed.last = min(feed.last, sequence - 1)
         for partner in list(feed.claimants):
             if partner.claims[author] >= sequence:
                 partner.claims[author] = sequence - 1
@@ -460,6 +467,7 @@ class Spread:
             return None
         feed = self._feeds[author]
         feed.have = max(feed.have, have)
+        feed.looked_up = True
         refusal = self._refusal(partner, author)
         after = feed.have
         back = 0 if refusal is None else refusal.back
@@ -556,9 +564,7 @@ class Spread:
     def have(self, author: bytes) -> int | None:
         """@return: how far we have a feed, if that is known here."""
         feed = self._feeds.get(author)
-        if feed is None or feed.source is None or feed.source.on[author].state is State.CHOSEN:
-            return None
-        return feed.have
+        return feed.have if feed is not None and feed.looked_up else None
 
     def source(self, author: bytes) -> Partner | None:
         """@return: from whom a feed comes."""

@@ -168,8 +168,10 @@ class Telling:
         on: list[bytes] = []
         selection = self._link.part.selection
         useless = 0.0
+        ahead = due = False
+        now = self._link.reactor.seconds()
         # Nothing is turned on from it, whatever it says.
-        lazy = self._link.spread.is_lazy(self._link.partner.key, self._link.reactor.seconds())
+        lazy = self._link.spread.is_lazy(self._link.partner.key, now)
         for author, sequence, flags in frame.entries:
             known = self._link.partner.has(author, sequence)
             in_vain = author in self._link.partner.unserved
@@ -180,7 +182,11 @@ class Telling:
             elif turn is Turn.ON:
                 if author in self._stopped:
                     raise MalformedFrame("the peer turned a feed on before it was stopped")
-                on.append(author)
+                here = self._link.spread.have(author)
+                if here is None:
+                    on.append(author)
+                else:
+                    due |= self._link.spread.here(self._link.partner, author, here)
             elif known or lazy:
                 useless += 1
             if not selection.wants(author) or not flags & REPLICATE:
@@ -188,11 +194,19 @@ class Telling:
             have = self._link.spread.have(author)
             if author == selection.own and not known:
                 self._link.part.own_feed_seen(self._link.connected_to, sequence)
-            if have is None or sequence > have:
+            if have is None:
                 unknown[author] = sequence
+            elif sequence > have:
+                self._link.spread.heard(self._link.partner, author, sequence, have, now)
+                ahead = True
         self.tell_stopped()
         if useless:
             self._link.cost(useless)
+        if due:
+            self._link.serving.wake()
+        if ahead:
+            self._link.fetching.watch_promises()
+            self._link.part.ask(self._link)
         if unknown or on:
             self._link.run(self._compare_heads(unknown, on))
 

@@ -270,6 +270,33 @@ class Following(GossipCase):
         self.run_for()
         self.assertEqual(self.b.heads(), {self.ada.key: 3, self.bob.key: 2})
 
+    def test_what_is_known_of_a_feed_is_not_looked_up_again(self) -> None:
+        me = self.place("me")
+        author = Author("author")
+        first, *texts = author.write_many(3)
+        me.ingest([first])
+        liars = [self.lie_to(me, name) for name in ("one", "two", "three")]
+        asked: list[Any] = []
+        frontier = me.feed.frontier
+
+        def counted(*args: Any, **kw: Any) -> Any:
+            asked.append(args)
+            return frontier(*args, **kw)
+
+        self.patch(me.feed, "frontier", counted)
+        liars[0].say(Note([(author.key, 2, REPLICATE)]))
+        self.run_for()
+        # What it has, and, as it is the next source, once more.
+        self.assertEqual((len(asked), liars[0].wanted()), (2, [(author.key, 1)]))
+        liars[1].say(Note([(author.key, 3, REPLICATE)]))
+        liars[2].say(Note([(author.key, 0, REPLICATE | RECEIVE)]))
+        self.run_for()
+        self.assertEqual((len(asked), liars[2].got()), (2, [first]))
+        liars[0].say(Messages(author.key, 2, texts[:1]))
+        self.run_for(GRAFT_AFTER + 0.1)
+        self.assertEqual(liars[2].got(), [first, texts[0]])
+        self.assertEqual(liars[1].wanted(), [(author.key, 2)])
+
     def test_what_waits_to_be_turned_on_is_not_when_nobody_wants_it_any_more(self) -> None:
         gates: list[Deferred[Any]] = []
         me = self.place("me")

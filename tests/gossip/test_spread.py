@@ -499,6 +499,38 @@ class Refusing(SpreadCase):
         self.spread.heard(a, FEED, 9, 3, self.now, last=4)
         self.assertEqual(self.turn_on(a, 3), [(FEED, 3)])
 
+    def test_what_is_beyond_a_fork_is_not_wanted_from_who_tells_of_it_later(self) -> None:
+        a, b = self.join("a"), self.join("b")
+        self.on(a, 9, 3)
+        self.spread.forked(FEED, 6)
+        self.hear(b, 9, 3)
+        self.assertEqual(b.claims, {FEED: 5})
+        self.spread.leave(a)
+        self.spread.leave(b)
+        c, d = self.join("c"), self.join("d")
+        self.spread.heard(c, FEED, 9, 3, self.now, last=4)
+        self.hear(d, 9, 3)
+        self.assertEqual((c.claims, d.claims), ({FEED: 4}, {FEED: 4}))
+
+    def test_how_far_a_feed_is_here_is_known_when_it_was_looked_up(self) -> None:
+        a, b = self.join("a"), self.join("b")
+        self.assertIsNone(self.spread.have(FEED))
+        self.spread.prefer(a, FEED)
+        self.assertIsNone(self.spread.have(FEED))
+        self.hear(b, 9, 3)
+        self.assertEqual(self.spread.have(FEED), 3)
+        self.spread.stored(FEED, 5, self.now)
+        self.assertEqual(self.spread.have(FEED), 5)
+        self.spread.leave(a)
+        self.spread.leave(b)
+        self.assertIsNone(self.spread.have(FEED))
+        self.spread.prefer(a := self.join("a"), FEED)
+        self.spread.begin(a, FEED, 5, self.now)
+        self.assertEqual(self.spread.have(FEED), 5)
+        self.spread.leave(a)
+        self.spread.claim_again(self.join("c"), FEED, 6)
+        self.assertIsNone(self.spread.have(FEED))
+
     def test_what_lies_beyond_a_fork_that_was_found_is_forgotten(self) -> None:
         a, b = self.join("a"), self.join("b")
         self.on(a, 9, 6)
