@@ -73,6 +73,7 @@ class SimCall:
     def cancel(self) -> None:
         self._check()
         self._state = _CANCELLED
+        self.order = _NEVER
         # What it was to be called with may be large, and is not needed any more.
         self._call, self._args, self._kw = _nothing, (), {}
         self._clock._one_less()
@@ -108,6 +109,9 @@ _WAITING: Final = "waiting"
 _CALLED: Final = "called"
 _CANCELLED: Final = "cancelled"
 
+# The order of a call that will not be made: no entry of the heap has it.
+_NEVER: Final = -1
+
 
 def _nothing() -> None:
     pass
@@ -125,7 +129,7 @@ class SimClock:
     def __init__(self) -> None:
         self.ns = 0
         self.steps = 0
-        # An entry whose moment or order is not that of its call is stale.
+        # An entry whose order is not that of its call is stale.
         self._heap: list[tuple[int, int, SimCall]] = []
         self._orders = count()
         self._waiting = 0
@@ -200,9 +204,12 @@ class SimClock:
     def next_ns(self) -> int | None:
         """@return: when the next call is due, if there is one."""
         heap = self._heap
-        while heap and not _is_valid(heap[0]):
+        while heap:
+            due_ns, order, call = heap[0]
+            if call.order == order:
+                return due_ns
             heappop(heap)
-        return heap[0][0] if heap else None
+        return None
 
     def step(self) -> bool:
         """
@@ -247,5 +254,4 @@ class SimClock:
 
 
 def _is_valid(entry: tuple[int, int, SimCall]) -> bool:
-    due_ns, order, call = entry
-    return call.order == order and call.due_ns == due_ns and call.active()
+    return entry[2].order == entry[1]

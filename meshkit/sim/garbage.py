@@ -22,7 +22,7 @@ COLLECT_EVERY: Final = 10_000
 # All is looked at when a quarter more processes have begun, and so many; and when there were
 # half as many events again, and so many for each process.
 _PROCESSES: Final = 16
-_EVENTS: Final = 300
+_EVENTS: Final = 1_000
 
 
 class Garbage:

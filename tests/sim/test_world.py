@@ -195,30 +195,30 @@ class GarbageTests(SynchronousTestCase):
         self.world.until(lambda: self.world.clock.steps >= number, "events", 10_000)
 
     def test_what_is_new_is_found_the_next_time(self) -> None:
-        self.until_event(650)
+        self.until_event(2_250)
         ring = weakref.ref(_Ring())
-        self.until_event(700)
+        self.until_event(2_300)
         self.assertIsNone(ring())
 
     def left_after_a_look(self) -> weakref.ref[_Ring]:
-        """All is looked at after 300, 600, 900 and 1400 events, and so on."""
-        self.until_event(650)
+        """All is looked at after 1000, 2000 and 3000 events, and so on."""
+        self.until_event(2_150)
         ring = _Ring()
-        self.until_event(750)
+        self.until_event(2_250)
         return weakref.ref(ring)
 
-    def test_what_was_there_is_found_when_there_are_half_as_many_events_again(self) -> None:
+    def test_what_was_there_is_found_when_there_are_many_more_events(self) -> None:
         ring = self.left_after_a_look()
-        self.until_event(850)
+        self.until_event(2_950)
         self.assertIsNotNone(ring())
-        self.until_event(900)
+        self.until_event(3_000)
         self.assertIsNone(ring())
 
     def test_what_was_there_is_found_when_there_are_many_more_processes(self) -> None:
         ring = self.left_after_a_look()
         for number in range(20):
             self.world.node(f"other{number}").host.begin()
-        self.until_event(800)
+        self.until_event(2_300)
         self.assertIsNone(ring())
 
     def test_the_collector_is_called_at_the_same_events(self) -> None:
