@@ -74,7 +74,7 @@ class Equivocating(Liar):
     """
 
     kind: ClassVar[str] = "equivocating"
-    ways: ClassVar[tuple[str, ...]] = ("branch",)
+    ways: tuple[str, ...] = ("branch",)
     peer: ClassVar[type[LiarPeer]] = _Peer
 
     def __init__(

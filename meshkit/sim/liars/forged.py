@@ -114,7 +114,7 @@ class Forged(Liar):
     """See the module."""
 
     kind: ClassVar[str] = "forged"
-    ways: ClassVar[tuple[str, ...]] = (*MESSAGE_WAYS, "next", "gap", "proof")
+    ways: tuple[str, ...] = (*MESSAGE_WAYS, "next", "gap", "proof")
     peer: ClassVar[type[LiarPeer]] = _Peer
 
     def __init__(

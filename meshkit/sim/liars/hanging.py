@@ -80,6 +80,6 @@ class Hanging(Liar):
     """See the module."""
 
     kind: ClassVar[str] = "hanging"
-    ways: ClassVar[tuple[str, ...]] = ("handshake", "frame", "comparison", "feed")
+    ways: tuple[str, ...] = ("handshake", "frame", "comparison", "feed")
     peer: ClassVar[type[LiarPeer]] = _Peer
     wire: ClassVar[type[Wire]] = _Wire

@@ -70,9 +70,10 @@ class Liar:
     were on a disk.
 
     @cvar kind: its name, by which L{meshkit.sim.liars.LIARS} has it.
-    @cvar ways: the ways in which it lies; each connection has one of them.
     @cvar peer: what speaks on its connections.
     @cvar wire: what is beneath them.
+    @ivar ways: the ways in which it lies.  Where a way belongs to a connection, it may be
+        set to some of them before it is started.
     @ivar name: of its machine.
     @ivar host: its machine.
     @ivar identity: who it is.
@@ -87,7 +88,7 @@ class Liar:
     """
 
     kind: ClassVar[str] = "honest"
-    ways: ClassVar[tuple[str, ...]] = ("",)
+    ways: tuple[str, ...] = ("",)
     peer: ClassVar[type[LiarPeer]] = LiarPeer
     wire: ClassVar[type[Wire]] = Wire
 

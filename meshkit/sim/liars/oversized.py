@@ -114,7 +114,7 @@ class Oversized(Liar):
     """See the module."""
 
     kind: ClassVar[str] = "oversized"
-    ways: ClassVar[tuple[str, ...]] = (
+    ways: tuple[str, ...] = (
         "frame",
         "entries",
         "content",

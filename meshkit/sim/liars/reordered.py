@@ -85,7 +85,7 @@ class Reordered(Liar):
     """See the module."""
 
     kind: ClassVar[str] = "reordered"
-    ways: ClassVar[tuple[str, ...]] = ("page", "pages", "rounds", "notes", "greeting", "stopped")
+    ways: tuple[str, ...] = ("page", "pages", "rounds", "notes", "greeting", "stopped")
     peer: ClassVar[type[LiarPeer]] = _Peer
 
     def act(self) -> None:

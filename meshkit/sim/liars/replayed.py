@@ -158,7 +158,7 @@ class Replayed(Liar):
     """
 
     kind: ClassVar[str] = "replayed"
-    ways: ClassVar[tuple[str, ...]] = ("pages", "box", "answer", "notes", "steps", "hello")
+    ways: tuple[str, ...] = ("pages", "box", "answer", "notes", "steps", "hello")
     peer: ClassVar[type[LiarPeer]] = _Peer
     wire: ClassVar[type[Wire]] = _Wire
 

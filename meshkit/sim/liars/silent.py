@@ -55,6 +55,6 @@ class Silent(Liar):
     """See the module."""
 
     kind: ClassVar[str] = "silent"
-    ways: ClassVar[tuple[str, ...]] = ("connection", "channel", "link")
+    ways: tuple[str, ...] = ("connection", "channel", "link")
     peer: ClassVar[type[LiarPeer]] = _Peer
     wire: ClassVar[type[Wire]] = _Wire

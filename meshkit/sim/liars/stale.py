@@ -65,7 +65,7 @@ class Stale(Liar):
     """
 
     kind: ClassVar[str] = "stale"
-    ways: ClassVar[tuple[str, ...]] = ("entries", "notes", "pages")
+    ways: tuple[str, ...] = ("entries", "notes", "pages")
     peer: ClassVar[type[LiarPeer]] = _Peer
 
     def __init__(

@@ -73,5 +73,5 @@ class Withholding(Liar):
     """See the module."""
 
     kind: ClassVar[str] = "withholding"
-    ways: ClassVar[tuple[str, ...]] = ("notes", "entries", "authors", "own", "pages")
+    ways: tuple[str, ...] = ("notes", "entries", "authors", "own", "pages")
     peer: ClassVar[type[LiarPeer]] = _Peer
