@@ -307,6 +307,15 @@ class IFeedStore(Interface):
         @return: Deferred of L{Arrivals}.
         """
 
+    def parting(heads: Sequence[tuple[bytes, int, bytes]]) -> Any:
+        """
+        Which feeds have another message here than somebody else has at one place?
+
+        @param heads: (author, sequence, 32-byte hash of the message there).
+        @return: Deferred of those (author, sequence), in their order, of which another
+            message is here and complete from the first on.
+        """
+
     def gone_until(author: bytes, after: int) -> Any:
         """
         Why L{read} gives nothing, where the feed goes on: the texts are not kept any more.

@@ -636,6 +636,14 @@ class FeedPart(Part):
         )
         return result
 
+    def parting(
+        self, heads: Sequence[tuple[bytes, int, bytes]]
+    ) -> Deferred[list[tuple[bytes, int]]]:
+        result: Deferred[list[tuple[bytes, int]]] = self._database.read(
+            lambda connection: store.parting(connection, heads)
+        )
+        return result
+
     def gone_until(self, author: bytes, after: int) -> Deferred[Gap | None]:
         result: Deferred[Gap | None] = self._database.read(
             lambda connection: store.gone_until(connection, author, after)

@@ -974,6 +974,22 @@ def read_chain(
     return page
 
 
+def parting(
+    connection: sqlite3.Connection, heads: Sequence[tuple[bytes, int, bytes]]
+) -> list[tuple[bytes, int]]:
+    """See L{meshkit.interfaces.IFeedStore.parting}."""
+    found = []
+    for author, sequence, head in heads:
+        row = connection.execute(
+            "SELECT m.hash FROM feed_messages m JOIN feed_authors a ON a.id = m.author "
+            "WHERE a.key = ? AND m.sequence = ? AND m.sequence <= a.contiguous",
+            (author, sequence),
+        ).fetchone()
+        if row is not None and row[0] != head:
+            found.append((author, sequence))
+    return found
+
+
 def gone_until(connection: sqlite3.Connection, author: bytes, after: int) -> Gap | None:
     """See L{meshkit.interfaces.IFeedStore.gone_until}."""
     row = connection.execute(

@@ -731,22 +731,25 @@ class Spread:
         if feed.source is None:
             self._free(partner, author)
 
-    def parted(self, partner: Partner, author: bytes, sequence: int) -> list[Partner]:
+    def parted(self, partner: Partner, author: bytes, sequence: int, have: int) -> list[Partner]:
         """
         The peer has another message than we at one place: ask for what is before it, to
         find where the two branches part.  It takes the place of whoever the feed comes from,
         which may be the author, who gives each of us a branch of his own.
 
+        @param have: sequence up to which it is complete here; not less.
         @return: from whom it has to be turned off: nobody, or who sent it until now.
         """
         refusals = self._record(partner.key).refusals
         refusal = refusals.get(author)
         if refusal is None:
-            refusals[author] = Refusal(sequence, 0.0, FIRST_PAUSE / 2, back=1)
+            refusal = refusals[author] = Refusal(sequence, 0.0, FIRST_PAUSE / 2, back=1)
             if len(refusals) > MAX_REFUSED_FEEDS:
                 del refusals[next(iter(refusals))]
         elif not refusal.back:
             return []
+        # Both may have grown by as much when it is asked for.
+        refusal.back = max(refusal.back, 1 + 2 * (have - sequence))
         if author in partner.on or not self._room(partner, author):
             return []
         feed = self._feeds.get(author)

@@ -67,6 +67,7 @@ class Telling:
 
     def differ(self, differences: Sequence[Difference]) -> None:
         """Some feeds were found to differ."""
+        shorter: list[tuple[bytes, int, bytes]] = []
         for each in differences:
             author, ours, theirs = each.author, each.ours, each.theirs
             if not self.shared(author):
@@ -83,9 +84,32 @@ class Telling:
             ):
                 self.tell_proof(author, ours.forked)
             elif theirs is not None and has == have and ours.head != theirs.head:
-                for before in self._link.spread.parted(self._link.partner, author, have):
-                    self._link.part.turn_off(before, [author])
+                self._part(author, have, have)
+            elif theirs is not None and theirs.head is not None and 0 < has < have:
+                shorter.append((author, has, theirs.head))
+        if shorter:
+            self._link.run(self._find_branches(shorter))
         self._link.part.ask_all()
+
+    async def _find_branches(self, heads: Sequence[tuple[bytes, int, bytes]]) -> None:
+        """The peer has less of these feeds than we: is it the beginning of ours?"""
+        for start in range(0, len(heads), MAX_ENTRIES):
+            page = heads[start : start + MAX_ENTRIES]
+            with self._link.digesting(FRAME_COST + len(page) * ENTRY_COST):
+                parting = await self._link.part.store.parting(page)
+                ours = await self._link.part.frontier([author for author, _ in parting])
+            if not self._link.open:
+                return
+            for author, sequence in parting:
+                here = ours.get(author)
+                if here is not None and (here.forked is None or sequence < here.forked):
+                    self._part(author, sequence, here.sequence)
+        self._link.part.ask_all()
+
+    def _part(self, author: bytes, sequence: int, have: int) -> None:
+        """The peer has another message than we at one place."""
+        for before in self._link.spread.parted(self._link.partner, author, sequence, have):
+            self._link.part.turn_off(before, [author])
 
     def compared(self, lower: bytes, upper: bytes, own_sequence: int) -> None:
         """

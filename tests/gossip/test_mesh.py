@@ -371,6 +371,30 @@ class Forks(MeshCase):
                 for place, other in ((a, b), (b, a)):
                     self.assertEqual(place.gossip.ledger.account(other.key).score, 100.0)
 
+    def test_branches_are_found_of_which_one_is_always_longer(self) -> None:
+        """Nobody is ever at the same place; messages come before anybody is grafted."""
+        a, b = (self.place(name, interval=30.0) for name in "ab")
+        ahead, behind = self.branches(3, 80, 80)
+        links = [self.lie_to(place, "fork") for place in (a, b)]
+        for author, raws in zip(links, (ahead[:12], behind[:8]), strict=True):
+            author.give(author.key, 1, raws)
+        self.run_for(1)
+        self.connect(b, a)
+        for step in range(60):
+            for author, raws, sequence in ((links[0], ahead, 13), (links[1], behind, 9)):
+                if author.wanted_no_more():
+                    author.frames.clear()
+                    author.stop(author.key)
+                elif author.of_kind(Note):
+                    author.give(author.key, sequence + step, [raws[sequence + step - 1]])
+            self.run_for(1.5)
+        self.assert_same([a, b])
+        (frontier,) = a.frontier()
+        self.assertEqual((frontier.sequence, frontier.forked), (3, 4))
+        self.run_for(spread.MADE_GOOD)
+        for place, other in ((a, b), (b, a)):
+            self.assertEqual(place.gossip.ledger.account(other.key).score, 100.0)
+
     def test_wherever_two_branches_part_it_is_found(self) -> None:
         for number, (common, one, other) in enumerate(
             ((0, 1, 1), (0, 20, 3), (1, 1, 40), (30, 1, 1), (12, 33, 33), (40, 40, 1))

@@ -404,10 +404,10 @@ class Refusing(SpreadCase):
 
     def test_two_heads_at_one_place_are_followed_back_too(self) -> None:
         a = self.join("a")
-        self.spread.parted(a, FEED, 40)
+        self.spread.parted(a, FEED, 40, 40)
         self.assertEqual(self.turn_on(a, 40), [(FEED, 39)])
         self.spread.agreed(a, FEED)
-        self.spread.parted(a, FEED, 40)
+        self.spread.parted(a, FEED, 40, 40)
 
     def test_of_a_message_that_proves_a_fork_nothing_more_is_owed(self) -> None:
         a = self.join("a")
@@ -423,14 +423,14 @@ class Refusing(SpreadCase):
     def test_who_has_another_branch_takes_the_place_of_the_source(self) -> None:
         a, b = self.join("a"), self.join("b")
         self.on(a, 40, 0)
-        self.assertEqual(self.spread.parted(b, FEED, 40), [a])
+        self.assertEqual(self.spread.parted(b, FEED, 40, 40), [a])
         self.assertEqual(self.turn_on(a, 40), [])
         self.assertEqual(self.turn_on(b, 40), [(FEED, 39)])
         # Found to be the same: it is not believed again.
         self.spread.agreed(b, FEED)
         self.spread.turn_off(b, FEED)
         self.spread.stopped(b, FEED)
-        self.assertEqual(self.spread.parted(b, FEED, 40), [])
+        self.assertEqual(self.spread.parted(b, FEED, 40, 40), [])
         self.assertEqual(self.turn_on(b, 40), [])
 
     def test_what_this_node_does_not_take_is_asked_of_nobody_until_there_is_room(self) -> None:
@@ -755,11 +755,11 @@ class Model(RuleBasedStateMachine):
             back = 5 if what == "back" else 0
             self.spread.refuse(link, author, 5, self.now, fork_from=back)
 
-    @rule(peer=peers, author=feeds, sequence=st.integers(1, 9))
-    def parts(self, peer: int, author: bytes, sequence: int) -> None:
+    @rule(peer=peers, author=feeds, sequence=st.integers(1, 9), more=st.integers(0, 3))
+    def parts(self, peer: int, author: bytes, sequence: int, more: int) -> None:
         link = self._link(peer)
         if link is not None:
-            for before in self.spread.parted(link, author, sequence):
+            for before in self.spread.parted(link, author, sequence, sequence + more):
                 assert before.on[author].state is State.STOPPING
 
     @rule(peer=peers, author=feeds)
