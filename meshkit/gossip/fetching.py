@@ -23,7 +23,7 @@ from meshkit.errors import (
 from meshkit.gossip.codec import Credit, Gone, Messages
 from meshkit.gossip.credit import Granting
 from meshkit.gossip.digestion import FRAME_COST
-from meshkit.gossip.spread import RECEIVE, REPLICATE
+from meshkit.gossip.spread import MAX_SEQUENCE, RECEIVE, REPLICATE
 from meshkit.identity.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Fetching:
                 author,
                 have,
                 self._link.reactor.seconds(),
+                last=MAX_SEQUENCE if here is None or here.forked is None else here.forked - 1,
                 disputed=here is not None and here.disputed is not None,
             )
             if after is not None:

@@ -452,12 +452,20 @@ class Spread:
         return have >= refusal.sequence
 
     def begin(
-        self, partner: Partner, author: bytes, have: int, now: float, *, disputed: bool = False
+        self,
+        partner: Partner,
+        author: bytes,
+        have: int,
+        now: float,
+        *,
+        last: int = MAX_SEQUENCE,
+        disputed: bool = False,
     ) -> int | None:
         """
         Turn a chosen feed on?
 
         @param have: sequence up to which it is complete here.
+        @param last: beyond this nothing is wanted; a fork is proven there.
         @param disputed: what is stored after that names another message in its place: that
             one is asked for as well.
         @return: the sequence after which we want it; L{None} if not at all, any more.
@@ -468,6 +476,8 @@ class Spread:
         feed = self._feeds[author]
         feed.have = max(feed.have, have)
         feed.looked_up = True
+        feed.last = min(feed.last, last)
+        incoming.goal = min(incoming.goal, feed.last)
         refusal = self._refusal(partner, author)
         after = feed.have
         back = 0 if refusal is None else refusal.back

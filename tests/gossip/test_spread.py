@@ -420,6 +420,16 @@ class Refusing(SpreadCase):
         self.spread.received(a, FEED, 40, 1)
         self.assertFalse(a.on[FEED].owed)
 
+    def test_what_is_told_of_what_lies_behind_a_fork_is_not_owed(self) -> None:
+        a = self.join("a")
+        self.spread.parted(a, FEED, 3, 3)
+        self.spread.choose(a, self.now)
+        self.assertEqual(self.spread.begin(a, FEED, 3, self.now, last=3), 2)
+        # It was told before the peer knew of the fork.
+        self.hear(a, 24, 3)
+        self.spread.received(a, FEED, 3, 1)
+        self.assertFalse(a.on[FEED].owed)
+
     def test_who_has_another_branch_takes_the_place_of_the_source(self) -> None:
         a, b = self.join("a"), self.join("b")
         self.on(a, 40, 0)
