@@ -48,14 +48,14 @@ class Garbage:
             return
         grown = processes > self._processes + self._processes // 4 + _PROCESSES
         if grown or events - self._events >= max(self._events // 2, _EVENTS * processes):
-            gc.unfreeze()
+            self.give_back()
             self._processes, self._events = processes, events
         gc.collect()
         gc.freeze()
         self._frozen = True
 
-    def end(self) -> None:
-        """The world has ended: Python collects all that there is, when it thinks it is time."""
+    def give_back(self) -> None:
+        """The next collection, also one that Python makes by itself, looks at everything."""
         if self._frozen:
             self._frozen = False
             gc.unfreeze()

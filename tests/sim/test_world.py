@@ -221,6 +221,15 @@ class GarbageTests(SynchronousTestCase):
         self.until_event(2_300)
         self.assertIsNone(ring())
 
+    def test_all_of_it_can_be_collected_at_any_moment(self) -> None:
+        self.until_event(250)
+        ring = _Ring()
+        self.until_event(350)
+        found = weakref.ref(ring)
+        del ring
+        self.world.collect()
+        self.assertIsNone(found())
+
     def test_the_collector_is_called_at_the_same_events(self) -> None:
         def moments() -> list[int]:
             world = World(7, collect_every=100)
