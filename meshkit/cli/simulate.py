@@ -428,7 +428,7 @@ def _print_line(played: _Played) -> None:
     outcome, figures = played.outcome, played.outcome.figures
     if outcome.violations:
         (first, *more) = outcome.violations
-        what = f"FAILED  {_said(first)}" + (f" (and {len(more)} more)" if more else "")
+        what = f"FAILED  {_said(first, figures)}" + (f" (and {len(more)} more)" if more else "")
     else:
         what = (
             f"good    {figures['acknowledged']:,} acknowledged, "
@@ -462,7 +462,7 @@ def _print(played: _Played) -> None:
     for name, value in rows:
         line(f"{name.ljust(width)}  {value}")
     for each in outcome.violations[:_SHOWN]:
-        line(f"  {_said(each)}")
+        line(f"  {_said(each, figures)}")
     if len(outcome.violations) > _SHOWN:
         line(f"  ... and {len(outcome.violations) - _SHOWN} more")
     if outcome.violations:
@@ -511,6 +511,8 @@ def _latency(found: dict[str, Any]) -> str:
     return ", ".join(f"{name} {found[name]:,.1f} ms" for name in ("p50", "p90", "p99", "max"))
 
 
-def _said(violation: Violation) -> str:
+def _said(violation: Violation, figures: dict[str, Any]) -> str:
+    # As the actions of the plan: since everybody was ready.
+    at = violation.at_ns / 10**9 - figures["ready_s"]
     where = f" at {violation.node}" if violation.node else ""
-    return f"{violation.at_ns / 10**9:.3f} s: {violation.invariant}{where}: {violation.text}"
+    return f"{at:.3f} s: {violation.invariant}{where}: {violation.text}"

@@ -319,6 +319,7 @@ class Measures:
         """
         @return: what was measured:
 
+              - C{ready_s}: when everybody was ready, after the beginning of the world.
               - C{liars}: members that are no honest nodes.
               - C{published}, C{deliveries}, C{expected}: messages of honest nodes; how often
                 one came to be stored at another honest node; how often that would be if all
@@ -361,6 +362,7 @@ class Measures:
         totals = [each.totals() for each in self._watched]
         network, memo = self._run.world.network, self._run.world.memo
         return {
+            "ready_s": round(self._run.begun_ns / SECOND, 6),
             "liars": len(self._run.liars),
             "published": len(messages),
             "deliveries": len(arrivals),

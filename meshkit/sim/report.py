@@ -13,6 +13,7 @@ from itertools import pairwise
 from math import log2
 from typing import Any, Final
 
+from meshkit.sim.invariants import Violation
 from meshkit.sim.markup import Markup, element, join, page
 from meshkit.sim.minimise import Minimised
 from meshkit.sim.plots import Bar, Curve, Row, Span, bars, columns, curves, spans
@@ -126,15 +127,16 @@ def _verdict(outcome: Outcome) -> Markup:
 def _violations(outcome: Outcome) -> Markup:
     if not outcome.violations:
         return join()
-    # From the beginning of the world, as in the trace; the others are from when all were ready.
     rows = [
-        [f"{each.at_ns / 10**9:.3f}", each.invariant, each.node, each.text]
+        [f"{_since_ready(each, outcome):.3f}", each.invariant, each.node, each.text]
         for each in outcome.violations
     ]
-    return _section(
-        "Violations",
-        _table(["s of the world", "invariant", "node", "what"], rows, numbers=1),
-    )
+    return _section("Violations", _table(["s", "invariant", "node", "what"], rows, numbers=1))
+
+
+def _since_ready(violation: Violation, outcome: Outcome) -> float:
+    ready: float = outcome.figures["ready_s"]
+    return violation.at_ns / 10**9 - ready
 
 
 def _replay(replay: str) -> Markup:
@@ -160,6 +162,7 @@ def _figures(outcome: Outcome, real_s: float | None) -> Markup:
     converged = found["converged_s"]
     rows = [
         ["time in the world", f"{found['virtual_s']:,.3f} s"],
+        ["everybody was ready after", f"{found['ready_s']:,.3f} s"],
         ["events", f"{found['events']:,}"],
         ["messages acknowledged", f"{found['acknowledged']:,}"],
         ["messages published", f"{found['published']:,}"],
@@ -197,7 +200,12 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int 
     def cells(tag: str, row: Sequence[str]) -> Markup:
         return join(
             *(
-                element(tag, cell, class_="number" if place < numbers else None)
+                element(
+                    tag,
+                    cell,
+                    class_="number" if place < numbers else None,
+                    scope="col" if tag == "th" else None,
+                )
                 for place, cell in enumerate(row)
             )
         )
@@ -279,7 +287,7 @@ def _over_time(outcome: Outcome) -> Markup:
             **time,
         ),
         _convergence_numbers(curve),
-        _faults(found, time),
+        _faults(outcome, time),
         _traffic(samples, moments, time),
     )
 
@@ -291,16 +299,24 @@ def _convergence_numbers(curve: dict[str, Sequence[float]]) -> Markup:
     return _numbers("The numbers", _table(["s", "published", "delivered"], rows, numbers=3))
 
 
-def _faults(found: dict[str, Any], time: dict[str, Any]) -> Markup:
+def _faults(outcome: Outcome, time: dict[str, Any]) -> Markup:
+    found = outcome.figures
     marks = found["marks"]
-    if not marks:
-        return join(element("h3", "Faults"), element("p", "Nothing was made to go wrong."))
     kinds: dict[str, list[Span]] = {}
+    for violation in outcome.violations:
+        at = _since_ready(violation, outcome)
+        told = f"{violation.invariant}: {at:.2f} s: {violation.text}"
+        # What is found while nodes stop is found after the axis has ended.
+        at = min(max(at, 0.0), time["x_range"][1])
+        kinds.setdefault("violations", []).append(Span(at, None, told))
+    if not marks and not kinds:
+        return join(element("h3", "Faults"), element("p", "Nothing was made to go wrong."))
     for mark in marks:
         kinds.setdefault(mark["kind"], []).append(
             Span(mark["at_s"], mark["until_s"], _mark_text(mark))
         )
-    rows = [Row(kind, kinds[kind]) for kind in sorted(kinds)]
+    # The violations first.
+    rows = [Row(kind, kinds[kind]) for kind in sorted(kinds, key=lambda k: (k != "violations", k))]
     told = "; ".join(f"{row.name}: {len(row.spans)}" for row in rows)
     shown = [
         [
@@ -317,8 +333,8 @@ def _faults(found: dict[str, Any], time: dict[str, Any]) -> Markup:
         element("h3", "Faults"),
         element(
             "p",
-            "Bars last as long as what they stand for, diamonds are moments. At the right, how "
-            "many there were.",
+            "What was made to go wrong, and what violated an invariant. Bars last as long as what "
+            "they stand for, diamonds are moments. At the right, how many there were.",
             class_="soft",
         ),
         spans("faults", "Faults", told, rows, **time),
@@ -439,7 +455,7 @@ def _latencies(found: dict[str, Any]) -> Markup:
         ),
         bars("latencies", "Latencies", told, shown, x_label="at most so many ms", moments=moments),
         _table(
-            ["", *names],
+            ["what", *names],
             [
                 [name, *("" if each[key] is None else f"{each[key]:,}" for key in names)]
                 for name, each in (("delivery, ms", latency), ("answer to publish, ms", answer))

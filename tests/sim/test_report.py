@@ -136,7 +136,7 @@ class NumberTests(SynchronousTestCase):
         self.assertEqual(sum(int(row[1]) for row in rows), 4)
         shown = [each.findtext("title") or "" for each in self.svg("latencies").iter("rect")]
         self.assertEqual(shown, [f"{row[0]}: {row[1]}" for row in rows if row[1] != "0"])
-        delivery, answer = table(self.tree, "", "count", "p50", "p90", "p99", "max")
+        delivery, answer = table(self.tree, "what", "count", "p50", "p90", "p99", "max")
         self.assertEqual(delivery[1:3], ["4", f"{self.figures['latency_ms']['p50']:,}"])
         self.assertEqual(answer[1], "2")
 
@@ -147,18 +147,32 @@ class NumberTests(SynchronousTestCase):
 
     def test_violations_come_first(self) -> None:
         self.assertIn("✓ Everything was as it must be", words(self.tree))
-        bad = changed(
-            self.outcome, violations=(Violation("promise", 1_500_000_000, "bob", "broken"),)
+        ready = round(self.figures["ready_s"] * 10**9)
+        violations = (
+            Violation("promise", ready + 2_500_000_000, "bob", "broken"),
+            Violation("order", ready + 10**12, "", "lost"),
         )
-        tree = parse(write_report(bad, replay="meshkit simulate x --seed 3"))
-        text = words(tree)
-        self.assertIn("✗ 1 violation: not everything was as it must be", text)
+        bad = changed(self.outcome, violations=violations)
+        self.tree = parse(write_report(bad, replay="meshkit simulate x --seed 3"))
+        text = words(self.tree)
+        self.assertIn("✗ 2 violations: not everything was as it must be", text)
         self.assertEqual(
-            table(tree, "s of the world", "invariant", "node", "what"),
-            [["1.500", "promise", "bob", "broken"]],
+            table(self.tree, "s", "invariant", "node", "what"),
+            [["2.500", "promise", "bob", "broken"], ["1000.000", "order", "", "lost"]],
         )
         self.assertLess(text.index("Violations"), text.index("Figures"))
         self.assertIn("meshkit simulate x --seed 3", text)
+
+        # They stand on the axis of the faults, too.
+        svg = self.svg("faults")
+        shown = {each.findtext("title"): each.attrib["d"] for each in svg.iter("path")}
+        places = {told: float(d[1:].split()[0]) for told, d in shown.items()}
+        down = next(
+            each for each in svg.iter("rect") if (each.findtext("title") or "").startswith("down")
+        )
+        self.assertEqual(places["promise: 2.50 s: broken"] + 4, float(down.attrib["x"]))
+        axis = next(each for each in svg.iter("line") if each.attrib["class"] == "axis")
+        self.assertEqual(places["order: 1000.00 s: lost"] + 4, float(axis.attrib["x2"]))
 
 
 class PageTests(SynchronousTestCase):
