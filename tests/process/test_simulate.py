@@ -24,6 +24,11 @@ class NoResets(Invariant):
         if kind == "action" and details["kind"] == "reset":
             run.violated(self.name, host, "reset")
 
+class Wrong(Invariant):
+    def sampled(self, run):
+        raise ZeroDivisionError("oops")
+
+WRONG = evolve(SCENARIOS["convergence"], name="mine", invariants=[Wrong])
 REUNION = evolve(SCENARIOS["reunion"], name="mine", faults=("reset",), invariants=[NoResets])
 """
 
@@ -76,6 +81,21 @@ class SimulateTests(SynchronousTestCase):
             PYTHONPATH=str(self.home),
         )
         self.assertEqual(again.code, 1)
+
+    def test_a_traceback_is_that_of_the_run(self) -> None:
+        (self.home / "mine.py").write_text(SCENARIO)
+        done = run(
+            *(*MESHKIT, "simulate", "mine:WRONG", "--nodes", "1", "--minimise"),
+            home=self.home,
+            seconds=PATIENCE,
+            PYTHONPATH=str(self.home),
+        )
+        self.assertEqual(done.code, 1)
+        self.assertIn("errors: logged: oops\n", done.out)
+        self.assertRegex(
+            done.out, r"The smallest part of its plan that fails, after \d+ runs:\n  n0\n"
+        )
+        self.assertEqual(done.err.count("builtins.ZeroDivisionError: oops\n"), 1)
 
     def test_nothing_else_pays_for_it(self) -> None:
         code = (

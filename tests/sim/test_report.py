@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from attrs import evolve as changed
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,7 +18,7 @@ from meshkit.sim.invariants import Violation
 from meshkit.sim.plots import MAX_LANES, MAX_TOLD, Bar, Span, columns, ticks
 from meshkit.sim.report import write_report
 from meshkit.sim.running import Outcome, play
-from meshkit.sim.schedule import Action, Member, Plan, decode_plan
+from meshkit.sim.schedule import Action, Member, Plan, decode_plan, encode_plan
 from tests.sim.test_markup import NASTY
 from tests.sim.test_measures import QUIET, Patient, three
 from tests.sim.test_running import evolve, publish
@@ -274,8 +274,15 @@ class PageTests(SynchronousTestCase):
 
     def test_a_plan_that_is_too_long_is_cut(self) -> None:
         self.patch(report, "MAX_PLAN_SHOWN", 100)
-        text = words(parse(write_report(outcome())))
-        self.assertRegex(text, r"… and [\d,]+ bytes more; --save-plan writes all of it")
+        (section,) = [
+            each
+            for each in parse(write_report(outcome())).iter("section")
+            if each.findtext("h2") == "Plan"
+        ]
+        shown = words(next(section.iter("pre")))
+        whole = encode_plan(outcome().plan)
+        note = f"\n… and {len(whole) - 100:,} bytes more; --save-plan writes all of it"
+        self.assertEqual(shown, whole[:100].decode() + note)
 
 
 def contrast(first: str, second: str) -> float:
@@ -308,6 +315,7 @@ class PlotTests(SynchronousTestCase):
             self.assertIn(digits, ("1.000", "2.000", "5.000"))
 
     @given(st.lists(st.tuples(st.integers(0, 50), st.none() | st.integers(0, 20)), max_size=60))
+    @example([(1, 5)] * (MAX_LANES + 3))
     def test_spans_lie_apart_while_there_is_room(self, drawn: list[Any]) -> None:
         found = [
             Span(begin, None if lasts is None else begin + lasts, "")
