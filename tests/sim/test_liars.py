@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from meshkit.gossip import spread
 from meshkit.sim import world as world_module
 from meshkit.sim.liars import LIARS, Liar
 from meshkit.sim.liars.stale import Stale
@@ -233,6 +234,24 @@ class EquivocatingTests(support.KindCase):
             node.restart()
         self.cat.start()
         self.wait_for(lambda: self.forked() == [1, 1, 1], "a proof everywhere")
+        self.check_all()
+
+
+class BoastingTests(support.KindCase):
+    kind = "boasting"
+    dialled_by = ("bob",)
+    dials = ("ada", "cat")
+
+    def test_no_more_is_noted_than_may_be_and_nobody_waits_for_it(self) -> None:
+        self.begin()
+        most = 0
+        for _ in range(8):
+            self.publish(seconds=5)
+            for node in self.nodes.values():
+                for partner in self.gossip(node).spread.partners:
+                    self.assertLessEqual(len(partner.claims), spread.MAX_CLAIMS)
+                    most = max(most, len(partner.claims))
+        self.assertGreater(most, spread.MAX_CLAIMS - spread.MAX_CATCHING - 1)
         self.check_all()
 
 

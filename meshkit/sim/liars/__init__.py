@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from meshkit.sim.liars.boasting import Boasting
 from meshkit.sim.liars.equivocating import Equivocating
 from meshkit.sim.liars.forged import Forged
 from meshkit.sim.liars.hanging import Hanging
@@ -32,6 +33,7 @@ __all__ = ["LIARS", "Liar", "Lie", "Told"]
 
 _KINDS: Final = (
     Forged,
+    Boasting,
     Replayed,
     Reordered,
     Oversized,
