@@ -123,9 +123,13 @@ def _syncs(rng: Random, members: Sequence[str], seconds: float) -> list[Action]:
 
 # --- of the network
 
+# Seconds that it may be away, twice: some of it has to be longer than the time after which
+# a silent peer is taken for dead.
+_LONG: Final = 600.0
+
 
 def _partition(rng: Random, members: Sequence[str], seconds: float) -> list[Action]:
-    begin, end = _span(rng, seconds, 240.0)
+    begin, end = _span(rng, seconds, _LONG)
     sides = 3 if len(members) > 4 and rng.random() < 0.25 else 2
     groups: list[list[str]] = [[] for _ in range(sides)]
     # From one against all to halves.
@@ -139,7 +143,7 @@ def _partition(rng: Random, members: Sequence[str], seconds: float) -> list[Acti
 
 
 def _one_way(rng: Random, members: Sequence[str], seconds: float) -> list[Action]:
-    begin, end = _span(rng, seconds, 240.0)
+    begin, end = _span(rng, seconds, _LONG)
     actions = []
     for _ in range(1 + int(rng.random() * 3)):
         name, other = _pair(rng, members)
@@ -148,7 +152,7 @@ def _one_way(rng: Random, members: Sequence[str], seconds: float) -> list[Action
 
 
 def _silence(rng: Random, members: Sequence[str], seconds: float) -> list[Action]:
-    name, (begin, end) = _pick(rng, members), _span(rng, seconds, 240.0)
+    name, (begin, end) = _pick(rng, members), _span(rng, seconds, _LONG)
     return [Action.after(begin, "silence", name), Action.after(end, "heal")]
 
 

@@ -23,7 +23,8 @@ def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
     members = names(nodes)
     known = neighbours(rng, members)
     actions = _requests(rng, members, 6 * nodes)
-    actions += changes(rng, members, 6 * nodes, _SECONDS)
+    changed = changes(rng, members, 6 * nodes, _SECONDS)
+    actions += [*changed, *_taken_back(rng, changed), *_beside(rng, changed)]
     if "power" in faults:
         # Just when something is to be written.
         struck = [action for action in actions if rng.random() < 0.3]
@@ -66,6 +67,37 @@ def _requests(rng: Random, members: Sequence[str], count: int) -> list[Action]:
             )
         )
     return actions
+
+
+def _taken_back(rng: Random, changed: Sequence[Action]) -> list[Action]:
+    """Half of what was added is removed again, soon after."""
+    actions = []
+    for action in changed:
+        path, args = action.args["target"], dict(action.args)
+        if args["method"] != "POST" or rng.random() < 0.5:
+            continue
+        body = args.pop("body", None)
+        if body is not None:
+            path = f"{path}/{body.get('name', '{address}')}"
+        at = min(action.at / 10**9 + 0.5 + rng.random() * 4, _SECONDS)
+        actions.append(
+            Action.after(at, "call", action.where, **{**args, "method": "DELETE", "target": path})
+        )
+    return actions
+
+
+def _beside(rng: Random, changed: Sequence[Action]) -> list[Action]:
+    """At the same moment another program publishes: both are written together."""
+    return [
+        Action(
+            action.at,
+            "call",
+            action.where,
+            {"method": "POST", "target": "/v1/publish", "body": {"content": f"beside {number}"}},
+        )
+        for number, action in enumerate(changed)
+        if rng.random() < 0.5
+    ]
 
 
 def _strike(rng: Random, action: Action) -> list[Action]:

@@ -15,7 +15,7 @@ from meshkit.sim.schedule import Member, Plan
 
 __all__ = ["PARTITION"]
 
-_SECONDS: Final = 120.0
+_SECONDS: Final = 300.0
 
 
 def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
