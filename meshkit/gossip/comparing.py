@@ -18,6 +18,7 @@ from meshkit.gossip.reconcile import (
     END,
     FIRST,
     KEY_BYTES,
+    STEP_BYTES,
     WINDOW,
     Entries,
     Entry,
@@ -39,6 +40,9 @@ MAX_OPEN_WINDOWS: Final = 4
 PAGE: Final = 1_000
 #: Seconds that a peer may take for its answer to what was said in a window.
 PATIENCE: Final = 60.0
+#: Bytes of the ranges of a frame from which on one that is followed by more gains time, as
+#: all have that are cut for their size.
+FULL: Final = STEP_BYTES // 4
 #: What differs is fetched until no more than this is left, before the next window.
 MAX_LEFT: Final = MAX_CLAIMS - WINDOW
 
@@ -224,10 +228,8 @@ class Comparing:
         if window.finished:
             self._link.telling.compared(self._lower, window.upper, self._own)
             self._finish()
-        elif answer:
+        elif answer or len(step.body) >= FULL:
             self._start_clock()
-        else:
-            self._stop_clock()
 
     def _finish(self) -> None:
         self._window = None

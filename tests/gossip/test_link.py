@@ -828,6 +828,25 @@ class Lies(GossipCase):
         self.run_for()
         self.assertIsNotNone(dialled.lost)
 
+    def test_who_says_that_a_step_goes_on_and_does_not_go_on(self) -> None:
+        """A frame that says hardly anything gains no time; it answers pings all the while."""
+        place = self.place("place")
+        place.ingest([Author(n).write().raw for n in range(30)])
+        liar = self.lie_to(place)
+        liar.say(Ranges(1, 0, False, b"\0\xfd" + bytes(16)))
+        self.run_for()
+        (split,) = liar.of_kind(Ranges)
+        self.assertEqual(split.round, 1)
+        # Of sixteen ranges it says that it has nothing in the first, and so on.
+        for body in (b"\0\x06\1\0\0", b"\1\1\x06\2\0\0", b"\1\2\x06\3\0\0"):
+            liar.say(Ranges(1, 2, True, body))
+            self.run_for(19)
+            self.assertIsNone(liar.lost)
+        self.run_for(4)
+        self.assertIsNotNone(liar.lost)
+        self.assertEqual(place.gossip.status().broken, {"PEER_TOO_SLOW": 1})
+        self.assertEqual(place.gossip.rooms.answered.tokens, MAX_OPEN_WINDOWS)
+
     def test_who_does_not_go_on_with_a_reconciliation(self) -> None:
         self.me.publish()
         liar = self.lie_to(self.me)
