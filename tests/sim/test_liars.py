@@ -304,6 +304,26 @@ class HangingTests(support.KindCase):
         self.assertGreater(self.total(self.broken, "PEER_TOO_SLOW"), 1)
         self.wait_for(lambda: self.total(self.turned_away, "HANDSHAKE_TIMEOUT") > 0, "a timeout")
 
+    def test_it_is_waited_for_as_long_as_is_documented(self) -> None:
+        for way, seconds, code in (
+            ("handshake", 10, "HANDSHAKE_TIMEOUT"),
+            ("frame", 30, "PEER_TOO_SLOW"),
+            ("comparison", 60, "PEER_TOO_SLOW"),
+        ):
+            with self.subTest(way=way):
+                self.setUp()
+                self.eve.ways = (way,)
+                counted = self.turned_away if way == "handshake" else self.broken
+                for node in self.nodes.values():
+                    node.start()
+                self.publish()
+                self.eve.start()
+                self.lie(way)
+                self.world.run(seconds - 2)
+                self.assertEqual(self.total(counted, code), 0, way)
+                self.world.run(4)
+                self.assertGreater(self.total(counted, code), 0, way)
+
     def test_a_feed_that_it_promised_is_had_from_others(self) -> None:
         self.eve.ways = ("feed",)
         self.begin()
@@ -330,6 +350,14 @@ class ReplayedTests(support.KindCase):
         self.assertGreater(self.total(self.broken, "FRAME_MALFORMED"), 0)
         self.assertLess(min(map(self.score, self.nodes.values())), 70)
 
+    def test_messages_that_nobody_asked_for_cost_score(self) -> None:
+        self.eve.ways = ("pages",)
+        self.begin()
+        self.lie("pages")
+        self.world.run(1)
+        self.assertLess(min(map(self.score, self.nodes.values())), 81)
+        self.check_all()
+
     def test_a_hello_that_a_restarted_node_has_forgotten_proves_nothing(self) -> None:
         self.begin()
         self.lie("hello", 2)
@@ -344,6 +372,14 @@ class ReorderedTests(support.KindCase):
     kind = "reordered"
     dialled_by = ("bob",)
     dials = ("ada", "cat")
+
+    def test_pages_out_of_order_cost_score(self) -> None:
+        self.eve.ways = ("pages",)
+        self.begin()
+        self.lie("pages")
+        self.world.run(1)
+        self.assertLess(min(map(self.score, self.nodes.values())), 81)
+        self.check_all()
 
     def test_what_is_in_order_is_stored_and_the_rest_is_not(self) -> None:
         self.begin()
@@ -371,6 +407,20 @@ class OversizedTests(support.KindCase):
     def check_lies_on(self, before: int) -> None:
         """... unless all have banned it."""
         self.assertGreater(len(self.eve.told), 0)
+
+    def test_each_way_is_noticed_at_once(self) -> None:
+        for way in self.eve.ways:
+            with self.subTest(way=way):
+                self.setUp()
+                self.eve.ways = (way,)
+                self.begin()
+                self.lie(way)
+                self.world.run(2)
+                large = {"frame": "FRAME_TOO_LARGE"}.get(way, "FRAME_MALFORMED")
+                if way == "content":
+                    self.assertGreater(self.total(self.refused, "CONTENT_TOO_LARGE"), 0)
+                else:
+                    self.assertGreater(self.total(self.broken, large), 0)
 
     def test_nothing_too_large_is_taken_and_the_peer_is_banned(self) -> None:
         self.begin()

@@ -8,7 +8,7 @@ B{On the wire.}  It is honest until something is asked of it.  Ways:
   - C{frame}: of the first page of messages that it serves, or else of its first ping, it
     sends a part of the frame, and nothing from then on;
   - C{comparison}: its answer in a comparison goes on in a further frame, it says, which
-    does not come; and to what it began itself it hears no answer;
+    does not come; all else it does as before;
   - C{feed}: it says that a feed of others is longer than it is, and gives what there is.
 
 B{What honest nodes must do.}  Wait 10 s for the handshake, 30 s for the rest of a frame, 60 s
@@ -43,7 +43,7 @@ class _Peer(LiarPeer):
         self._claimed: dict[bytes, int] = {}
 
     def send(self, frame: Frame) -> None:
-        if self._hangs:
+        if self._hangs and (self.way == "frame" or isinstance(frame, Ranges)):
             return
         if self.way == "frame" and isinstance(frame, (Messages, Ping, Pong)):
             self._stop()
