@@ -45,5 +45,5 @@ class Boasting(Liar):
     """See the module."""
 
     kind: ClassVar[str] = "boasting"
-    ways: ClassVar[tuple[str, ...]] = ("claims",)
+    ways: tuple[str, ...] = ("claims",)
     peer: ClassVar[type[LiarPeer]] = _Peer
