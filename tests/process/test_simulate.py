@@ -42,7 +42,7 @@ class SimulateTests(SynchronousTestCase):
 
     def test_what_it_prints_to_replay_a_run_does_so_in_any_process(self) -> None:
         first = run(
-            *(*MESHKIT, "simulate", "churn", "--nodes", "2", "--json"),
+            *(*MESHKIT, "simulate", "churn", "--nodes", "2", "--seed", "4", "--json"),
             home=self.home,
             seconds=PATIENCE,
             PYTHONHASHSEED="1",
