@@ -47,8 +47,8 @@ p { margin: .25rem 0 .75rem; max-width: 45rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top; }
-td.number, th.number { text-align: right; }
-td { overflow-wrap: anywhere; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+td:not(.number) { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 pre { background: var(--code); border: 1px solid var(--rule); border-radius: .3rem;
   padding: .6rem .75rem; overflow: auto; max-height: 30rem; font-size: .85rem; }
