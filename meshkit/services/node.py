@@ -600,7 +600,16 @@ class NodeService(Service):
         await self._listener.close_all()
         await maybeDeferred(self._database.stopService)
         await maybeDeferred(self._workers.stopService)
-        self._folder.unlock()
+        try:
+            self._folder.unlock()
+        except OSError as e:
+            # It is free all the same, and nobody takes its addresses for those of a node.
+            self._log.warn(
+                "{file} could not be removed from {folder}: {error}",
+                file="endpoints.json",
+                folder=self._folder.path,
+                error=e.strerror,
+            )
         self._prepared = False
 
     async def _stop_part(self, name: str) -> None:

@@ -36,3 +36,24 @@ class RegressionTests(SynchronousTestCase):
                 actions=tuple(Action(at, "call", "n2", batch) for at in (499_109_133, 563_448_760)),
             )
         )
+
+    def test_a_node_on_a_disk_that_fails_stops(self) -> None:
+        """
+        C{clients}, seed 3014: a stop ended in an C{OSError}, at its very end, since the
+        folder that C{endpoints.json} was removed from could not be synced.
+        """
+        self.good(
+            Plan(
+                "",
+                3014,
+                5.0,
+                30.0,
+                members=(Member("n2"),),
+                actions=(
+                    Action.after(1, "fail-syncs", "n2", times=4),
+                    Action.after(2, "stop", "n2"),
+                    Action.after(3, "mend", "n2"),
+                    Action.after(3, "start", "n2"),
+                ),
+            )
+        )
