@@ -17,9 +17,8 @@ from meshkit.sim.disk import PowerLost
 from meshkit.sim.schedule import Action
 
 if TYPE_CHECKING:
-    from meshkit.sim.node import SimNode
+    from meshkit.sim.node import NodeCall, SimNode
     from meshkit.sim.running import Run
-    from meshkit.testing.doors import DoorCall
 
 __all__ = ["ACTIONS", "Do", "perform"]
 
@@ -49,7 +48,7 @@ def _call(run: Run, action: Action) -> None:
         run.world.clock.callLater(again, _call_again, run, action, call)
 
 
-def _call_again(run: Run, action: Action, call: DoorCall | None) -> None:
+def _call_again(run: Run, action: Action, call: NodeCall | None) -> None:
     """Whoever has called makes the same call again, if it was not answered."""
     if not run.active:
         return
@@ -65,7 +64,7 @@ def _call_again(run: Run, action: Action, call: DoorCall | None) -> None:
     _call(run, action)
 
 
-def _ask(run: Run, node: SimNode, action: Action) -> DoorCall:
+def _ask(run: Run, node: SimNode, action: Action) -> NodeCall:
     args = action.args
     target, body = args["target"], args.get("body")
     about = args.get("about")
@@ -80,7 +79,11 @@ def _ask(run: Run, node: SimNode, action: Action) -> DoorCall:
                 name: known.get(value, value) if isinstance(value, str) else value
                 for name, value in body.items()
             }
-    return node.call(args["method"], target, body)
+    call = node.call(args["method"], target, body)
+    then = args.get("then")
+    if then is not None:
+        run.when_answered(node.name, call.number, Action(0, then, node.name))
+    return call
 
 
 def _start(run: Run, action: Action) -> None:
@@ -179,7 +182,8 @@ def _heal(run: Run, action: Action) -> None:
 
 
 #: Everything that an action can be.  C{call} takes C{method}, C{target}, C{body}; C{about}: the
-#: member whose key and address stand for C{{key}} and C{{address}} in the others; and C{again}:
+#: member whose key and address stand for C{{key}} and C{{address}} in the others; C{then}: what
+#: is done to the node at the moment when the answer is heard, such as C{crash}; and C{again}:
 #: seconds after which the call is made again, as long as it is not answered, or with an error
 #: of the node's own.
 ACTIONS: Final[dict[str, Do]] = {

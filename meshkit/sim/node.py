@@ -84,10 +84,15 @@ class Said:
 
 
 class NodeCall(DoorCall):
-    """A request to the door of a L{SimNode}, which learns what became of it."""
+    """
+    A request to the door of a L{SimNode}, which learns what became of it.
+
+    @ivar number: of the call, among those to that door.
+    """
 
     def __init__(self, request: bytes, node: SimNode, asked: _Asked) -> None:
         super().__init__(request)
+        self.number = asked.number
         self._node = node
         self._asked = asked
 
@@ -314,11 +319,12 @@ class SimNode(DoorCaller):
 
     # --- its door
 
-    def call(self, method: str, target: str, body: Any = None, **headers: str | None) -> DoorCall:
+    def call(self, method: str, target: str, body: Any = None, **headers: str | None) -> NodeCall:
         """Like C{ask}, without waiting for the answer."""
         self._calls += 1
         self._asked = _Asked(self._calls, method, target, body)
         call = super().call(method, target, body, **headers)
+        assert isinstance(call, NodeCall)
         self.host.event("door.call", number=self._calls, method=method, target=target, body=body)
         return call
 

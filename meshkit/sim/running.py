@@ -32,7 +32,7 @@ from meshkit.sim.measures import Measures
 from meshkit.sim.minimise import BUDGET, Minimised, minimise
 from meshkit.sim.network import SimNetwork
 from meshkit.sim.node import Said, SimNode
-from meshkit.sim.schedule import Member, Plan
+from meshkit.sim.schedule import Action, Member, Plan
 from meshkit.sim.seeds import Seeds
 from meshkit.sim.world import World
 
@@ -139,6 +139,8 @@ class Run:
         self.agreed = False
         self.active = True
         self.nodes: dict[str, SimNode] = {}
+        # What is done when a call is answered.
+        self._then: dict[tuple[str, int], Action] = {}
         self.liars: dict[str, Liar] = {}
         self._invariants = [each() for each in invariants]
         self._over = False
@@ -190,6 +192,10 @@ class Run:
     def name_of(self, key: bytes) -> str:
         """@return: whose public key it is, of the plan's members; its text, if nobody's."""
         return self._names.get(key) or PublicKey(key).text
+
+    def when_answered(self, node: str, number: int, action: Action) -> None:
+        """Do something at the moment when a call of a door is answered."""
+        self._then[node, number] = action
 
     def violated(self, invariant: str, node: str, text: str) -> None:
         """Something is not as it must be."""
@@ -296,6 +302,9 @@ class Run:
                 invariant.event(self, kind, host, details)
 
     def _said(self, said: Said) -> None:
+        then = self._then.pop((said.node, said.number), None)
+        if then is not None:
+            self.world.clock.callLater(0, perform, self, then)
         for invariant in self._invariants:
             invariant.said(self, said)
 

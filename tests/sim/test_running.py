@@ -199,6 +199,24 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(kinds, ["door.call", "door.silence", "door.call"])
         self.assertEqual([round(at, 3) for _, at in asked], [1.0, 1.0, 2.5])
 
+    def test_the_power_fails_at_the_moment_when_an_answer_is_heard(self) -> None:
+        seen: list[tuple[str, int]] = []
+
+        class Watching(Invariant):
+            def event(self, run: Run, kind: str, host: str, details: dict[str, Any]) -> None:
+                if kind in ("door.answer", "host.crash"):
+                    seen.append((kind, run.world.clock.ns))
+
+        body = {"content": "x"}
+        request = Action.after(
+            1, "call", "ada", method="POST", target="/v1/publish", body=body, then="crash"
+        )
+        outcome = play(PAIR.with_actions([request]), evolve(QUIET, invariants=[Watching]))
+        (answer, answered_ns), (crash, crashed_ns) = seen
+        self.assertEqual((answer, crash), ("door.answer", "host.crash"))
+        self.assertEqual(answered_ns, crashed_ns)
+        self.assertEqual(outcome.figures["acknowledged"], 1)
+
     def test_a_key_in_the_configuration_is_that_of_a_member(self) -> None:
         plan = Plan(
             "",

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import Final
+from typing import Final, Literal
 
 from meshkit.sim.nemesis import disturb
 from meshkit.sim.running import Scenario
-from meshkit.sim.scenarios.drawing import changes, names, neighbours, publications
+from meshkit.sim.scenarios.drawing import bursts, changes, names, neighbours, publications
 from meshkit.sim.schedule import Action, Member, Plan
 
 __all__ = ["CHURN"]
@@ -27,14 +27,16 @@ def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
     actions += publications(rng, members, 5 * nodes, _SECONDS, mixed=True)
     actions += changes(rng, members, nodes, _SECONDS)
     actions += disturb(rng, faults, members, _SECONDS, 2 * nodes)
+    # Small meshes can have their databases in real files.
+    disk: Literal["memory", "files"] = "files" if nodes <= 5 and rng.random() < 0.25 else "memory"
+    actions += bursts(rng, members, 2 * nodes, _SECONDS, crash="crash" in faults)
     return Plan(
         scenario="",
         seed=0,
         seconds=_SECONDS,
         settle=300.0,
         network={"latency": 0.02, "jitter": 0.02},
-        # Small meshes can have their databases in real files.
-        disk="files" if nodes <= 5 and rng.random() < 0.25 else "memory",
+        disk=disk,
         members=tuple(Member(name, known[name], late=name in late) for name in members),
         actions=tuple(actions),
     )

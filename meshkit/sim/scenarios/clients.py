@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from meshkit.sim.nemesis import disturb
 from meshkit.sim.running import Scenario
-from meshkit.sim.scenarios.drawing import changes, names, neighbours
+from meshkit.sim.scenarios.drawing import bursts, changes, names, neighbours
 from meshkit.sim.schedule import Action, Member, Plan
 
 __all__ = ["CLIENTS"]
@@ -31,13 +31,16 @@ def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
         for action in struck:
             actions += _strike(rng, action)
     actions += disturb(rng, faults, members, _SECONDS, nodes)
+    disk: Literal["memory", "files"] = "files" if nodes <= 5 and rng.random() < 0.2 else "memory"
+    there = tuple(Member(name, known[name], _config(rng, name, members)) for name in members)
+    actions += bursts(rng, members, 2 * nodes, _SECONDS, crash="crash" in faults)
     return Plan(
         scenario="",
         seed=0,
         seconds=_SECONDS,
         settle=300.0,
-        disk="files" if nodes <= 5 and rng.random() < 0.2 else "memory",
-        members=tuple(Member(name, known[name], _config(rng, name, members)) for name in members),
+        disk=disk,
+        members=there,
         actions=tuple(actions),
     )
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from meshkit.sim.schedule import Action
 
-__all__ = ["changes", "names", "neighbours", "publications"]
+__all__ = ["bursts", "changes", "names", "neighbours", "publications"]
 
 #: Tags that messages have, and that are subscribed to.
 TAGS: Final = ("north", "east", "south", "west")
@@ -112,4 +114,41 @@ def changes(rng: Random, members: Sequence[str], count: int, seconds: float) -> 
         if body:
             args["body"] = body
         actions.append(Action.after(at, "call", name, **args))
+    return actions
+
+
+def bursts(
+    rng: Random, members: Sequence[str], count: int, seconds: float, *, crash: bool
+) -> list[Action]:
+    """
+    @param seconds: within which they are.
+    @param crash: at each second one, the machine loses power when one of them is answered.
+    @return: so many moments, at each of which several programs call one node at once.
+    """
+    actions = []
+    for number in range(count):
+        name = members[int(rng.random() * len(members))]
+        at = rng.random() * seconds * 0.9
+        calls = [
+            Action.after(
+                at,
+                "call",
+                name,
+                method="POST",
+                target="/v1/publish",
+                body={"content": f"burst {number}.{each}"},
+            )
+            for each in range(2 + int(rng.random() * 4))
+        ]
+        calls += [
+            Action(round(at * 10**9), each.kind, name, each.args)
+            for each in changes(rng, members, 2, seconds)
+            if each.args["about"] != name
+        ]
+        if crash and rng.random() < 0.5:
+            last = int(rng.random() * len(calls))
+            calls[last] = replace(calls[last], args={**calls[last].args, "then": "crash"})
+            up = min(at + 0.2 + rng.random() * 5, seconds * 0.97)
+            actions.append(Action.after(up, "start", name))
+        actions += calls
     return actions
