@@ -288,6 +288,8 @@ class Run:
         for node in self.nodes.values():
             if node.running:
                 node.stop()
+        # A Deferred that failed, and whose failure nobody has taken, says so when it goes.
+        self.world.collect()
         self._tell("stopped")
 
     def _tell(self, what: str) -> None:

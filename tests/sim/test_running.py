@@ -5,6 +5,7 @@ from typing import Any
 
 from attrs import evolve
 from msgspec.structs import replace
+from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.sim.actions import ACTIONS
@@ -141,6 +142,17 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(AssertionError)), 1)
         self.assertEqual(violation.text, "logged: still waiting for: the end of all days (seed 3)")
         self.assertEqual(outcome.figures["nodes"], 2)
+
+    def test_a_failure_that_nobody_has_taken_is_a_violation(self) -> None:
+        class Wrong(Invariant):
+            def begun(self, run: Run) -> None:
+                failed: Deferred[None] = fail(ZeroDivisionError("nobody"))
+                # It is garbage, but not before that is collected.
+                failed.circle = failed  # type: ignore[attr-defined]
+
+        *_, violation = play(PAIR, evolve(QUIET, invariants=[Wrong])).violations
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.assertEqual(violation.text, "logged: nobody")
 
     def test_every_action_can_be_left_out_or_come_when_it_makes_no_sense(self) -> None:
         args: dict[str, dict[str, Any]] = {
