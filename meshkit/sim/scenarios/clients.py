@@ -107,8 +107,10 @@ def _strike(rng: Random, action: Action) -> list[Action]:
     """The power fails some statements after a call."""
     seconds = action.at / 10**9
     later = min(seconds + 0.1 + rng.random() * 3, _SECONDS * 0.97)
+    # In the first transaction, or in one that follows from it.
+    after = int(60 * rng.random() ** 3)
     return [
-        Action(max(0, action.at - 1), "power", action.where, {"after": int(rng.random() * 10)}),
+        Action(max(0, action.at - 1), "power", action.where, {"after": after}),
         Action.after(later, "mend", action.where),
         Action.after(later, "start", action.where),
     ]
