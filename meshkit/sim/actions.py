@@ -9,18 +9,21 @@ that does not run, is not done: of a plan, any actions may be left out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import quote
 
+import msgspec
+
 from meshkit.errors import MeshkitError
+from meshkit.sim.clock import SECOND, nanoseconds
 from meshkit.sim.disk import PowerLost
-from meshkit.sim.schedule import Action
+from meshkit.sim.schedule import KEY, MAX_SECONDS, Action, Plan
 
 if TYPE_CHECKING:
     from meshkit.sim.node import NodeCall, SimNode
     from meshkit.sim.running import Run
 
-__all__ = ["ACTIONS", "Do", "perform"]
+__all__ = ["ACTIONS", "Do", "check_plan", "perform"]
 
 Do = Callable[["Run", Action], object]
 
@@ -212,14 +215,131 @@ ACTIONS: Final[dict[str, Do]] = {
 
 
 def perform(run: Run, action: Action) -> None:
-    """
-    Do it, now.
-
-    @raise ValueError: if there is no such kind of action.
-    """
-    do = ACTIONS.get(action.kind)
-    if do is None:
-        known = ", ".join(sorted(ACTIONS))
-        raise ValueError(f"there is no action {action.kind!r}: it is one of {known}")
+    """Do it, now.  It is one of a plan that L{check_plan} has nothing against."""
     run.world.trace.event("action", action.where, kind=action.kind, args=action.args)
-    do(run, action)
+    ACTIONS[action.kind](run, action)
+
+
+# --- what a plan may say
+
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Chance = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """What most kinds take besides a member."""
+
+
+class _Call(msgspec.Struct, forbid_unknown_fields=True):
+    method: str
+    target: str
+    body: dict[str, Any] | None = None
+    about: str | None = None
+    then: str | None = None
+    again: _Positive | None = None
+
+
+class _Power(msgspec.Struct, forbid_unknown_fields=True):
+    after: Annotated[int, msgspec.Meta(ge=0)]
+    of: Literal["databases", "files"] = "databases"
+
+
+class _Times(msgspec.Struct, forbid_unknown_fields=True):
+    times: _Count = 1
+
+
+class _Skew(msgspec.Struct, forbid_unknown_fields=True):
+    seconds: float
+
+
+class _To(msgspec.Struct, forbid_unknown_fields=True):
+    to: str
+
+
+class _Block(msgspec.Struct, forbid_unknown_fields=True):
+    to: str
+    both: bool = True
+
+
+class _Link(msgspec.Struct, forbid_unknown_fields=True):
+    to: str
+    latency: _NotNegative | None = None
+    jitter: _NotNegative | None = None
+    bandwidth: _Positive | None = None
+    loss: _Chance | None = None
+    duplicates: _Chance | None = None
+    both: bool = True
+
+
+class _Groups(msgspec.Struct, forbid_unknown_fields=True):
+    groups: list[list[str]]
+
+
+#: What kinds take that take something.
+_ARGS: Final[dict[str, type[msgspec.Struct]]] = {
+    "call": _Call,
+    "power": _Power,
+    "fail-syncs": _Times,
+    "fail-commits": _Times,
+    "skew": _Skew,
+    "link": _Link,
+    "usual": _To,
+    "block": _Block,
+    "reset": _To,
+    "partition": _Groups,
+}
+#: Kinds that are done to nobody in particular.
+_TO_NOBODY: Final = frozenset({"partition", "heal"})
+#: Kinds that can be done to those who lie as well: they have no door and no disk.
+_TO_ANYBODY: Final = frozenset({"start", "stop", "link", "usual", "block", "silence", "reset"})
+
+
+def check_plan(plan: Plan) -> None:
+    """
+    See that a plan names nobody who is not there, and that each of its actions can be done.
+    What is wrong with a plan must not look as if it were wrong with the nodes.
+
+    @raise ValueError: if not; says where, and why.
+    """
+    liars = {each.name: bool(each.liar) for each in plan.members}
+    for member in plan.members:
+        for name in KEY.findall(member.config):
+            if name not in liars:
+                raise ValueError(f"{member.name} is set to the key of {name!r}, who is no member")
+        if member.behind and member.behind not in plan.boxes:
+            raise ValueError(f"{member.name} is behind {member.behind!r}, which is no box")
+    end = plan.seconds + plan.settle
+    if not (0 <= plan.seconds <= MAX_SECONDS and 0 <= plan.settle <= MAX_SECONDS):
+        raise ValueError(f"seconds, and those to settle, are from 0 to {MAX_SECONDS:,}")
+    for action in plan.actions:
+        try:
+            _check(action, liars)
+            if not 0 <= action.at <= nanoseconds(end):
+                raise ValueError(f"the plan goes from 0 to {end:g} s")
+        except (ValueError, msgspec.ValidationError) as e:
+            raise ValueError(f"{action.kind!r} at {action.at / SECOND:g} s: {e}") from None
+
+
+def _check(action: Action, liars: dict[str, bool]) -> None:
+    """
+    @param liars: members of the plan; do they lie?
+    @raise msgspec.ValidationError: if it has not the arguments that it takes.
+    """
+    kind, where, args = action.kind, action.where, action.args
+    if kind not in ACTIONS:
+        known = ", ".join(sorted(ACTIONS))
+        raise ValueError(f"there is no action {kind!r}: it is one of {known}")
+    if kind not in _TO_NOBODY:
+        if where not in liars:
+            raise ValueError(f"it is done to a member of the plan, and not to {where!r}")
+        if liars[where] and kind not in _TO_ANYBODY:
+            raise ValueError(f"it is done to honest nodes, and {where} lies")
+    msgspec.convert(args, _ARGS.get(kind, _Nothing))
+    named = [args.get("to"), args.get("about"), *sum(map(list, args.get("groups", ())), [])]
+    for name in named:
+        if name is not None and name not in liars:
+            raise ValueError(f"{name!r} is no member of the plan")
+    if args.get("then") is not None:
+        _check(Action(0, args["then"], where), liars)

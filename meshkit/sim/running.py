@@ -10,7 +10,6 @@ One run: a plan is played, invariants watch, and what came of it is an L{Outcome
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
@@ -23,7 +22,7 @@ from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from meshkit.identity.keys import PublicKey
-from meshkit.sim.actions import perform, start_node
+from meshkit.sim.actions import check_plan, perform, start_node
 from meshkit.sim.clock import nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.invariants import USUAL, Invariant, Violation
@@ -32,7 +31,7 @@ from meshkit.sim.measures import Measures
 from meshkit.sim.minimise import BUDGET, Minimised, minimise
 from meshkit.sim.network import SimNetwork
 from meshkit.sim.node import Said, SimNode
-from meshkit.sim.schedule import Action, Member, Plan
+from meshkit.sim.schedule import KEY, Action, Member, Plan
 from meshkit.sim.seeds import Seeds
 from meshkit.sim.world import World
 
@@ -44,9 +43,6 @@ SAMPLE: Final = 1.0
 MAX_VIOLATIONS: Final = 100
 #: Seconds in which everybody has to be ready, at the beginning.
 READY: Final = 300.0
-
-# A member's public key, in the configuration of another one.
-_KEY: Final = re.compile(r"\{key:([^}]*)\}")
 
 
 @frozen
@@ -132,7 +128,9 @@ class Run:
     ) -> None:
         """
         @param options: more for L{World}.
+        @raise ValueError: if the plan says what cannot be done.
         """
+        check_plan(plan)
         self.plan = plan
         self.violations: list[Violation] = []
         self.begun_ns = 0
@@ -166,7 +164,7 @@ class Run:
                 self.liars[member.name].dials = tuple(addresses)
             else:
                 known = ", ".join(f'"{address}"' for address in addresses)
-                config = _KEY.sub(lambda found: self.key_of(found[1]).text, member.config)
+                config = KEY.sub(lambda found: self.key_of(found[1]).text, member.config)
                 self.nodes[member.name].configure(f"peers = [{known}]\n{config}")
 
     def _make(self, member: Member, makers: Any, boxes: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ can be kept in a file, sent to others, and made smaller until only what matters 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final, Literal
 
@@ -15,13 +16,27 @@ import msgspec
 
 from meshkit.sim.clock import SECOND, nanoseconds
 
-__all__ = ["MAX_PLAN", "Action", "Member", "Plan", "decode_plan", "describe", "encode_plan"]
+__all__ = [
+    "KEY",
+    "MAX_PLAN",
+    "MAX_SECONDS",
+    "Action",
+    "Member",
+    "Plan",
+    "decode_plan",
+    "describe",
+    "encode_plan",
+]
 
 #: Bytes of a plan that is read from a file.
 MAX_PLAN: Final = 64 * 1024 * 1024
+#: Seconds of a plan, and likewise of its end: some years.
+MAX_SECONDS: Final = 100_000_000
+#: What stands for the public key of a member in the configuration of another one.
+KEY: Final = re.compile(r"\{key:([^}]*)\}")
 
 
-class Action(msgspec.Struct, frozen=True, omit_defaults=True):
+class Action(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """
     Something that is done at a moment.
 
@@ -42,7 +57,7 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         return cls(nanoseconds(seconds), kind, where, args)
 
 
-class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+class Member(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """
     A node of a plan, or somebody who pretends to be one.
 
@@ -63,14 +78,15 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     behind: str = ""
 
 
-class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """
     A run before it is played.
 
     @ivar scenario: name of what it was drawn by.
     @ivar seed: of the world.
-    @ivar seconds: after which nothing more is done, and all is mended.
-    @ivar settle: seconds after that in which honest nodes have to agree.
+    @ivar seconds: after which all is mended.
+    @ivar settle: seconds after that in which honest nodes have to agree.  What an action
+        breaks meanwhile is not mended any more.
     @ivar network: arguments of L{meshkit.sim.network.SimNetwork}: C{latency}, C{jitter},
         C{bandwidth}, C{loss}, C{cuts}.
     @ivar disk: where databases are: in memory, modelled by transaction; or in real files,

@@ -40,7 +40,8 @@ class PlanTests(SynchronousTestCase):
         ):
             error = self.assertRaises(ValueError, decode_plan, encode_plan(bad))
             self.assertIn(reason, str(error))
-        for text in (b"", b"{}", b'{"scenario": "x"', b"\xff", b"[]"):
+        mistyped = encode_plan(PAIR).replace(b"members", b"memers")
+        for text in (b"", b"{}", b'{"scenario": "x"', b"\xff", b"[]", mistyped):
             error = self.assertRaises(ValueError, decode_plan, text)
             self.assertIn("this is no plan: ", str(error))
 
@@ -167,7 +168,7 @@ class RunTests(SynchronousTestCase):
         }
         kinds = sorted(ACTIONS)
         actions = [
-            Action.after(0.1 + 0.3 * number, kind, "bob", **args.get(kind, {}))
+            Action.after(0.1 + number / 8, kind, "bob", **args.get(kind, {}))
             for number, kind in enumerate([*kinds, *reversed(kinds)])
         ]
         whole = play(PAIR.with_actions(actions), QUIET)
@@ -176,10 +177,42 @@ class RunTests(SynchronousTestCase):
             some = actions[:number] + actions[number + 1 :]
             self.assertEqual(play(PAIR.with_actions(some[number:]), QUIET).violations, ())
 
-    def test_an_action_that_there_is_not(self) -> None:
-        (violation,) = play(PAIR.with_actions([Action(0, "levitate", "bob")]), QUIET).violations
-        self.assertIn("there is no action 'levitate': it is one of block, call", violation.text)
-        self.flushLoggedErrors(ValueError)
+    def test_what_is_wrong_with_a_plan_is_no_violation(self) -> None:
+        call = {"method": "GET", "target": "/"}
+        lying = replace(PAIR, members=(*PAIR.members, Member("eve", ("ada",), liar="silent")))
+        for action, said in (
+            (Action(0, "levitate", "bob"), "there is no action 'levitate': it is one of block, c"),
+            (Action(0, "call", "bob"), "'call' at 0 s: Object missing required field `method`"),
+            (Action(5, "skew", "bob"), "'skew' at 5e-09 s: Object missing"),
+            (Action.after(1, "crash"), "'crash' at 1 s: it is done to a member of the plan"),
+            (Action(0, "crash", "eve"), "it is done to honest nodes, and eve lies"),
+            (Action(0, "crash", "bob", {"hard": True}), "unknown field `hard`"),
+            (Action(0, "link", "bob", {"to": "ada", "latency": "x"}), "got `str` - at `$.latency`"),
+            (Action(0, "link", "bob", {"to": "ada", "loss": 7}), "<= 1.0 - at `$.loss`"),
+            (Action(0, "reset", "bob", {"to": "zoe"}), "'zoe' is no member of the plan"),
+            (Action(0, "call", "bob", {**call, "about": "zoe"}), "'zoe' is no member"),
+            (Action(0, "call", "bob", {**call, "then": "sing"}), "there is no action 'sing'"),
+            (Action(0, "call", "bob", {**call, "then": "skew"}), "missing required field"),
+            (Action(0, "call", "bob", {**call, "body": 5}), "`object | null`, got `int`"),
+            (Action(0, "partition", args={"groups": [["bob"], ["zoe"]]}), "'zoe' is no member"),
+            (Action(-1, "crash", "bob"), "the plan goes from 0 to"),
+            (
+                Action.after(PAIR.seconds + PAIR.settle + 1, "crash", "bob"),
+                "the plan goes from 0 to",
+            ),
+        ):
+            with self.subTest(action=action):
+                error = self.assertRaises(ValueError, Run, lying.with_actions([action]), [])
+                self.assertIn(said, str(error))
+        ada = PAIR.members[0]
+        for plan, said in (
+            (replace(PAIR, seconds=1e300), "from 0 to 100,000,000"),
+            (replace(PAIR, settle=-1.0), "from 0 to 100,000,000"),
+            (replace(PAIR, members=(replace(ada, behind="box"),)), "ada is behind 'box', which"),
+            (replace(PAIR, members=(replace(ada, config="{key:zoe}"),)), "the key of 'zoe', who"),
+        ):
+            with self.subTest(plan=plan):
+                self.assertIn(said, str(self.assertRaises(ValueError, Run, plan, [])))
 
     def test_who_is_late_comes_with_its_start(self) -> None:
         late = Plan(
