@@ -18,7 +18,7 @@ from typing import Final
 from attrs import define, field, frozen
 from msgspec.structs import replace
 
-from meshkit.sim.schedule import Action, Plan
+from meshkit.sim.schedule import KEY, Action, Plan
 
 __all__ = ["BUDGET", "Minimised", "minimise", "without"]
 
@@ -135,10 +135,19 @@ def minimise(plan: Plan, fails: Callable[[Plan], bool], *, budget: int = BUDGET)
 def without(plan: Plan, name: str) -> Plan:
     """
     @return: the plan without one of its members, and without all that is done to it or with
-        it; where it is one of several, the others stay.
+        it, and the lines of configuration in which its key is; where it is one of several
+        peers or of a group, the others stay.
     """
     members = tuple(
-        replace(each, peers=tuple(peer for peer in each.peers if peer != name))
+        replace(
+            each,
+            peers=tuple(peer for peer in each.peers if peer != name),
+            config="".join(
+                line
+                for line in each.config.splitlines(keepends=True)
+                if name not in KEY.findall(line)
+            ),
+        )
         for each in plan.members
         if each.name != name
     )

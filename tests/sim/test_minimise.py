@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.sim.actions import check_plan
 from meshkit.sim.minimise import Minimised, minimise, without
 from meshkit.sim.schedule import Action, Member, Plan, decode_plan, encode_plan
 
@@ -115,3 +117,13 @@ class MinimiseTests(SynchronousTestCase):
         self.assertEqual([each.at for each in left.actions], [4, 5, 6])
         self.assertEqual(left.actions[0].args["groups"], [["n0"], ["n2"]])
         self.assertEqual(left.actions[1].args["groups"], [["n0", "n2"]])
+
+    def test_a_member_whose_key_another_one_is_set_to_is_left_out_as_well(self) -> None:
+        config = '[gossip]\nfollow = ["{key:n1}"]\nhops = 2\n'
+        plan = msgspec.structs.replace(
+            make(0, 2), members=(Member("n0", config=config), Member("n1"))
+        )
+        self.assertEqual(
+            without(plan, "n1").members, (Member("n0", config="[gossip]\nhops = 2\n"),)
+        )
+        check_plan(minimise(plan, lambda each: "n0" in {m.name for m in each.members}).plan)
