@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from random import SystemRandom
 from shlex import join
+from signal import SIGINT, signal
 from typing import Any, Final
 
 import click
@@ -78,6 +80,38 @@ class _Progress(Invariant):
     def sampled(self, run: Run) -> None:
         total = run.plan.seconds + run.plan.settle
         _show(f"{run.seconds:.0f} s of the world, of {total:.0f} at most")
+
+
+@contextmanager
+def _interruptible() -> Iterator[type[Invariant]]:
+    """
+    Ctrl-C ends runs, wherever they are.  The exception alone does not: if it is raised in a
+    callback, the Deferred takes it for a failure of a node, and the run goes on.
+
+    @return: a context manager that gives what has to watch the runs.
+    @raise KeyboardInterrupt: at the end, if it was heard and nothing else has come of it.
+    """
+    heard = False
+
+    def hear(number: int, frame: Any) -> None:
+        nonlocal heard
+        heard = True
+        raise KeyboardInterrupt
+
+    class Interrupted(Invariant):
+        name = "interrupted"
+
+        def sampled(self, run: Run) -> None:
+            if heard:
+                raise KeyboardInterrupt
+
+    before = signal(SIGINT, hear)
+    try:
+        yield Interrupted
+    finally:
+        signal(SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 @frozen
@@ -346,16 +380,18 @@ def _play(drawing: _Drawing, plan: Plan, replay: str) -> _Played:
         _show(f"seed {plan.seed}: {len(plan.members)} nodes start")
         invariants = [*invariants, _Progress]
     begun = time.time()
-    try:
-        run = Run(plan, invariants, drawing.scenario.makers, memo=drawing.memo)
-    except (TypeError, ValueError) as e:
-        raise click.UsageError(f"the plan cannot be played: {e}")
     observer: Any = _print_failure
-    globalLogPublisher.addObserver(observer)
-    try:
-        outcome = run.play()
-    finally:
-        globalLogPublisher.removeObserver(observer)
+    with _interruptible() as interrupted:
+        invariants = [*invariants, interrupted]
+        try:
+            run = Run(plan, invariants, drawing.scenario.makers, memo=drawing.memo)
+        except (TypeError, ValueError) as e:
+            raise click.UsageError(f"the plan cannot be played: {e}")
+        globalLogPublisher.addObserver(observer)
+        try:
+            outcome = run.play()
+        finally:
+            globalLogPublisher.removeObserver(observer)
     taken = time.time() - begun
     if watching:
         _show("")
@@ -372,7 +408,10 @@ def _smaller(drawing: _Drawing, played: _Played, minimise: bool | None) -> _Play
         return played
     if sys.stderr.isatty():
         _show(f"looking for what of it is needed: up to {budget} runs")
-    found = reduce(played.outcome, drawing.scenario, budget=budget, memo=drawing.memo)
+    with _interruptible() as interrupted:
+        scenario = drawing.scenario
+        watched = evolve(scenario, invariants=[*scenario.invariants, interrupted])
+        found = reduce(played.outcome, watched, budget=budget, memo=drawing.memo)
     if sys.stderr.isatty():
         _show("")
     return evolve(played, minimised=found)
@@ -398,7 +437,7 @@ def _show(text: str) -> None:
 def _print_failure(event: Any) -> None:
     """An observer of the log, for the tracebacks of what has failed in a run."""
     failure = event.get("log_failure")
-    if failure is not None and not failure.check(PowerLost):
+    if failure is not None and not failure.check(PowerLost, KeyboardInterrupt):
         for each in failure.getTraceback().splitlines():
             click.echo(visible(each), err=True)
 

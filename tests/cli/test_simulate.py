@@ -7,12 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from signal import SIGINT, getsignal, raise_signal
 from typing import Any
 from unittest.mock import patch
 
 import msgspec
 from attrs import frozen
 from click.testing import CliRunner
+from twisted.internet.defer import succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.cli import simulate as verb
@@ -54,6 +56,27 @@ class Broken(Invariant):
         raise ZeroDivisionError("\x1b]0;x")
 
 
+class Impatient(Invariant):
+    """Somebody presses Ctrl-C in a run, at a moment when a Deferred catches what it raises."""
+
+    name = "impatient"
+    #: Runs before it.
+    patience = 0
+    settled_runs = 0
+
+    def begun(self, run: Run) -> None:
+        if self.patience:
+            type(self).patience -= 1
+        else:
+            caught = succeed(SIGINT).addCallback(raise_signal)
+            caught.addErrback(lambda failure: failure.trap(KeyboardInterrupt))
+
+    def settled(self, run: Run) -> None:
+        type(self).settled_runs += 1
+        run.violated(self.name, "", "always")
+
+
+IMPATIENT = Scenario("impatient", "Somebody cannot wait.", 1, _draw, invariants=[Impatient])
 BROKEN = Scenario("broken", "Never works.", 2, _draw, invariants=[Broken])
 #: Fails where the seed is even.
 TOY = Scenario("toy", "One of two runs fails.", 1, _draw, invariants=[Odd])
@@ -199,6 +222,25 @@ class ManyRunsTests(SynchronousTestCase):
         self.assertEqual((run["seed"], found["failed"]), (11, []))
         self.assertNotIn("per_node", run["figures"])
         self.assertEqual(simulate(f"{HERE}:TOY", "--seeds", "2").code, 1)
+
+
+class InterruptTests(SynchronousTestCase):
+    def test_who_presses_ctrl_c_is_told_of_no_violation(self) -> None:
+        before = getsignal(SIGINT)
+        with patch.object(Impatient, "settled_runs", 0):
+            done = simulate(f"{HERE}:IMPATIENT", "--seed", "1")
+            self.assertEqual((done.code, done.out, Impatient.settled_runs), (1, "", 0))
+        self.assertIn("Aborted!", done.err)
+        self.assertNotIn("Traceback", done.err)
+        self.assertIs(getsignal(SIGINT), before)
+
+    def test_it_ends_the_search_for_what_is_needed_as_well(self) -> None:
+        with patch.multiple(Impatient, settled_runs=0, patience=1):
+            done = simulate(f"{HERE}:IMPATIENT", "--seed", "1", "--minimise")
+            self.assertEqual((done.code, Impatient.settled_runs), (1, 1))
+        self.assertIn("Replay it with:", done.out)
+        self.assertNotIn("part of its plan", done.out)
+        self.assertIn("Aborted!", done.err)
 
 
 class FaultTests(SynchronousTestCase):
