@@ -8,6 +8,7 @@ that does not run, is not done: of a plan, any actions may be left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import quote
@@ -296,6 +297,9 @@ _TO_NOBODY: Final = frozenset({"partition", "heal"})
 _TO_ANYBODY: Final = frozenset({"start", "stop", "link", "usual", "block", "silence", "reset"})
 
 
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
 def check_plan(plan: Plan) -> None:
     """
     See that a plan names nobody who is not there, and that each of its actions can be done.
@@ -305,6 +309,8 @@ def check_plan(plan: Plan) -> None:
     """
     liars = {each.name: bool(each.liar) for each in plan.members}
     for member in plan.members:
+        if not _NAME.fullmatch(member.name):
+            raise ValueError(f"{member.name!r} is no name for a member: take letters and digits")
         for name in KEY.findall(member.config):
             if name not in liars:
                 raise ValueError(f"{member.name} is set to the key of {name!r}, who is no member")

@@ -61,7 +61,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     """
     A node of a plan, or somebody who pretends to be one.
 
-    @ivar name: unique in the plan.
+    @ivar name: unique in the plan; up to 64 letters, digits, C{.}, C{_} and C{-}, as a folder
+        is called like that.
     @ivar peers: names of those whose address it is given.
     @ivar config: more of its C{meshkit.toml}, after the addresses; in it C{{key:NAME}} stands
         for the public key of another member.
@@ -154,7 +155,7 @@ def decode_plan(text: bytes) -> Plan:
         raise ValueError(f"a plan has at most {MAX_PLAN} bytes")
     try:
         plan = _decode(text)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, RecursionError) as e:
         raise ValueError(f"this is no plan: {e}") from None
     names = [each.name for each in plan.members]
     if len({*names}) != len(names):

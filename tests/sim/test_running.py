@@ -41,7 +41,8 @@ class PlanTests(SynchronousTestCase):
             error = self.assertRaises(ValueError, decode_plan, encode_plan(bad))
             self.assertIn(reason, str(error))
         mistyped = encode_plan(PAIR).replace(b"members", b"memers")
-        for text in (b"", b"{}", b'{"scenario": "x"', b"\xff", b"[]", mistyped):
+        deep = b'{"scenario": ' + b"[" * 100_000
+        for text in (b"", b"{}", b'{"scenario": "x"', b"\xff", b"[]", mistyped, deep):
             error = self.assertRaises(ValueError, decode_plan, text)
             self.assertIn("this is no plan: ", str(error))
 
@@ -206,6 +207,8 @@ class RunTests(SynchronousTestCase):
                 self.assertIn(said, str(error))
         ada = PAIR.members[0]
         for plan, said in (
+            (replace(PAIR, members=(Member(""),)), "'' is no name for a member"),
+            (replace(PAIR, members=(Member("a/../b"),)), "'a/../b' is no name for a member"),
             (replace(PAIR, seconds=1e300), "from 0 to 100,000,000"),
             (replace(PAIR, settle=-1.0), "from 0 to 100,000,000"),
             (replace(PAIR, members=(replace(ada, behind="box"),)), "ada is behind 'box', which"),
