@@ -586,6 +586,17 @@ class SoundTests(InvariantTests):
         self.assertEqual(outcome.violations, ())
         self.assertEqual(outcome.figures["acknowledged"], 1)
 
+    def test_a_disk_that_has_room_again_may_still_fail(self) -> None:
+        actions = [
+            Action.after(1, "kill", "ada"),
+            Action.after(2, "fail-commits", "ada", times=1),
+            Action.after(2, "fill", "ada"),
+            Action.after(3, "free", "ada"),
+            Action.after(3, "start", "ada"),
+        ]
+        outcome = self.play(Sound, Invariant, actions)
+        self.assertEqual(outcome.violations, ())
+
     def test_a_feed_that_waits_for_what_a_liar_has_said(self) -> None:
         answer = Answer(409, b'{"error": {"code": "FEED_READ_ONLY", "message": "wait"}}')
         said = Said(1, "ada", 1, "POST", "/v1/publish", {}, answer)

@@ -21,9 +21,9 @@ __all__ = ["PATIENCE", "Sound"]
 #: Seconds within which a door has to answer.
 PATIENCE: Final = 60.0
 
-# Actions that make a disk fail, and those that end it.
-_TROUBLES: Final = frozenset({"fill", "fail-syncs", "fail-commits"})
-_MENDS: Final = frozenset({"free", "mend"})
+# Actions that make a disk fail, and those that end it: what is free again may still fail.
+_TROUBLES: Final = {"fill": "full", "fail-syncs": "failing", "fail-commits": "failing"}
+_MENDS: Final = {"free": frozenset({"full"}), "mend": frozenset({"full", "failing"})}
 # What a node says while it starts or stops.
 _BUSY: Final = frozenset({NotReady.code})
 # Bad Gateway and Gateway Timeout: somebody else, whom the node has asked, does not answer.
@@ -52,7 +52,8 @@ class Sound(Invariant):
     name = "sound"
 
     def __init__(self) -> None:
-        self._unsound: dict[str, bool] = {}
+        # Node -> what is wrong with its disk.
+        self._unsound: dict[str, set[str]] = {}
         # Node -> process that has seen an unsound disk.
         self._tainted: dict[str, int] = {}
         self._calls: dict[tuple[str, int], _Call] = {}
@@ -77,11 +78,11 @@ class Sound(Invariant):
 
     def _acted(self, run: Run, host: str, kind: str) -> None:
         if kind in _TROUBLES:
-            self._unsound[host] = True
+            self._unsound.setdefault(host, set()).add(_TROUBLES[kind])
             if run.nodes[host].running:
                 self._tainted[host] = run.nodes[host].process.pid
         elif kind in _MENDS:
-            self._unsound[host] = False
+            self._unsound.setdefault(host, set()).difference_update(_MENDS[kind])
 
     def _is_tainted(self, run: Run, host: str) -> bool:
         return self._tainted.get(host) == run.nodes[host].process.pid
