@@ -256,11 +256,13 @@ class DataFolder:
 
         @param endpoints: for each door or port by its name, the addresses that are
             really listened on.
+        @raise StartError: if it cannot be written.
         """
         content = msgspec.json.encode(
             {name: list(endpoints[name]) for name in sorted(endpoints)}, order="deterministic"
         )
-        self._files.write_atomic(self.file("endpoints.json"), content + b"\n", 0o600)
+        with self._starting("write"):
+            self._files.write_atomic(self.file("endpoints.json"), content + b"\n", 0o600)
 
     def read_endpoints(self) -> dict[str, list[str]] | None:
         """

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.sim.running import play
+from meshkit.errors import StartError
+from meshkit.sim.running import Run, play
 from meshkit.sim.scenarios import SCENARIOS
 from meshkit.sim.schedule import Action, Member, Plan
 
@@ -57,3 +58,27 @@ class RegressionTests(SynchronousTestCase):
                 ),
             )
         )
+
+    def test_a_node_whose_disk_is_full_as_it_starts_says_so(self) -> None:
+        """
+        C{churn}, seed 229790636690739: if nothing fitted on the disk any more as
+        C{endpoints.json} was written, an error of the program was logged, with a traceback.
+        """
+        plan = Plan(
+            "",
+            229790636690739,
+            10.0,
+            30.0,
+            members=(Member("n3"),),
+            actions=(
+                Action(3369132824, "crash", "n3"),
+                Action(4501336993, "start", "n3"),
+                Action(4523130558, "fill", "n3"),
+            ),
+        )
+        run = Run(plan, SCENARIOS["convergence"].invariants)
+        outcome = run.play()
+        self.assertEqual(outcome.violations, ())
+        (error,) = run.nodes["n3"].failures
+        self.assertIsInstance(error, StartError)
+        self.assertEqual(str(error), "cannot write /n3/endpoints.json: No space left on device")

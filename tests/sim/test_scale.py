@@ -1,7 +1,12 @@
-"""Many nodes, many messages: all of them get all of it."""
+"""
+Many nodes, many messages: all of them get all of it.
+
+C{MESHKIT_SCALE=3} makes the worlds three times as large; C{.ci/soak} has them twice as large.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -10,16 +15,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.sim.scale import Crowd, hashes, stored
 
 SEED = 11
+LARGER = int(os.environ.get("MESHKIT_SCALE", "1"))
 
 
 class ScaleTests(SynchronousTestCase):
     """Nothing is judged here that depends on how fast the machine is; figures are printed."""
 
-    tell: Callable[[str, object], None]
+    def tell(self, name: str, figures: object) -> None:
+        """Without pytest."""
+        print(f"{name}: {figures}")
 
     @pytest.fixture(autouse=True)
     def _properties(self, record_property: Callable[[str, object], None]) -> None:
-        self.tell = record_property
+        self.tell = record_property  # type: ignore[method-assign]
 
     def converge(self, nodes: int, messages: int, authors: int) -> None:
         crowd = Crowd.make(nodes, SEED)
@@ -40,7 +48,7 @@ class ScaleTests(SynchronousTestCase):
         self.tell("figures", crowd.figures(messages))
 
     def test_a_hundred_nodes_get_a_thousand_messages(self) -> None:
-        self.converge(100, 1_000, authors=100)
+        self.converge(100, 1_000 * LARGER, authors=100)
 
     def test_a_thousand_nodes_get_a_hundred_messages(self) -> None:
-        self.converge(1_000, 100, authors=20)
+        self.converge(1_000 * LARGER, 100, authors=20)
