@@ -375,7 +375,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(reader.execute("SELECT body FROM message").fetchall(), [])
 
     def test_two_names_are_two_databases(self) -> None:
-        one, two = MemoryFile("/one"), MemoryFile("/two")
+        one, two = MemoryFile(f"/{self.id()}/one"), MemoryFile(f"/{self.id()}/two")
         self.addCleanup(one.close)
         self.addCleanup(two.close)
         migrate(one, {"feed": FEED})

@@ -50,6 +50,8 @@ class HeldTests(SynchronousTestCase):
         self.held: list[weakref.ref[Any]] = []
         self.waiting: list[Deferred[Any]] = []
         self.clock = Clock()
+        # So only what nobody refers to any more is free.
+        gc.disable()
         self.addCleanup(gc.enable)
         refusing = (
             self.refuses,
@@ -140,21 +142,15 @@ class HeldTests(SynchronousTestCase):
     def post(self, name: str) -> Connection:
         connection = Connection(self.site)
         body = msgspec.json.encode(Sent("x" * LARGE))
-        # From here on, only what nobody refers to any more is free.
-        gc.collect()
-        gc.disable()
         connection.send(request("POST", f"/v1/{name}", body))
         return connection
 
     def get(self) -> Connection:
         connection = Connection(self.site)
-        gc.collect()
-        gc.disable()
         connection.send(request("GET", "/v1/finds"))
         return connection
 
     def check(self, what: str) -> None:
-        gc.enable()
         (held,) = self.held
         self.assertIsNone(held(), f"{what}: what it held is kept")
         self.held.clear()
@@ -193,8 +189,6 @@ class HeldTests(SynchronousTestCase):
         for name in self.refusing:
             if name == self.waits.__name__:
                 continue
-            gc.collect()
-            gc.disable()
             result = agent.call(name, text="x" * LARGE)
             self.check(name)
             self.assertTrue(result["isError"])
