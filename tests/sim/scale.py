@@ -115,7 +115,9 @@ class Crowd:
         done = self.phases["messages"]
         deliveries = messages * (len(self.nodes) - 1)
         lines = [
-            f"{len(self.nodes):,} nodes, {messages:,} messages: {self.memory:.2f} MiB a node",
+            # Of what a process had before, some may have been free.
+            f"{len(self.nodes):,} nodes, {messages:,} messages: {self.memory:.2f} MiB a node "
+            f"beyond the {self.before / 2**20:.0f} MiB of the process",
             *(
                 f"{name}: {each.cpu:.1f} s for {each.virtual:.1f} s of the world "
                 f"(x{each.virtual / each.cpu:.2f}), {each.events:,} events "
