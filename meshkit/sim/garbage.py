@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["COLLECT_EVERY", "Garbage", "collecting_by_hand"]
+__all__ = ["COLLECT_EVERY", "Garbage", "collecting_by_hand", "sparing_what_was_there"]
 
 #: Events between two collections.
 COLLECT_EVERY: Final = 10_000
@@ -71,3 +71,16 @@ def collecting_by_hand() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def sparing_what_was_there() -> Iterator[None]:
+    """
+    While this lasts, collections do not look at what this process had before, which may be
+    far more than a small world.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -25,6 +25,7 @@ from meshkit.identity.keys import PublicKey
 from meshkit.sim.actions import check_plan, perform, start_node
 from meshkit.sim.clock import nanoseconds
 from meshkit.sim.disk import PowerLost
+from meshkit.sim.garbage import sparing_what_was_there
 from meshkit.sim.invariants import USUAL, Invariant, Violation
 from meshkit.sim.liars import Liar
 from meshkit.sim.measures import Measures
@@ -220,7 +221,8 @@ class Run:
         observer: Any = self._logged
         globalLogPublisher.addObserver(observer)
         try:
-            self._play()
+            with sparing_what_was_there():
+                self._play()
         except Exception:
             # Somebody was not ready in time, or an invariant is wrong; the observer hears it.
             self._log.failure("the run ended before its time (seed {seed})", seed=self.plan.seed)

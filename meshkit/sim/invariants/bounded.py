@@ -28,8 +28,9 @@ TIMERS_PER_CONNECTION: Final = 12
 CONNECTIONS: Final = 2 * MAX_LINKS_PER_PEER + listener.MAX_UNAUTHENTICATED_PER_ORIGIN
 # Seconds that a sign of life may take.
 _SLACK: Final = 5.0
-#: Seconds in which nodes that have agreed come to rest, and hear of each peer that is there.
-REST: Final = link.IDLE + 2 * _SLACK
+#: Seconds in which nodes that have agreed come to rest: each hears of the peers that are there,
+#: and gives up what somebody has promised whose words are still on their way.
+REST: Final = max(link.IDLE, spread.MADE_GOOD) + 2 * _SLACK
 #: Nodes that are looked at at a time.
 _AT_A_TIME: Final = 20
 
