@@ -56,6 +56,7 @@ PURE: Final = frozenset(
         "meshkit.hooks.egress",
         "meshkit.hooks.retries",
         "meshkit.hooks.signing",
+        "meshkit.kademlia.distance",
         "meshkit.rpc.codec",
         "meshkit.rpc.methods",
         "meshkit.rpc.table",
