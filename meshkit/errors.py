@@ -133,6 +133,12 @@ class EnvelopeError(IdentityError):
     code = "INVALID_STATEMENT"
 
 
+class AddressRecordInvalid(IdentityError):
+    """What a peer says of its own addresses is malformed, expired or not signed by it."""
+
+    code = "INVALID_ADDRESS_RECORD"
+
+
 # --- the secure channel ------------------------------------------------------------
 
 

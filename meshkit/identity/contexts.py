@@ -19,7 +19,7 @@ Context = NewType("Context", str)
 
 _DOMAIN: Final = b"meshkit-sig/1\x00"
 
-#: "I am reachable at these addresses": expires, network id, addresses.
+#: "I am reachable at these addresses": network id, sequence, expires, addresses, more.
 ADDRESS_RECORD: Final = Context("address-record/1")
 
 #: "The owner of that key goes on with mine": old key, new key, where the old feed ends.
