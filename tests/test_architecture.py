@@ -56,6 +56,8 @@ PURE: Final = frozenset(
         "meshkit.hooks.egress",
         "meshkit.hooks.retries",
         "meshkit.hooks.signing",
+        "meshkit.kademlia.blocks",
+        "meshkit.kademlia.contacts",
         "meshkit.kademlia.distance",
         "meshkit.rpc.codec",
         "meshkit.rpc.methods",
