@@ -59,6 +59,7 @@ PURE: Final = frozenset(
         "meshkit.kademlia.blocks",
         "meshkit.kademlia.contacts",
         "meshkit.kademlia.distance",
+        "meshkit.kademlia.routing",
         "meshkit.rpc.codec",
         "meshkit.rpc.methods",
         "meshkit.rpc.table",
