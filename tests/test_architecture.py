@@ -59,6 +59,8 @@ PURE: Final = frozenset(
         "meshkit.kademlia.blocks",
         "meshkit.kademlia.contacts",
         "meshkit.kademlia.distance",
+        "meshkit.kademlia.estimate",
+        "meshkit.kademlia.lookup",
         "meshkit.kademlia.routing",
         "meshkit.rpc.codec",
         "meshkit.rpc.methods",

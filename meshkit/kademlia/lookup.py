@@ -1,0 +1,505 @@
+"""
+Looking for the nodes that are nearest to a place, and for what they keep.
+
+A lookup asks the nearest nodes it knows for nearer ones, and so on, until the k nearest it
+has heard of have answered.  Whoever is asked may lie: name its friends, who are near because
+they made keys until they were; name nobody, or nodes that do not exist; say nothing.  So:
+
+  - It goes on several paths, which begin at different nodes; nobody is asked on two of
+    them, so a liar misleads one.  One path begins only at nodes with which we have a
+    history, which nobody can make in a hurry (after Baumgart and Mies, "S/Kademlia", 2007).
+  - What one path has heard of does not make another go there.
+  - Whoever names nodes that do not answer loses credit, and what only he named is dropped.
+  - Only so many of one address block count among the k nearest, and of the nodes that
+    share just so many bits with the target no more are remembered than L{MAX_LEVEL}.
+  - Where it is more crowded than chance would have it (L{meshkit.kademlia.estimate}), it
+    looks through the whole region, behind those who crowd there.
+  - It does not end with the first value, as that may be an old one.
+
+Pure.  There is no time in it: who asks decides how long to wait, and says that it failed.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from typing import Final, Generic, TypeVar
+
+from attrs import define, field, frozen
+
+from meshkit.kademlia.blocks import NARROW_LIMIT, WIDE_LIMIT, BlockCount
+from meshkit.kademlia.contacts import Contact
+from meshkit.kademlia.distance import ID_BITS, NodeId, flipped, number
+from meshkit.kademlia.estimate import MAX_REGION, is_crowded, region_bits
+from meshkit.kademlia.routing import K
+
+#: Questions of one path that wait for an answer at the same time.
+ALPHA: Final = 3
+#: Paths of a lookup, and of one that matters: storing, and finding a peer by its key.
+PATHS: Final = 3
+SAFE_PATHS: Final = 8
+#: Nodes that a path asks, but for those of a crowded region.
+MAX_ASKED: Final = 4 * K
+#: Nodes that share just so many bits with the target and are remembered, per path.
+MAX_LEVEL: Final = 2 * K
+#: Namers of a node that are remembered.
+MAX_NAMERS: Final = 4
+#: Nodes of one namer that may fail, while less have answered, until it has no credit.
+MAX_BAD_NAMES: Final = 4
+#: Levels of a crowded region in which to ask nodes for their own neighbours; there is less
+#: than one honest node in those beyond.
+SWEPT_LEVELS: Final = 6
+
+V = TypeVar("V")
+
+
+class _State(Enum):
+    NEW = "new"
+    ASKED = "asked"
+    ANSWERED = "answered"
+    FAILED = "failed"
+
+
+@define(eq=False)
+class _Node:
+    """
+    A node that was heard of.
+
+    @ivar distance: to the target.
+    @ivar level: bits shared with the target.
+    @ivar hops: how many told of one another until it was heard of.
+    @ivar namers: who told of it, some of them; nobody if it is of our own table.
+    @ivar known_to: how many paths have heard of it.
+    @ivar question: for what it was asked last.
+    @ivar again: it failed, and was asked once more, at the addresses of a newer record.
+    """
+
+    contact: Contact
+    distance: int
+    level: int
+    hops: int
+    namers: list[NodeId] = field(factory=list)
+    known_to: int = 0
+    state: _State = _State.NEW
+    path: int = -1
+    question: NodeId | None = None
+    swept: bool = False
+    again: bool = False
+
+
+@define(eq=False)
+class _Credit:
+    """How many of those that somebody named failed, and answered."""
+
+    failed: int = 0
+    answered: int = 0
+
+    @property
+    def spent(self) -> bool:
+        return self.failed >= MAX_BAD_NAMES and self.failed > self.answered
+
+
+class _Path:
+    """
+    @ivar levels: bits shared with the target -> those nodes, the nearest first.
+    @ivar asked: how many were asked, but for those of a crowded region.
+    @ivar in_flight: how many have not answered yet.
+    """
+
+    __slots__ = ("asked", "in_flight", "known", "levels")
+
+    def __init__(self) -> None:
+        self.levels: dict[int, list[_Node]] = {}
+        self.known: set[NodeId] = set()
+        self.asked = 0
+        self.in_flight = 0
+
+
+@frozen
+class Ask:
+    """
+    A question to put to a node.
+
+    @ivar target: the place for which it is asked.  Only if it is that of the lookup, it may
+        be asked for a value as well.
+    @ivar path: on which path.
+    """
+
+    contact: Contact
+    target: NodeId
+    path: int
+
+
+def _distance(node: _Node) -> int:
+    return node.distance
+
+
+class Lookup(Generic[V]):
+    """
+    One lookup.
+
+    It begins with L{start}.  Each of the questions that this and the others give is put to
+    its node, and what comes of it is told to L{answered} or L{failed}, in any order.  When
+    it is L{finished}, what is still in flight is of no interest any more.
+
+    @ivar target: the place.
+    @ivar finished: it has come to its end, or was cancelled.
+    @ivar crowded: more nodes are near to it than chance would have it.
+    @ivar asked: questions so far.
+    @ivar values: what was found, and at whom, in the order of the answers.
+    """
+
+    def __init__(
+        self,
+        target: NodeId,
+        starts: Iterable[Contact],
+        elders: Iterable[Contact] = (),
+        *,
+        own: NodeId,
+        paths: int = PATHS,
+        size: float | None = None,
+    ) -> None:
+        """
+        @param starts: contacts to begin at, the nearest of our table.
+        @param elders: some with which we have a history: one path begins at these alone, if
+            there are several.
+        @param own: our id, as we are not asked.
+        @param size: how many nodes there are, if that is known.
+        """
+        if paths < 1:
+            raise ValueError("a lookup has one path at least")
+        self.target = target
+        self.finished = False
+        self.crowded = False
+        self.asked = 0
+        self.values: list[tuple[Contact, V]] = []
+        self._number = number(target)
+        self._own = own
+        self._size = size
+        self._region = ID_BITS + 1
+        self._region_asked = 0
+        self._nodes: dict[NodeId, _Node] = {}
+        self._credits: dict[NodeId, _Credit] = {}
+        self._paths = [_Path() for _ in range(paths)]
+        self._started = False
+        self._deal(starts, elders)
+
+    def _deal(self, starts: Iterable[Contact], elders: Iterable[Contact]) -> None:
+        rest = self._paths
+        if len(rest) > 1:
+            for contact in elders:
+                self._admit(0, contact, None)
+            if self._paths[0].known:
+                rest = rest[1:]
+        first = len(self._paths) - len(rest)
+        turn = 0
+        for contact in sorted(starts, key=lambda contact: contact.number ^ self._number):
+            if contact.id not in self._nodes and self._admit(first + turn, contact, None):
+                turn = (turn + 1) % len(rest)
+
+    # --- inputs ---------------------------------------------------------------------------
+
+    def start(self) -> list[Ask]:
+        """@return: the first questions."""
+        if self._started:
+            raise ValueError("a lookup starts once")
+        self._started = True
+        return self._go_on()
+
+    def answered(
+        self,
+        contact: Contact,
+        named: Sequence[Contact],
+        value: V | None = None,
+        *,
+        refused: int = 0,
+    ) -> list[Ask]:
+        """
+        A node has answered.
+
+        @param contact: with the address at which it did as the first.
+        @param named: whom it told of; of more than L{K} the others are not looked at.
+        @param value: what it keeps there, if it was asked for that and has it.
+        @param refused: how many it told of besides that are none, such as with records that
+            nobody signed.
+        @return: what to ask now.  Nothing if that node was not asked.
+        """
+        node = self._asked_now(contact.id)
+        if node is None:
+            return []
+        first = node.question == self.target
+        node.contact, node.question = contact, None
+        path = node.path
+        self._paths[path].in_flight -= 1
+        if first:
+            node.state = _State.ANSWERED
+            for namer in node.namers:
+                self._credit(namer).answered += 1
+            if value is not None:
+                self.values.append((contact, value))
+        if refused:
+            self._credit(contact.id).failed += refused
+        if not self._spent(contact.id):
+            for other in named[:K]:
+                self._admit(path, other, node)
+        return self._go_on()
+
+    def failed(self, contact: Contact) -> list[Ask]:
+        """
+        A node could not be reached, did not answer, or not in a way that can be read.
+
+        @return: what to ask now.  Nothing if that node was not asked.
+        """
+        node = self._asked_now(contact.id)
+        if node is None:
+            return []
+        first = node.question == self.target
+        node.question = None
+        self._paths[node.path].in_flight -= 1
+        if first:
+            self._fail(node)
+        return self._go_on()
+
+    def _fail(self, node: _Node) -> None:
+        node.state = _State.FAILED
+        for namer in node.namers:
+            self._credit(namer).failed += 1
+        # Those that say nothing take nobody's place; that they failed is remembered.
+        place = node.contact.id
+        for path in self._paths:
+            if place in path.known:
+                path.known.discard(place)
+                path.levels[node.level].remove(node)
+        node.known_to = 0
+
+    def cancel(self) -> None:
+        """
+        Give up.  What was found so far can still be had; nothing is asked any more.
+        """
+        self._finish()
+
+    def _asked_now(self, place: NodeId) -> _Node | None:
+        node = None if self.finished else self._nodes.get(place)
+        return None if node is None or node.question is None else node
+
+    # --- whom it knows --------------------------------------------------------------------
+
+    def _admit(self, number_of_path: int, contact: Contact, namer: _Node | None) -> bool:
+        """@return: that node is known to that path now."""
+        place = contact.id
+        if place == self._own:
+            return False
+        path = self._paths[number_of_path]
+        node = self._nodes.get(place)
+        if node is None:
+            distance = contact.number ^ self._number
+            node = _Node(
+                contact,
+                distance,
+                ID_BITS - distance.bit_length(),
+                1 if namer is None else namer.hops + 1,
+            )
+        elif contact.record.sequence > node.contact.record.sequence:
+            self._renew(node, contact)
+        if node.state is _State.FAILED:
+            return False
+        if namer is not None and len(node.namers) < MAX_NAMERS and namer.contact.id != place:
+            name = namer.contact.id
+            if name not in node.namers:
+                node.namers.append(name)
+        if place in path.known:
+            return True
+        level = path.levels.setdefault(node.level, [])
+        if len(level) >= MAX_LEVEL and not self._make_room(path, level, node):
+            return False
+        insort(level, node, key=_distance)
+        path.known.add(place)
+        node.known_to += 1
+        self._nodes[place] = node
+        return True
+
+    def _renew(self, node: _Node, contact: Contact) -> None:
+        """Whoever told of it first may have told an old record, so that it is not found."""
+        if node.state is _State.FAILED and not node.again:
+            node.again = True
+            node.state = _State.NEW
+        if node.state is _State.NEW:
+            node.contact = contact
+
+    def _make_room(self, path: _Path, level: list[_Node], node: _Node) -> bool:
+        """Forget somebody of a level who was not asked: named by a liar, or farther away."""
+        for other in level:
+            if other.state is _State.NEW and not self._vouched(other):
+                level.remove(other)
+                self._forget(path, other)
+                return True
+        for at in range(len(level) - 1, -1, -1):
+            other = level[at]
+            if other.distance < node.distance:
+                return False
+            if other.state is _State.NEW:
+                del level[at]
+                self._forget(path, other)
+                return True
+        return False
+
+    def _forget(self, path: _Path, node: _Node) -> None:
+        place = node.contact.id
+        path.known.discard(place)
+        node.known_to -= 1
+        if not node.known_to:
+            del self._nodes[place]
+
+    def _credit(self, place: NodeId) -> _Credit:
+        credit = self._credits.get(place)
+        if credit is None:
+            credit = self._credits[place] = _Credit()
+        return credit
+
+    def _spent(self, place: NodeId) -> bool:
+        credit = self._credits.get(place)
+        return credit is not None and credit.spent
+
+    def _vouched(self, node: _Node) -> bool:
+        """Is there somebody with credit who told of it?"""
+        if not node.namers:
+            return True
+        return not all(self._spent(namer) for namer in node.namers)
+
+    # --- going on ---------------------------------------------------------------------------
+
+    def _go_on(self) -> list[Ask]:
+        asks, waits = self._advance()
+        if not asks and not waits and not self.crowded:
+            found = self.closest()
+            if self._size is not None and is_crowded(self.target, found, self._size):
+                self.crowded = True
+                self._region = region_bits(self._size)
+                asks, waits = self._advance()
+        if not asks and not waits:
+            self._finish()
+        return asks
+
+    def _advance(self) -> tuple[list[Ask], bool]:
+        """@return: what to ask, and is there an answer worth waiting for?"""
+        asks: list[Ask] = []
+        waits = False
+        for index, path in enumerate(self._paths):
+            for node in self._front(path):
+                if node.state is _State.NEW:
+                    if self._may_ask(path, node):
+                        waits = True
+                        if path.in_flight < ALPHA:
+                            asks.append(self._ask(index, path, node, self.target))
+                elif node.question is not None:
+                    waits = True
+                elif node.path == index and self._to_be_swept(node):
+                    if path.in_flight < ALPHA:
+                        node.swept = True
+                        place = flipped(self.target, node.level)
+                        asks.append(self._ask(index, path, node, place))
+                    waits = True
+                if waits and path.in_flight >= ALPHA:
+                    break
+        return asks, waits
+
+    def _front(self, path: _Path) -> Iterator[_Node]:
+        """
+        Those that have to answer before a path has come to its end: the k nearest; in a
+        crowded place all that are known of the region, and the k nearest outside of it, the
+        way to those whom the crowd does not tell of.
+        """
+        blocks = BlockCount(NARROW_LIMIT, WIDE_LIMIT)
+        left = K
+        levels = sorted(path.levels, reverse=True)
+        if self.crowded:
+            # The farther half of the region has the most honest nodes in it.
+            inside = sorted(level for level in levels if level >= self._region)
+            levels = inside + [level for level in levels if level < self._region]
+        for level in levels:
+            for node in path.levels[level]:
+                if node.state is _State.NEW and not self._vouched(node):
+                    continue
+                counted = node.contact.blocks
+                if counted is not None:
+                    if not blocks.room(counted):
+                        continue
+                    blocks.add(counted)
+                yield node
+                if level < self._region:
+                    left -= 1
+                    if not left:
+                        return
+
+    def _may_ask(self, path: _Path, node: _Node) -> bool:
+        if node.level >= self._region:
+            return self._region_asked < MAX_REGION
+        return path.asked < MAX_ASKED
+
+    def _to_be_swept(self, node: _Node) -> bool:
+        inside = self._region <= node.level < self._region + SWEPT_LEVELS
+        return inside and node.state is _State.ANSWERED and not node.swept
+
+    def _ask(self, index: int, path: _Path, node: _Node, place: NodeId) -> Ask:
+        if node.state is _State.NEW:
+            node.state = _State.ASKED
+            if node.level >= self._region:
+                self._region_asked += 1
+            else:
+                path.asked += 1
+        node.path = index
+        node.question = place
+        path.in_flight += 1
+        self.asked += 1
+        return Ask(node.contact, place, index)
+
+    def _finish(self) -> None:
+        self.finished = True
+        self._credits.clear()
+        for path in self._paths:
+            path.levels.clear()
+            path.known.clear()
+            path.in_flight = 0
+        for place, node in list(self._nodes.items()):
+            node.question = None
+            if node.state is not _State.ANSWERED:
+                del self._nodes[place]
+
+    # --- what was found ---------------------------------------------------------------------
+
+    def closest(self, count: int = K) -> list[Contact]:
+        """
+        @return: the nearest that have answered, at most so many, and few of one address
+            block.
+        """
+        return [node.contact for node in self._answered(count)]
+
+    def holders(self) -> list[Contact]:
+        """
+        @return: those that should keep what is there: the L{K} nearest; in a crowded place
+            all of the region, at most L{MAX_REGION}.
+        """
+        nodes = self._answered(K)
+        if self.crowded:
+            region = [node for node in self._answered(None) if node.level >= self._region]
+            nodes = (region + [node for node in nodes if node.level < self._region])[:MAX_REGION]
+        return [node.contact for node in nodes]
+
+    @property
+    def hops(self) -> int:
+        """How many told of one another until the nearest was found; 0 if nobody was."""
+        nearest = self._answered(1)
+        return nearest[0].hops if nearest else 0
+
+    def _answered(self, count: int | None) -> list[_Node]:
+        blocks = BlockCount(NARROW_LIMIT, WIDE_LIMIT)
+        found: list[_Node] = []
+        answered = [node for node in self._nodes.values() if node.state is _State.ANSWERED]
+        for node in sorted(answered, key=_distance):
+            if len(found) == count:
+                break
+            if blocks.room(node.contact.blocks):
+                blocks.add(node.contact.blocks)
+                found.append(node)
+        return found

@@ -1,0 +1,548 @@
+"""
+Tests of L{meshkit.kademlia.lookup}.
+
+The nodes that are asked are tables of the same package, and liars of every kind; whose
+answer comes next is chosen by the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from random import Random
+from typing import Final
+
+from attrs import define, evolve, field
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.kademlia.contacts import Contact
+from meshkit.kademlia.distance import closest, flipped, number, shared_bits
+from meshkit.kademlia.estimate import MAX_REGION
+from meshkit.kademlia.lookup import (
+    ALPHA,
+    MAX_ASKED,
+    MAX_BAD_NAMES,
+    MAX_LEVEL,
+    PATHS,
+    SAFE_PATHS,
+    Ask,
+    Lookup,
+)
+from meshkit.kademlia.routing import K, RoutingTable
+from tests.kademlia.support import contact, contact_at, host_of
+
+OWN: Final = contact(0)
+TARGET: Final = bytes(32)
+
+Answer = tuple[Sequence[Contact], bytes | None]
+#: What a node says; L{None} if it says nothing.
+Behaviour = Callable[[Ask], Answer | None]
+
+
+def spread(n: int) -> Contact:
+    return contact(n, host_of(n * 40_503 % 2**24 & 0xF5FFFF))
+
+
+class Town:
+    """Honest nodes that all know some of the others, and whom they are replaced by."""
+
+    def __init__(self, size: int, seed: int = 1) -> None:
+        rng = Random(seed)
+        self.contacts = [spread(n) for n in range(1, size + 1)]
+        self.tables = {each.id: RoutingTable(each.id) for each in (OWN, *self.contacts)}
+        ordered = sorted(self.contacts, key=lambda each: each.number)
+        for at, each in enumerate(ordered):
+            neighbours = ordered[max(0, at - 30) : at + 30]
+            for other in (*neighbours, *rng.sample(self.contacts, min(size, 150))):
+                self.tables[each.id].answered(other, 0.0)
+        for other in self.contacts:
+            self.tables[OWN.id].answered(other, 0.0)
+
+    def honest(self, ask: Ask) -> Answer:
+        return self.tables[ask.contact.id].told(ask.target, 1.0), None
+
+    def lookup(self, target: bytes = TARGET, paths: int = PATHS, **changed: float) -> Lookup[bytes]:
+        starts = self.tables[OWN.id].closest(target, max(K, ALPHA * paths))
+        return Lookup(target, starts, own=OWN.id, paths=paths, **changed)
+
+
+@cache
+def town(size: int = 300) -> Town:
+    return Town(size)
+
+
+@define
+class Run:
+    """
+    A lookup under way.
+
+    @ivar behaviours: of those that are not honest.
+    @ivar asks: all questions, in their order.
+    """
+
+    lookup: Lookup[bytes]
+    town: Town
+    behaviours: dict[bytes, Behaviour] = field(factory=dict)
+    asks: list[Ask] = field(factory=list)
+    open: list[Ask] = field(factory=list)
+
+    def start(self) -> None:
+        self.take(self.lookup.start())
+
+    def take(self, asks: list[Ask]) -> None:
+        self.asks += asks
+        self.open += asks
+
+    def step(self, choice: int = 0) -> None:
+        ask = self.open.pop(choice % len(self.open))
+        answer = self.behaviours.get(ask.contact.id, self.town.honest)(ask)
+        if answer is None:
+            self.take(self.lookup.failed(ask.contact))
+        else:
+            named, value = answer
+            value = value if ask.target == self.lookup.target else None
+            self.take(self.lookup.answered(ask.contact, named, value))
+
+    def finish(self, choices: Iterable[int] = ()) -> None:
+        self.start()
+        chosen = iter(choices)
+        while not self.lookup.finished:
+            self.step(next(chosen, 0))
+
+    def in_flight(self) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for ask in self.open:
+            counts[ask.path] = counts.get(ask.path, 0) + 1
+        return counts
+
+
+def silent(_: Ask) -> None:
+    return None
+
+
+def naming(*named: Contact) -> Behaviour:
+    return lambda _: (named, None)
+
+
+class Honest(SynchronousTestCase):
+    def test_it_finds_the_nearest_of_all(self) -> None:
+        rng = Random(1)
+        for paths in (1, PATHS, SAFE_PATHS):
+            for _ in range(5):
+                target = rng.randbytes(32)
+                run = Run(town().lookup(target, paths), town())
+                run.finish()
+                nearest = closest([each.id for each in town().contacts], target, K)
+                self.assertEqual([each.id for each in run.lookup.closest()], nearest)
+                self.assertEqual(run.lookup.holders(), run.lookup.closest())
+                self.assertFalse(run.lookup.crowded)
+                self.assertEqual(run.lookup.asked, len(run.asks))
+
+    def test_all_nearest_have_answered_and_few_others_were_asked(self) -> None:
+        run = Run(town().lookup(paths=1), town())
+        run.finish()
+        self.assertLess(len(run.asks), 2 * K)
+
+    def test_it_hops(self) -> None:
+        # A path begins at the far end: each node knows but those next to it in the ring.
+        ring = sorted(town().contacts, key=lambda each: each.number)[:60]
+        run = Run(Lookup(TARGET, [ring[-1]], own=OWN.id, paths=1), town())
+        for at, each in enumerate(ring):
+            run.behaviours[each.id] = naming(*ring[max(0, at - 5) : at])
+        run.finish()
+        self.assertEqual(run.lookup.closest(), ring[:K])
+        self.assertEqual(run.lookup.hops, 13)
+
+    def test_a_network_of_three_is_asked_whole(self) -> None:
+        small = Town(3)
+        run = Run(small.lookup(), small)
+        run.finish()
+        self.assertEqual(set(run.lookup.closest()), set(small.contacts))
+
+    def test_with_nobody_to_ask_it_ends_at_once(self) -> None:
+        lookup: Lookup[bytes] = Lookup(TARGET, [], own=OWN.id)
+        self.assertEqual(lookup.start(), [])
+        self.assertTrue(lookup.finished)
+        self.assertEqual((lookup.closest(), lookup.holders(), lookup.hops), ([], [], 0))
+
+    def test_it_ends_while_those_that_are_slow_and_far_have_not_answered(self) -> None:
+        some = [contact(n) for n in range(1, K + 3)]
+        far, *near = sorted(some, key=lambda each: -each.number)
+        slow = near.pop(0)
+        lookup: Lookup[bytes] = Lookup(TARGET, [far, slow], own=OWN.id, paths=1)
+        self.assertEqual([ask.contact for ask in lookup.start()], [slow, far])
+        asks = lookup.answered(far, near)
+        while asks:
+            asks += lookup.answered(asks.pop().contact, near)
+        self.assertTrue(lookup.finished)
+        self.assertEqual(lookup.closest(), near[::-1])
+        self.assertEqual(lookup.answered(slow, [contact(1)], b"late"), [])
+        self.assertEqual(lookup.failed(slow), [])
+        self.assertEqual((lookup.closest(), lookup.values), (near[::-1], []))
+
+
+class Values(SynchronousTestCase):
+    def run_with(self, keepers: dict[bytes, bytes], paths: int = PATHS) -> Run:
+        run = Run(town().lookup(paths=paths), town())
+        for place, value in keepers.items():
+            run.behaviours[place] = lambda ask, value=value: (town().honest(ask)[0], value)
+        run.finish()
+        return run
+
+    def test_it_does_not_end_with_the_first_value(self) -> None:
+        nearest = closest([each.id for each in town().contacts], TARGET, K)
+        run = self.run_with(dict.fromkeys(nearest[:-1], b"old") | {nearest[-1]: b"new"})
+        self.assertEqual(len(run.lookup.values), K)
+        self.assertEqual({value for _, value in run.lookup.values}, {b"old", b"new"})
+        self.assertEqual({who.id for who, _ in run.lookup.values}, set(nearest))
+
+    def test_values_are_there_as_they_come(self) -> None:
+        nearest = closest([each.id for each in town().contacts], TARGET, 1)
+        run = Run(town().lookup(), town())
+        run.behaviours[nearest[0]] = lambda ask: (town().honest(ask)[0], b"value")
+        run.start()
+        while not run.lookup.values:
+            run.step()
+        self.assertFalse(run.lookup.finished)
+        run.lookup.cancel()
+        self.assertEqual([value for _, value in run.lookup.values], [b"value"])
+
+
+class Paths(SynchronousTestCase):
+    def test_they_begin_at_different_nodes_the_nearest_first(self) -> None:
+        lookup = town().lookup(paths=SAFE_PATHS)
+        asks = lookup.start()
+        self.assertEqual(len(asks), SAFE_PATHS * ALPHA)
+        self.assertEqual(len({ask.contact for ask in asks}), len(asks))
+        starts = town().tables[OWN.id].closest(TARGET, len(asks))
+        first = {ask.path: ask.contact for ask in reversed(asks)}
+        self.assertEqual([first[path] for path in range(SAFE_PATHS)], starts[:SAFE_PATHS])
+
+    def test_one_begins_only_at_those_with_a_history(self) -> None:
+        starts = town().tables[OWN.id].closest(TARGET, K)
+        elders = [starts[0], town().contacts[-1]]
+        lookup: Lookup[bytes] = Lookup(TARGET, starts, elders, own=OWN.id)
+        asks = lookup.start()
+        self.assertEqual([ask.contact for ask in asks if ask.path == 0], elders)
+        others = [ask.contact for ask in asks if ask.path]
+        self.assertEqual(others, [starts[1], starts[3], starts[5], starts[2], starts[4], starts[6]])
+
+    def test_without_others_a_single_path_begins_at_all(self) -> None:
+        starts = town().tables[OWN.id].closest(TARGET, K)
+        lookup: Lookup[bytes] = Lookup(TARGET, starts, starts[:1], own=OWN.id, paths=1)
+        self.assertEqual([ask.contact for ask in lookup.start()], starts[:ALPHA])
+        self.assertRaises(ValueError, Lookup, TARGET, starts, own=OWN.id, paths=0)
+
+    def test_what_one_has_heard_of_does_not_make_another_go_there(self) -> None:
+        # Whoever path 0 asks names a crowd of its own, nearer than all others; whoever it
+        # does not ask never hears of them.
+        crowd = [contact_at(bytes(31) + bytes([n + 1]), 500 + n) for n in range(K)]
+        run = Run(town().lookup(paths=2), town())
+        run.start()
+        for ask in run.open:
+            if ask.path == 0:
+                run.behaviours[ask.contact.id] = naming(*crowd)
+        for each in crowd:
+            run.behaviours[each.id] = naming(*crowd)
+        while not run.lookup.finished:
+            run.step()
+        self.assertTrue({ask.path for ask in run.asks if ask.contact in crowd} <= {0})
+        honest = {ask.contact.id for ask in run.asks if ask.path == 1}
+        nearest = closest([each.id for each in town().contacts], TARGET, K)
+        self.assertTrue(set(nearest) <= honest | {ask.contact.id for ask in run.asks})
+
+
+class Liars(SynchronousTestCase):
+    def test_of_an_answer_no_more_than_twenty_are_looked_at(self) -> None:
+        start = contact(1)
+        many = [contact(n) for n in range(2, 3 * K)]
+        lookup: Lookup[bytes] = Lookup(TARGET, [start], own=OWN.id, paths=1)
+        lookup.start()
+        lookup.answered(start, many)
+        self.assertEqual(len(lookup._nodes), 1 + K)
+
+    def test_we_are_not_asked_and_nobody_names_himself(self) -> None:
+        start = contact(1)
+        lookup: Lookup[bytes] = Lookup(TARGET, [start, OWN], own=OWN.id, paths=1)
+        self.assertEqual([ask.contact for ask in lookup.start()], [start])
+        self.assertEqual(lookup.answered(start, [OWN, start]), [])
+        self.assertTrue(lookup.finished)
+
+    def test_who_names_nodes_that_do_not_answer_loses_credit(self) -> None:
+        liar, honest = contact(1), contact(2)
+        ghosts = [contact_at(bytes(30) + bytes([1, n]), 500 + n) for n in range(K)]
+        run = Run(Lookup(TARGET, [liar, honest], own=OWN.id, paths=1), town())
+        run.behaviours = {each.id: silent for each in ghosts}
+        run.behaviours[liar.id] = naming(*ghosts)
+        run.behaviours[honest.id] = naming(contact(3), ghosts[-1])
+        run.behaviours[contact(3).id] = naming()
+        run.finish()
+        asked = [ask.contact for ask in run.asks if ask.contact in ghosts]
+        # Those in flight when the credit was spent, and the one that another named as well.
+        self.assertLessEqual(len(asked), MAX_BAD_NAMES + ALPHA)
+        self.assertIn(ghosts[-1], asked)
+        self.assertEqual(set(run.lookup.closest()), {liar, honest, contact(3)})
+
+    def test_records_that_nobody_signed_cost_the_same_credit(self) -> None:
+        liar = contact(1)
+        lookup: Lookup[bytes] = Lookup(TARGET, [liar], own=OWN.id, paths=1)
+        lookup.start()
+        self.assertEqual(lookup.answered(liar, [contact(2)], refused=MAX_BAD_NAMES), [])
+        self.assertEqual(lookup.closest(), [liar])
+        other: Lookup[bytes] = Lookup(TARGET, [liar], own=OWN.id, paths=1)
+        other.start()
+        asks = other.answered(liar, [contact(2)], refused=MAX_BAD_NAMES - 1)
+        self.assertEqual([ask.contact for ask in asks], [contact(2)])
+
+    def test_who_names_as_many_that_answer_keeps_it(self) -> None:
+        namer = contact(1)
+        named = [contact(n) for n in range(2, 22)]
+        run = Run(Lookup(TARGET, [namer], own=OWN.id, paths=1), town())
+        run.behaviours = {each.id: silent if n % 2 else naming() for n, each in enumerate(named)}
+        run.behaviours[namer.id] = naming(*sorted(named, key=lambda each: each.number))
+        nearest = sorted(named, key=lambda each: each.number)
+        for n, each in enumerate(nearest):
+            run.behaviours[each.id] = silent if n % 2 else naming()
+        run.finish()
+        self.assertEqual(len(run.asks), 21)
+
+    def test_few_of_one_address_block_count(self) -> None:
+        crowd = [contact_at(bytes(31) + bytes([n + 1]), 500 + n, "9.9.9.9") for n in range(K)]
+        run = Run(town().lookup(), town())
+        for each in town().contacts:
+            run.behaviours[each.id] = lambda ask: ([*crowd[:10], *town().honest(ask)[0][:10]], None)
+        for each in crowd:
+            run.behaviours[each.id] = naming(*crowd)
+        run.finish()
+        found = run.lookup.closest()
+        self.assertEqual(found[:3][:2], crowd[:2])
+        self.assertEqual([each for each in found if each in crowd], crowd[:2])
+        self.assertEqual(len(found), K)
+
+    def test_an_old_record_does_not_hide_a_node(self) -> None:
+        liar, honest, victim = contact(1), contact(2), contact(3)
+        newer = contact(3, sequence=2)
+        lookup: Lookup[bytes] = Lookup(TARGET, [liar, honest], own=OWN.id, paths=1)
+        lookup.start()
+        self.assertEqual([ask.contact for ask in lookup.answered(liar, [victim])], [victim])
+        lookup.failed(victim)
+        (again,) = lookup.answered(honest, [newer])
+        self.assertEqual(again.contact.record.sequence, 2)
+        # Once, however many records it makes.
+        lookup.failed(again.contact)
+        self.assertTrue(lookup.finished)
+
+    def test_where_it_answered_is_what_counts_in_the_end(self) -> None:
+        claimed = [contact(n, "9.9.9.9") for n in (1, 2, 3)]
+        lookup: Lookup[bytes] = Lookup(TARGET, claimed, own=OWN.id, paths=1)
+        asks = lookup.start()
+        self.assertEqual(len(asks), 2, "the third is of the same block")
+        for ask in asks:
+            moved = evolve(ask.contact, blocks=contact(ask.contact.number % 99).blocks)
+            lookup.answered(moved, [])
+        # Now there is room for the third.
+        self.assertFalse(lookup.finished)
+
+
+class Crowds(SynchronousTestCase):
+    SIZE = 300.0
+
+    def crowd(self, count: int) -> list[Contact]:
+        return [
+            contact_at((n + 1).to_bytes(32, "big"), 1_000 + n, host_of(n << 16 | 0xFF))
+            for n in range(count)
+        ]
+
+    def eclipsed(self, count: int, paths: int = PATHS) -> Run:
+        """Everybody tells of the crowd, which tells of nobody else."""
+        crowd = self.crowd(count)
+        run = Run(town().lookup(paths=paths, size=self.SIZE), town())
+
+        def honest(ask: Ask) -> Answer:
+            known = [*crowd, *town().tables[ask.contact.id].closest(ask.target, K)]
+            here = number(ask.target)
+            return sorted(known, key=lambda each: each.number ^ here)[:K], None
+
+        for each in town().contacts:
+            run.behaviours[each.id] = honest
+        for each in crowd:
+            run.behaviours[each.id] = naming(*crowd[:K])
+        run.finish()
+        return run
+
+    def test_behind_a_crowd_the_whole_region_is_found(self) -> None:
+        run = self.eclipsed(60)
+        self.assertTrue(run.lookup.crowded)
+        self.assertEqual(set(run.lookup.closest()), set(self.crowd(K)))
+        region = [each for each in town().contacts if shared_bits(each.id, TARGET) >= 3]
+        self.assertGreater(len(region), K)
+        self.assertEqual(set(region) - set(run.lookup.holders()), set())
+
+    def test_what_a_crowd_makes_us_ask_is_limited(self) -> None:
+        run = self.eclipsed(1_000)
+        self.assertTrue(run.lookup.crowded)
+        self.assertLessEqual(len(run.lookup.holders()), MAX_REGION)
+        self.assertLessEqual(len(run.asks), 2 * MAX_REGION + PATHS * MAX_ASKED)
+
+    def test_fewer_than_twenty_cannot_hide_the_others(self) -> None:
+        run = self.eclipsed(10)
+        self.assertFalse(run.lookup.crowded)
+        nearest = closest([each.id for each in town().contacts], TARGET, K - 10)
+        self.assertEqual([each.id for each in run.lookup.closest()[10:]], nearest)
+
+    def test_without_the_size_of_the_network_nothing_seems_crowded(self) -> None:
+        run = Run(town().lookup(), town())
+        run.behaviours = {
+            each.id: naming(*self.crowd(K)) for each in (*town().contacts, *self.crowd(K))
+        }
+        run.finish()
+        self.assertFalse(run.lookup.crowded)
+
+    def test_the_nodes_of_the_region_are_asked_for_their_own_neighbours(self) -> None:
+        run = self.eclipsed(60)
+        swept = [ask for ask in run.asks if ask.target != TARGET]
+        self.assertTrue(swept)
+        for ask in swept:
+            self.assertEqual(ask.target, flipped(TARGET, shared_bits(ask.contact.id, TARGET)))
+            self.assertGreaterEqual(shared_bits(ask.contact.id, TARGET), 3)
+
+
+class Bounds(SynchronousTestCase):
+    def test_a_hundred_thousand_ids_near_one_key_take_little(self) -> None:
+        # Each answer names twenty that are nearer than all before, without end.
+        lookup: Lookup[bytes] = Lookup(
+            TARGET, [contact(n) for n in range(1, K)], own=OWN.id, size=10_000.0
+        )
+        asks = lookup.start()
+        made = 0
+        most = 0
+        while asks and made < 100_000:
+            ask = asks.pop()
+            named = []
+            for _ in range(K):
+                made += 1
+                place = (2**225 - made).to_bytes(32, "big")
+                named.append(contact_at(place, made % 5_000, host_of(made % 5_000 << 16)))
+            asks += lookup.answered(ask.contact, named, b"value")
+            most = max(most, len(lookup._nodes))
+        self.assertTrue(lookup.finished)
+        self.assertLess(made, 100_000, "it went on without end")
+        self.assertLessEqual(lookup.asked, PATHS * MAX_ASKED + 2 * MAX_REGION)
+        self.assertLessEqual(most, 2 * PATHS * (MAX_ASKED + MAX_LEVEL))
+
+    def test_silent_nodes_do_not_take_the_places_of_others(self) -> None:
+        # More than fit into one level, all nearer than the one that answers.
+        level = [contact_at((2**200 + n).to_bytes(32, "big"), 500 + n) for n in range(60)]
+        last = contact_at((2**200 + 99).to_bytes(32, "big"), 600)
+        namers = [contact(n) for n in range(1, 31)]
+        run = Run(Lookup(TARGET, namers, own=OWN.id, paths=1), town())
+        for n, each in enumerate(namers):
+            run.behaviours[each.id] = naming(*level[2 * n : 2 * n + 2], last)
+        run.behaviours |= {each.id: silent for each in level}
+        run.behaviours[last.id] = naming()
+        run.finish()
+        self.assertEqual(run.lookup.closest(1), [last])
+
+    def test_after_a_cancellation_nothing_is_left(self) -> None:
+        rng = Random(1)
+        for steps in range(40):
+            run = Run(town().lookup(), town())
+            run.start()
+            for _ in range(steps):
+                if run.open:
+                    run.step(rng.randrange(100))
+            lookup = run.lookup
+            lookup.cancel()
+            self.assertTrue(lookup.finished)
+            found = lookup.closest()
+            for ask in run.open:
+                self.assertEqual(lookup.answered(ask.contact, [contact(1)], b"late"), [])
+                self.assertEqual(lookup.failed(ask.contact), [])
+            self.assertEqual(lookup.closest(), found)
+            self.assertEqual(lookup.values, [])
+            self.assertEqual(
+                {each.id for each in found}, set(lookup._nodes) & {e.id for e in found}
+            )
+            self.assertTrue(all(not path.known and not path.levels for path in lookup._paths))
+            lookup.cancel()
+
+    def test_it_starts_once(self) -> None:
+        lookup = town().lookup()
+        lookup.start()
+        self.assertRaises(ValueError, lookup.start)
+
+    def test_who_was_not_asked_is_not_heard(self) -> None:
+        lookup = town().lookup(paths=1)
+        asks = lookup.start()
+        other = contact(999)
+        self.assertEqual(lookup.answered(other, [contact(998)], b"value"), [])
+        self.assertEqual(lookup.failed(other), [])
+        lookup.answered(asks[0].contact, [])
+        self.assertEqual(lookup.answered(asks[0].contact, [other], b"twice"), [])
+        self.assertEqual(lookup.values, [])
+
+
+class Anything(SynchronousTestCase):
+    """What holds whatever the nodes say, in whatever order."""
+
+    @given(
+        st.randoms(use_true_random=False),
+        st.sampled_from([1, 2, PATHS, SAFE_PATHS]),
+        st.sampled_from([0.0, 0.1, 0.3, 0.9]),
+        st.sampled_from([None, 300.0, 5_000.0]),
+        st.integers(0, 200),
+    )
+    def test_it_ends_and_keeps_its_rules(
+        self, rng: Random, paths: int, liars: float, size: float | None, cancel: int
+    ) -> None:
+        target = rng.randbytes(32)
+        here = number(target)
+        elders = rng.sample(town(120).contacts, rng.randrange(4))
+        starts = town(120).tables[OWN.id].closest(target, K)
+        lookup: Lookup[bytes] = Lookup(target, starts, elders, own=OWN.id, paths=paths, size=size)
+        run = Run(lookup, town(120))
+        made = [
+            contact_at((here ^ rng.getrandbits(rng.choice([8, 240, 256]))).to_bytes(32, "big"), n)
+            for n in range(500, 560)
+        ]
+
+        def any_answer(ask: Ask) -> Answer | None:
+            kind = rng.randrange(5)
+            if kind == 0:
+                return None
+            if kind == 1:
+                return rng.choices(made, k=rng.randrange(50)), rng.choice([None, b"value"])
+            if kind == 2:
+                return [OWN, ask.contact, *rng.choices(town(120).contacts, k=30)], b"value"
+            if kind == 3:
+                return [], b"value"
+            return town(120).honest(ask) if ask.contact.id in town(120).tables else None
+
+        for each in (*town(120).contacts, *made):
+            if rng.random() < liars or each in made:
+                run.behaviours[each.id] = any_answer
+        run.start()
+        steps = 0
+        while not lookup.finished and steps < cancel * 10:
+            self.assertLessEqual(max(run.in_flight().values(), default=0), ALPHA)
+            run.step(rng.randrange(1_000))
+            steps += 1
+            self.assertLess(steps, 5_000, "it does not end")
+            self.assertTrue(lookup.finished or run.open, "it waits for nobody")
+        lookup.cancel()
+        questions = [(ask.contact.id, ask.target) for ask in run.asks]
+        self.assertEqual(len(questions), len(set(questions)), "somebody was asked twice")
+        self.assertNotIn(OWN.id, {ask.contact.id for ask in run.asks})
+        asked_on: dict[bytes, set[int]] = {}
+        for ask in run.asks:
+            asked_on.setdefault(ask.contact.id, set()).add(ask.path)
+        self.assertTrue(all(len(on) == 1 for on in asked_on.values()), "paths cross")
+        for path in range(paths):
+            plain = [ask for ask in run.asks if ask.path == path and ask.target == target]
+            self.assertLessEqual(len(plain), MAX_ASKED + MAX_REGION)
+        found = lookup.closest()
+        self.assertLessEqual(len(found), K)
+        self.assertEqual(found, sorted(found, key=lambda each: each.number ^ here))
+        self.assertTrue({each.id for each in found} <= set(asked_on))
