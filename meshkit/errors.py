@@ -133,6 +133,12 @@ class EnvelopeError(IdentityError):
     code = "INVALID_STATEMENT"
 
 
+class StatementForged(EnvelopeError):
+    """A signed statement was not signed by the key it names: it was forged or changed."""
+
+    code = "STATEMENT_FORGED"
+
+
 class AddressRecordInvalid(IdentityError):
     """What a peer says of its own addresses is malformed, expired or not signed by it."""
 
@@ -806,3 +812,111 @@ class OverRate(RPCError):
         super().__init__(*args)
         if retry_after is not None:
             self.details = {"retry_after": retry_after}
+
+
+# --- records of the hash table -------------------------------------------------------
+
+
+class RecordError(MeshkitError):
+    """A record of the hash table is refused."""
+
+    code = "RECORD_REFUSED"
+    status = 400
+
+
+class RecordMalformed(RecordError):
+    """A record is none: it cannot be read, or is not in its one form."""
+
+    code = "RECORD_MALFORMED"
+
+
+class RecordForged(RecordError):
+    """A record was not signed by the owner it names: it was forged or changed."""
+
+    code = "RECORD_FORGED"
+
+
+class RecordTooLarge(RecordError):
+    """A record, or the value in it, is larger than its kind may be."""
+
+    code = "RECORD_TOO_LARGE"
+    status = 413
+
+
+class RecordForeignNetwork(RecordError):
+    """A record is meant for another network."""
+
+    code = "RECORD_FOREIGN_NETWORK"
+
+
+class RecordExpired(RecordError):
+    """A record has expired: its owner has to publish it anew."""
+
+    code = "RECORD_EXPIRED"
+
+
+class RecordFromFuture(RecordError):
+    """
+    A record was made in the future, or is good for longer than two days: is the clock of its
+    owner wrong, or the one here?
+    """
+
+    code = "RECORD_FROM_FUTURE"
+
+
+class RecordWrongKind(RecordError):
+    """A record is of a kind that this node does not keep, or of another than was asked for."""
+
+    code = "RECORD_WRONG_KIND"
+
+
+class RecordWrongKey(RecordError):
+    """A record does not belong at its key, or is not of the key that was asked for."""
+
+    code = "RECORD_WRONG_KEY"
+
+
+class RecordForeignOwner(RecordError):
+    """A record is at a key that belongs to the owner of another key, or speaks for another."""
+
+    code = "RECORD_FOREIGN_OWNER"
+
+
+class RecordInvalid(RecordError):
+    """The value of a record is not what its kind asks for."""
+
+    code = "RECORD_INVALID"
+
+
+class RecordStale(RecordError):
+    """A newer record of the same owner is kept already."""
+
+    code = "RECORD_STALE"
+    status = 409
+
+
+class RecordReplayed(RecordError):
+    """A record was replaced by a newer one, which has expired since: somebody brings it back."""
+
+    code = "RECORD_REPLAYED"
+    status = 409
+
+
+class RecordChanged(RecordError):
+    """Compare and swap: there is another record than was expected.  Look it up and try again."""
+
+    code = "RECORD_CHANGED"
+    status = 409
+
+
+class RecordNotKept(RecordError):
+    """There is no room for a record, though nothing is wrong with it."""
+
+    code = "RECORD_NOT_KEPT"
+    status = 507
+
+
+class RecordQuotaReached(RecordNotKept):
+    """One owner, or one peer with items that are nobody's, has as much kept here as one may."""
+
+    code = "RECORD_QUOTA"

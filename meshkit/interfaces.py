@@ -31,6 +31,8 @@ __all__ = [
     "IMeshProtocol",
     "IMetrics",
     "IPeerBook",
+    "IRecordKind",
+    "IRecordKinds",
     "ISelection",
     "IToolAliases",
     "Interest",
@@ -475,6 +477,74 @@ class IMetrics(Interface):
 
     def gauge(name: str, doc: str, read: Callable[[], Any], /, **labels: Container[str]) -> None:
         """Like L{count}, for what also falls."""
+
+
+class IRecordKind(Interface):
+    """
+    A kind of records that nodes keep for one another in the hash table.
+
+    L{meshkit.kademlia.kinds.Kind} makes one of functions.  All nodes that keep a kind have
+    to agree on it: who changes what it asks for gives it another name.  Its functions are
+    called with what strangers have sent, hundreds of times a second: they take no time, keep
+    nothing, and depend on nothing but what they are given.
+    """
+
+    name: str = Attribute(
+        """
+        C{[a-z][a-z0-9.-]{0,31}}; third parties take a dotted name that they own.  It is part
+        of every key, so kinds never meet.
+        """
+    )
+    max_value: int = Attribute("Bytes of a value, at most 32 KiB.")
+    max_entries: int = Attribute("Records that are kept of one key, 1 to 1,000.")
+    counts_on_storer: bool = Attribute(
+        """
+        Whose quota a record counts on: that of the peer who brings it, if anybody may publish
+        the same; else that of its owner.
+        """
+    )
+
+    def validate(record: Any, now: int) -> None:
+        """
+        Is this a record of the kind?  Its form, signature, network, times and size were
+        checked; whether it belongs at its key is asked here, if that can be seen.
+
+        What was valid has to stay so until the record expires, or it could not be handed on.
+
+        @param record: L{meshkit.kademlia.records.Record}.
+        @param now: milliseconds since 1970.
+        @raise meshkit.errors.RecordError: it is not.
+        """
+
+    def slot(record: Any) -> bytes:
+        """
+        Which place of those at its key a record takes.  Of two for one place, one is kept.
+
+        @param record: L{meshkit.kademlia.records.Record}, a valid one.
+        @return: the same for all, such as C{b""}, if there is but one; the owner's key, if
+            each has his own.
+        """
+
+    def merge(held: Any, new: Any) -> Any:
+        """
+        Which of two valid records for one place counts.
+
+        In whatever order nodes hear of the records, all have to come to the same: it must not
+        matter which is given first, nor in which order three are merged.
+
+        @return: one of the two.
+        """
+
+
+class IRecordKinds(Interface):
+    """What a part provides beside L{IMeshPart} that has the hash table keep its records."""
+
+    def record_kinds() -> Any:
+        """
+        Asked once, before the hash table is started.
+
+        @return: sequence of L{IRecordKind}.
+        """
 
 
 class IFiles(Interface):

@@ -22,10 +22,13 @@ _DOMAIN: Final = b"meshkit-sig/1\x00"
 #: "I am reachable at these addresses": network id, sequence, expires, addresses, more.
 ADDRESS_RECORD: Final = Context("address-record/1")
 
+#: "Keep this for others": network id, kind, key, salt, sequence, expires, value.
+DHT_RECORD: Final = Context("dht-record/1")
+
 #: "The owner of that key goes on with mine": old key, new key, where the old feed ends.
 ROTATION: Final = Context("rotation/1")
 
-CONTEXTS: Final = frozenset({ADDRESS_RECORD, ROTATION})
+CONTEXTS: Final = frozenset({ADDRESS_RECORD, DHT_RECORD, ROTATION})
 
 
 def signing_input(context: Context, payload: bytes) -> bytes:

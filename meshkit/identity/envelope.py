@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from attrs import frozen
 
-from meshkit.errors import EnvelopeError
+from meshkit.errors import EnvelopeError, StatementForged
 from meshkit.identity.contexts import Context, signing_input
 from meshkit.identity.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicKey
 
@@ -69,9 +69,30 @@ class Envelope:
         Verify a statement of the kind that the caller expects.
 
         @param context: chosen by the verifier, never read from the wire alone.
-        @raise EnvelopeError: if it is too large, malformed, of another kind, or not
-            signed by the key it names.
+        @raise EnvelopeError: if it is too large, malformed or of another kind.
+        @raise StatementForged: if it was not signed by the key it names.
         """
+        envelope, signature = cls._read(raw, context)
+        signed = signing_input(context, envelope.payload)
+        if not envelope.signer.verifies(signed, signature):
+            raise StatementForged(
+                f"the statement was not signed by {envelope.signer.text}, whom it names"
+            )
+        return envelope
+
+    @classmethod
+    def reopen(cls, raw: bytes, context: Context) -> Envelope:
+        """
+        Read a statement that was verified before, such as one that we have kept.  Its
+        signature is not looked at.
+
+        @raise EnvelopeError: if it is too large, malformed or of another kind.
+        """
+        return cls._read(raw, context)[0]
+
+    @classmethod
+    def _read(cls, raw: bytes, context: Context) -> tuple[Envelope, bytes]:
+        """@return: what it says, and the signature, which nobody has looked at."""
         if len(raw) > MAX_ENVELOPE:
             raise EnvelopeError(
                 f"a signed statement of {len(raw)} bytes is over the limit of {MAX_ENVELOPE}"
@@ -86,7 +107,4 @@ class Envelope:
             )
         if len(wire.signer) != KEY_BYTES or len(wire.signature) != SIGNATURE_BYTES:
             raise EnvelopeError("the signed statement has a key or signature of the wrong length")
-        signer = PublicKey(wire.signer)
-        if not signer.verifies(signing_input(context, wire.payload), wire.signature):
-            raise EnvelopeError(f"the statement was not signed by {signer.text}, whom it names")
-        return cls(context, signer, wire.payload, raw)
+        return cls(context, PublicKey(wire.signer), wire.payload, raw), wire.signature

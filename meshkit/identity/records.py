@@ -124,6 +124,18 @@ class AddressRecord:
         @raise AddressRecordInvalid: it is too large, malformed, of another network, not
             signed by the key it names, expired, or reaches too far into the future.
         """
+        record = cls.open_kept(raw, network)
+        record.check_time(now)
+        return record
+
+    @classmethod
+    def open_kept(cls, raw: bytes, network: bytes) -> AddressRecord:
+        """
+        Verify a record that was kept since it was good, and may have expired.
+
+        @param network: id of our network.
+        @raise AddressRecordInvalid: as L{open}, but for its times.
+        """
         if len(raw) > MAX_RECORD:
             raise AddressRecordInvalid(
                 f"an address record of {len(raw)} bytes is over the limit of {MAX_RECORD}"
@@ -142,9 +154,7 @@ class AddressRecord:
             raise AddressRecordInvalid(
                 f"the address record of {envelope.signer.short} is meant for another network"
             )
-        record = cls._made(envelope.signer, payload, raw)
-        record.check_time(now)
-        return record
+        return cls._made(envelope.signer, payload, raw)
 
     @classmethod
     def _made(cls, key: PublicKey, payload: _Payload, raw: bytes) -> AddressRecord:

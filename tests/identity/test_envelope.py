@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.errors import EnvelopeError
+from meshkit.errors import EnvelopeError, StatementForged
 from meshkit.identity import contexts
 from meshkit.identity.contexts import ADDRESS_RECORD, Context, signing_input
 from meshkit.identity.envelope import MAX_ENVELOPE, Envelope
@@ -74,8 +74,16 @@ class Envelopes(SynchronousTestCase):
     def test_somebody_elses_name_is_noticed(self) -> None:
         fields = msgspec.msgpack.decode(self.sealed.raw)
         for signer in (Identity(bytes(32)).public, PublicKey(bytes(32))):
-            message = self.refuse(self.made(fields[0], signer.raw, *fields[2:]))
-            self.assertIn(signer.text, message)
+            raw = self.made(fields[0], signer.raw, *fields[2:])
+            self.assertIn(signer.text, self.refuse(raw))
+            self.assertRaises(StatementForged, Envelope.open, raw, ADDRESS_RECORD)
+
+    def test_what_was_verified_once_is_read_again(self) -> None:
+        self.assertEqual(Envelope.reopen(self.sealed.raw, ADDRESS_RECORD), self.sealed)
+        for length in range(len(self.sealed.raw)):
+            raw = self.sealed.raw[:length]
+            self.assertRaises(EnvelopeError, Envelope.reopen, raw, ADDRESS_RECORD)
+        self.assertRaises(EnvelopeError, Envelope.reopen, self.sealed.raw, OTHER)
 
     def test_fields_of_another_form(self) -> None:
         kind, signer, payload, signature = msgspec.msgpack.decode(self.sealed.raw)

@@ -138,6 +138,13 @@ class AddressRecords(SynchronousTestCase):
         AddressRecord.open(late, NETWORK, NOW)
         self.assertIn("future", self.refuse(late, NOW - 1))
 
+    def test_one_that_was_kept_is_read_whatever_the_time(self) -> None:
+        record = AddressRecord.open_kept(made(), NETWORK)
+        self.assertEqual(record, AddressRecord.open(made(), NETWORK, NOW))
+        self.assertRaises(AddressRecordInvalid, record.check_time, EXPIRES)
+        for raw, network in ((made(), bytes(16)), (made()[:-1], NETWORK)):
+            self.assertRaises(AddressRecordInvalid, AddressRecord.open_kept, raw, network)
+
     def test_no_sequence_pins_a_key_for_ever(self) -> None:
         self.assertIn("future", self.refuse(made(sequence=MAX_SEQUENCE)))
         self.assertIn("out of range", self.refuse(made(sequence=MAX_SEQUENCE + 1)))
