@@ -888,25 +888,36 @@ class RecordInvalid(RecordError):
     code = "RECORD_INVALID"
 
 
-class RecordStale(RecordError):
+class RecordConflict(RecordError):
+    """Another record has the place of a record that is to be kept."""
+
+    code = "RECORD_CONFLICT"
+    status = 409
+
+    def __init__(self, *args: object, sequence: int = 0) -> None:
+        """@param sequence: of the record that is or was there."""
+        super().__init__(*args)
+        self.sequence = sequence
+        if sequence:
+            self.details = {"sequence": sequence}
+
+
+class RecordStale(RecordConflict):
     """A newer record of the same owner is kept already."""
 
     code = "RECORD_STALE"
-    status = 409
 
 
-class RecordReplayed(RecordError):
+class RecordReplayed(RecordConflict):
     """A record was replaced by a newer one, which has expired since: somebody brings it back."""
 
     code = "RECORD_REPLAYED"
-    status = 409
 
 
-class RecordChanged(RecordError):
+class RecordChanged(RecordConflict):
     """Compare and swap: there is another record than was expected.  Look it up and try again."""
 
     code = "RECORD_CHANGED"
-    status = 409
 
 
 class RecordNotKept(RecordError):
