@@ -53,7 +53,7 @@ REPUBLISH: Final = 3_600_000
 JITTER: Final = 0.25
 #: How often in a row a record is not republished because somebody else did: else who stores
 #: it here again and again, and nowhere else, would have us let it die out.
-MAX_SKIPPED: Final = 3
+MAX_SKIPPED: Final = 5
 #: Milliseconds of what is due at a key soon, and goes with what is due now.
 AHEAD: Final = 1_800_000
 #: Milliseconds after which records are republished of which nearer nodes take care: rarely,

@@ -212,8 +212,19 @@ class Refusals(Case):
         self.assertEqual(holdings.floors, 0)
         # Nothing that was good then is good any more.
         self.store(holdings, mutable(ME, expires=NOW + MAX_LIFETIME))
-        holdings.expire(NOW + MAX_LIFETIME)
+        holdings.expire(NOW + MAX_LIFETIME, 1)
         self.assertEqual((len(holdings), holdings.floors), (0, 0))
+
+    def test_what_is_remembered_for_too_long_does_no_harm(self) -> None:
+        self.patch(module, "STEP", 0)
+        holdings = fresh()
+        self.store(holdings, mutable(ME, sequence=NOW + 1, expires=NOW + 1))
+        later = NOW + MAX_LIFETIME
+        holdings.expire(later - 1)
+        lower = mutable(ME, sequence=NOW, expires=later + LIFETIME)
+        raised = self.assertRaises(RecordReplayed, holdings.store, lower.raw, later - 1, PEER)
+        self.assertEqual(raised.sequence, NOW + 1)
+        self.assertIs(holdings.store(lower.raw, later, PEER), Kept.NEW)
 
     def test_the_size_of_garbage_does_not_matter(self) -> None:
         holdings = fresh()
@@ -401,6 +412,14 @@ class Quotas(Case):
         self.assertEqual(holdings.share(PEER), (0, 0))
         self.assertEqual(holdings.share(owner(1).public), (1, len(longer.raw)))
 
+    def test_who_has_no_room_cannot_take_over_what_others_brought(self) -> None:
+        holdings = fresh(Quota(each_records=1))
+        holdings.store(immutable(ME, b"other").raw, NOW, owner(1).public)
+        self.store(holdings, immutable(ME))
+        longer = immutable(ME, expires=NOW + MAX_LIFETIME).raw
+        self.assertRaises(RecordQuotaReached, holdings.store, longer, NOW, owner(1).public)
+        self.assertIs(holdings.store(longer, NOW, PEER), Kept.RENEWED)
+
     def test_a_key_has_so_many_records(self) -> None:
         holdings = fresh()
         records = [topic(owner(n), b"") for n in range(MAX_ENTRIES + 1)]
@@ -541,6 +560,7 @@ class Quotas(Case):
             self.assertLessEqual(len(holdings), 100)
             self.assertLessEqual(holdings.size, 20_000)
             self.assertLessEqual(holdings.floors, 50)
+            self.assertLessEqual(len(holdings._spots), len(holdings))
             for schedule in (holdings._expiry, holdings._republishing):
                 self.assertEqual(len(schedule), len(holdings))
                 self.assertLessEqual(schedule.waste, len(holdings) + 65)
@@ -801,7 +821,7 @@ class HandingOver(Case):
     def test_each_newcomer_among_the_nearest_gets_it(self) -> None:
         """However many nodes there are, and wherever the newcomer is."""
         rng = Random(3)
-        for _ in range(50):
+        for _ in range(20):
             nodes = rng.sample(range(1, 1000), rng.randrange(2, 60))
             newcomer, *old = nodes
             old.sort()
@@ -855,6 +875,9 @@ def _pool() -> tuple[Record, ...]:
 
 
 class OnTheDisk(Case):
+    def setUp(self) -> None:
+        self.patch(module, "MAX_FLOORS", 3)
+
     def write(self, disk: dict[Place, Row], changes: Changes) -> None:
         for place in changes.gone:
             disk.pop(place, None)
