@@ -23,12 +23,11 @@ milliseconds since 1970.
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from enum import Enum
 from random import Random
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -46,19 +45,14 @@ from meshkit.kademlia.distance import NodeId, node_id, number
 from meshkit.kademlia.kinds import Kinds
 from meshkit.kademlia.records import MAX_LIFETIME, MAX_RECORD, Record, digest_of
 from meshkit.kademlia.routing import K
+from meshkit.kademlia.schedule import REPUBLISH, Schedule, jittered
 from meshkit.runtime.limits import Shares
 
-#: Milliseconds after which a record is republished, and how much sooner or later, as a part.
-REPUBLISH: Final = 3_600_000
-JITTER: Final = 0.25
-#: How often in a row a record is not republished because somebody else did: else who stores
-#: it here again and again, and nowhere else, would have us let it die out.
-MAX_SKIPPED: Final = 5
+#: Milliseconds after which a record is republished even if others did so all the time: else
+#: who stores it here again and again, and nowhere else, would have us let it die out.
+LONGEST: Final = 6 * 3_600_000
 #: Milliseconds of what is due at a key soon, and goes with what is due now.
 AHEAD: Final = 1_800_000
-#: Milliseconds after which records are republished of which nearer nodes take care: rarely,
-#: but for the case that all of these are gone at once.
-RELIEVED: Final = 6 * 3_600_000
 #: So many of those that keep a record give it to a newcomer: the next behind it.
 HANDING: Final = 3
 #: How many of the nodes near to a key it takes to know which these are.
@@ -77,8 +71,6 @@ STEP: Final = 256
 #: A place for one record: its kind, its key, and which of those there it is.
 Place: TypeAlias = tuple[str, NodeId, bytes]
 _Spot: TypeAlias = tuple[str, NodeId]
-
-T = TypeVar("T")
 
 
 def _positive(_instance: object, attribute: object, value: int) -> None:
@@ -206,7 +198,11 @@ class Changes:
 
 @define(eq=False)
 class _Entry:
-    """A record that is kept.  See L{Row}; C{skipped}: see L{MAX_SKIPPED}."""
+    """
+    A record that is kept.  See L{Row}.
+
+    @ivar republished: when that was done from here, or it was stored.
+    """
 
     raw: bytes
     digest: bytes
@@ -216,7 +212,7 @@ class _Entry:
     account: bytes
     history: bool
     stored: int
-    skipped: int = 0
+    republished: int
 
 
 @frozen
@@ -226,50 +222,6 @@ class _Floor:
     owner: bytes
     sequence: int
     until: int
-
-
-class _Schedule(Generic[T]):
-    """Things that are due, each at a time, which may be changed."""
-
-    __slots__ = ("_heap", "_ticks", "_times")
-
-    def __init__(self) -> None:
-        self._times: dict[T, int] = {}
-        # Entries whose time is no longer that of the thing say nothing.
-        self._heap: list[tuple[int, int, T]] = []
-        self._ticks = 0
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    @property
-    def waste(self) -> int:
-        """Entries that say nothing any more."""
-        return len(self._heap) - len(self._times)
-
-    def set(self, thing: T, when: int) -> None:
-        self._times[thing] = when
-        self._ticks += 1
-        heapq.heappush(self._heap, (when, self._ticks, thing))
-        if len(self._heap) > 2 * len(self._times) + 64:
-            self._heap = [(at, n, each) for n, (each, at) in enumerate(self._times.items())]
-            self._ticks = len(self._heap)
-            heapq.heapify(self._heap)
-
-    def drop(self, thing: T) -> None:
-        self._times.pop(thing, None)
-
-    def when(self, thing: T) -> int | None:
-        return self._times.get(thing)
-
-    def pop(self, now: int) -> T | None:
-        """@return: what is due first, if it is by now; it is dropped."""
-        while self._heap and self._heap[0][0] <= now:
-            when, _, thing = heapq.heappop(self._heap)
-            if self._times.get(thing) == when:
-                del self._times[thing]
-                return thing
-        return None
 
 
 class Holdings:
@@ -307,8 +259,8 @@ class Holdings:
         self._counts = Shares(self.quota.records, self.quota.each_records)
         self._sizes = Shares(self.quota.size, self.quota.each_size)
         self._floors: OrderedDict[Place, _Floor] = OrderedDict()
-        self._expiry: _Schedule[Place] = _Schedule()
-        self._republishing: _Schedule[Place] = _Schedule()
+        self._expiry: Schedule[Place] = Schedule()
+        self._republishing: Schedule[Place] = Schedule()
         self._changed: dict[Place, None] = {}
 
     def __len__(self) -> int:
@@ -381,6 +333,7 @@ class Holdings:
             account.raw,
             history,
             now,
+            now,
         )
         self._make_room(kind, place, entry, held)
         self._add(place, entry)
@@ -410,16 +363,15 @@ class Holdings:
     def _heard_again(self, place: Place, storer: PublicKey, now: int) -> None:
         """Somebody republishes a record: we need not, if he is likelier to do it well."""
         entry = self._entries[place]
-        if entry.skipped >= MAX_SKIPPED:
+        if now - entry.republished >= LONGEST:
             return
         key = number(place[1])
         if storer.raw == entry.owner or number(node_id(storer)) ^ key < self._own ^ key:
-            entry.skipped += 1
             self._republishing.set(place, self._next(now))
 
     def _next(self, now: int, pause: int = REPUBLISH) -> int:
         """@return: when to republish what was just stored."""
-        return now + int(pause * (1 - JITTER + 2 * JITTER * self._rng.random()))
+        return now + jittered(pause, self._rng)
 
     # --- room -----------------------------------------------------------------------------
 
@@ -616,7 +568,7 @@ class Holdings:
             for other, entry in spot.items():
                 when = self._republishing.when((kind, key, other))
                 if other == slot or (when is not None and when <= now + AHEAD):
-                    entry.skipped = 0
+                    entry.republished = now
                     self._republishing.set((kind, key, other), self._next(now))
                     if entry.expires > now:
                         records.append(entry.raw)
@@ -627,10 +579,10 @@ class Holdings:
     def relieve(self, kind: str, key: NodeId, now: int) -> None:
         """
         Others, all of them nearer, keep the records of a key: republish them only after
-        L{RELIEVED}.
+        L{LONGEST}, for the case that all of these are gone at once.
         """
         for slot in self._spots.get((kind, key), ()):
-            self._republishing.set((kind, key, slot), self._next(now, RELIEVED))
+            self._republishing.set((kind, key, slot), self._next(now, LONGEST))
 
     def handover(
         self,
@@ -745,6 +697,7 @@ class Holdings:
             row.account,
             row.history,
             row.stored,
+            now,
         )
         size = len(row.raw)
         if not (self._counts.room(row.account) and self._sizes.room(row.account, size)):

@@ -1,5 +1,6 @@
 """
-What the hash table keeps over a restart, in SQLite: records, and the nodes it knew.
+What the hash table keeps over a restart, in SQLite: the records of others and of this node,
+and the nodes it knew.
 
 Everything here is a function of an open connection and is run by
 L{meshkit.runtime.database.Database}: the writing ones on its one writer thread, inside a
@@ -19,6 +20,8 @@ from meshkit.identity.records import AddressRecord
 from meshkit.kademlia.blocks import Scope, blocks_of
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.holdings import Changes, Row
+from meshkit.kademlia.publications import Publication, Published
+from meshkit.kademlia.records import Record
 from meshkit.kademlia.routing import Remembered
 
 MIGRATIONS: Final = (
@@ -37,6 +40,16 @@ MIGRATIONS: Final = (
         stored_ms INTEGER NOT NULL,
         raw BLOB NOT NULL,
         PRIMARY KEY (kind, key, slot)
+    ) STRICT;
+
+    -- What this node publishes: see meshkit.kademlia.publications.
+    CREATE TABLE kademlia_publications (
+        kind TEXT NOT NULL,
+        key BLOB NOT NULL,
+        salt BLOB NOT NULL,
+        until_ms INTEGER,
+        raw BLOB NOT NULL,
+        PRIMARY KEY (kind, key, salt)
     ) STRICT;
 
     -- The routing table as it was last: position is the order in which to try them; places,
@@ -91,6 +104,30 @@ def read(connection: sqlite3.Connection) -> Iterator[Row]:
     )
     for kind, key, slot, owner, sequence, expires, account, history, stored, raw in rows:
         yield Row(kind, key, slot, owner, sequence, expires, account, bool(history), stored, raw)
+
+
+def write_publications(connection: sqlite3.Connection, changes: Published) -> None:
+    """Write what has changed of what this node publishes."""
+    connection.executemany(
+        "DELETE FROM kademlia_publications WHERE kind = ? AND key = ? AND salt = ?", changes.gone
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO kademlia_publications (kind, key, salt, until_ms, raw) "
+        "VALUES (?, ?, ?, ?, ?)",
+        [(*each.name, each.until, each.record.raw) for each in changes.rows],
+    )
+
+
+def read_publications(connection: sqlite3.Connection) -> Iterator[Publication]:
+    """
+    @return: what this node publishes, for L{Publications.restore
+        <meshkit.kademlia.publications.Publications.restore>}.
+    """
+    rows = connection.execute(
+        "SELECT until_ms, raw FROM kademlia_publications ORDER BY kind, key, salt"
+    )
+    for until, raw in rows:
+        yield Publication(Record.reopen(raw), until)
 
 
 def write_contacts(connection: sqlite3.Connection, contacts: Iterable[Remembered]) -> None:

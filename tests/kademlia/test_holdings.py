@@ -40,12 +40,9 @@ from meshkit.kademlia.holdings import (
     AHEAD,
     ANSWER_BYTES,
     HANDING,
-    JITTER,
+    LONGEST,
     MAX_ANSWERED,
-    MAX_SKIPPED,
     NEAREST,
-    RELIEVED,
-    REPUBLISH,
     Changes,
     Due,
     Found,
@@ -67,6 +64,7 @@ from meshkit.kademlia.kinds import (
 )
 from meshkit.kademlia.records import LIFETIME, MAX_LIFETIME, MAX_RECORD, MAX_VALUE, Record
 from meshkit.kademlia.routing import K
+from meshkit.kademlia.schedule import JITTER, REPUBLISH
 from tests.kademlia.recording import (
     HOUR,
     ME,
@@ -692,6 +690,16 @@ class Republishing(Case):
         self.assertEqual(set(given), {record.raw for record in birds})
         self.assertEqual(holdings.due(NOW + LATEST, 10), [])
 
+    def test_records_of_a_key_that_came_together_go_with_the_first(self) -> None:
+        holdings = fresh()
+        birds = [topic(owner(n)) for n in range(20)]
+        self.store(holdings, *birds)
+        now = NOW + SOONEST
+        while not (found := holdings.due(now, 10)):
+            now += 10_000
+        self.assertLess(now, NOW + REPUBLISH)
+        self.assertEqual(set(found[0].records), {record.raw for record in birds})
+
     def test_what_came_later_waits_for_its_own_hour(self) -> None:
         holdings = fresh()
         self.store(holdings, topic(ME))
@@ -728,15 +736,16 @@ class Republishing(Case):
         liar = peer_at(record.key, nearer=True)
         moments = []
         self.store(holdings, record)
-        for minutes in range(0, 24 * 60, 10):
+        for minutes in range(0, 48 * 60, 10):
             now = NOW + minutes * 60_000
             self.store(holdings, record, now=now, storer=liar)
             if holdings.due(now, 10):
                 moments.append(now)
-        most = (MAX_SKIPPED + 1) * LATEST
-        self.assertGreater(len(moments), 10)
-        for one, next_one in zip(moments, moments[1:], strict=False):
-            self.assertLessEqual(next_one - one, most)
+        gaps = [b - a for a, b in zip(moments, moments[1:], strict=False)]
+        self.assertGreaterEqual(len(gaps), 5)
+        # Each time it waits for as long as it would before.
+        self.assertGreater(min(gaps), LONGEST)
+        self.assertLess(max(gaps), LONGEST + LATEST + 600_000)
 
     def test_rarely_if_nearer_ones_take_care(self) -> None:
         holdings = fresh()
@@ -745,8 +754,8 @@ class Republishing(Case):
         self.assertEqual(len(holdings.due(NOW + LATEST, 10)), 1)
         now = NOW + LATEST
         holdings.relieve("mutable", record.key, now)
-        self.assertEqual(holdings.due(now + int(RELIEVED * (1 - JITTER)) - 1, 10), [])
-        self.assertEqual(len(holdings.due(now + int(RELIEVED * (1 + JITTER)), 10)), 1)
+        self.assertEqual(holdings.due(now + int(LONGEST * (1 - JITTER)) - 1, 10), [])
+        self.assertEqual(len(holdings.due(now + int(LONGEST * (1 + JITTER)), 10)), 1)
 
     def test_what_has_expired_is_not_republished(self) -> None:
         holdings = fresh()
@@ -897,7 +906,7 @@ class OnTheDisk(Case):
                 with contextlib.suppress(RecordNotKept, RecordConflict, RecordExpired):
                     holdings.store(_pool()[n].raw, now, owner(n % 3).public, elders)
             elif name == "pass":
-                now += n * 600_000
+                now += n * n * 60_000
             elif name == "expire":
                 holdings.expire(now, n)
             elif name == "due":
@@ -983,3 +992,8 @@ class OnTheDisk(Case):
         rows = holdings.changes().rows
         self.assertEqual({row.raw for row in rows}, {newer.raw, topic(ME).raw})
         self.assertFalse(holdings.changes())
+        holdings.expire(NOW + MAX_LIFETIME)
+        refused = holdings.changes()
+        self.assertEqual((len(refused.rows), len(refused.gone)), (0, 2))
+        holdings.not_written(refused)
+        self.assertEqual(holdings.changes(), refused)

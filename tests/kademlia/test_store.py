@@ -20,7 +20,8 @@ from meshkit.kademlia.blocks import Scope
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import node_id
 from meshkit.kademlia.holdings import Changes, Holdings, Kept, Row
-from meshkit.kademlia.kinds import Kinds
+from meshkit.kademlia.kinds import Kinds, mutable_key, topic_key
+from meshkit.kademlia.publications import Publication, Publications
 from meshkit.kademlia.records import LIFETIME
 from meshkit.kademlia.routing import Remembered, RoutingTable
 from tests.kademlia.recording import (
@@ -124,6 +125,30 @@ class Records(SynchronousTestCase):
         store.write(self.connection, later.changes())
         # What may not be brought back is remembered for longer than what was kept.
         self.assertEqual([each.raw for each in self.read()], [b""])
+
+
+class PublicationsOfThisNode(SynchronousTestCase):
+    def test_they_go_on_after_a_restart(self) -> None:
+        connection = fresh()
+        first = Publications(ME, NETWORK, Kinds(), Random(1))
+        for n in range(3):
+            until = None if n else NOW + HOUR
+            first.publish("topic", topic_key(str(n)), b"", NOW, until=until)
+        first.publish("mutable", mutable_key(ME.public, b"s"), b"", NOW, salt=b"s")
+        store.write_publications(connection, first.changes())
+        first.withdraw("topic", topic_key("1"), NOW)
+        newer = first.publish("topic", topic_key("2"), b"newer", NOW)
+        store.write_publications(connection, first.changes())
+        found = list(store.read_publications(connection))
+        again = Publications(ME, NETWORK, Kinds(), Random(1))
+        self.assertEqual(again.restore(found, NOW), 3)
+        self.assertFalse(again.changes())
+        for n in range(3):
+            key = topic_key(str(n))
+            self.assertEqual(again.find("topic", key), first.find("topic", key))
+        self.assertEqual(again.find("topic", topic_key("2")), Publication(newer))
+        key = mutable_key(ME.public, b"s")
+        self.assertEqual(again.find("mutable", key, b"s"), first.find("mutable", key, b"s"))
 
 
 def remembered(n: int, *places: str, sequence: int = NOW, **changed: Any) -> Remembered:

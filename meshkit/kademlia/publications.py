@@ -1,0 +1,253 @@
+"""
+What this node has published in the hash table, and when to do so again.
+
+A record is stored anew every hour, as it is, so that it is where lookups find it; when half
+its life is over it is signed anew.  That goes on until it is taken back, or as long as was
+said.  Pure: times are milliseconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+from typing import Final, TypeAlias
+
+from attrs import field, frozen
+
+from meshkit.errors import NotFound, RecordNotKept
+from meshkit.identity.keys import Identity
+from meshkit.kademlia.distance import NodeId
+from meshkit.kademlia.kinds import Kinds
+from meshkit.kademlia.records import LIFETIME, Record
+from meshkit.kademlia.schedule import REPUBLISH, Schedule, jittered
+
+#: Records that a node publishes.
+MAX_PUBLICATIONS: Final = 10_000
+#: Milliseconds that are left of a record when it is signed anew.
+RENEW: Final = LIFETIME // 2
+#: Milliseconds for which the record is good that takes another one back.
+FAREWELL: Final = 60_000
+
+#: What tells publications apart: kind, key, salt.
+Name: TypeAlias = tuple[str, NodeId, bytes]
+
+
+@frozen
+class Publication:
+    """
+    A record of ours.
+
+    @ivar until: no record of it is good for longer; L{None}: until it is taken back.
+    """
+
+    record: Record
+    until: int | None = field(default=None)
+
+    @property
+    def name(self) -> Name:
+        return self.record.kind, self.record.key, self.record.salt
+
+
+@frozen
+class Published:
+    """
+    What is to be written of publications, in one transaction.
+
+    @ivar rows: new and changed ones.
+    @ivar gone: those that are none any more.
+    """
+
+    rows: tuple[Publication, ...]
+    gone: tuple[Name, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.gone)
+
+
+class Publications:
+    """What one node publishes."""
+
+    def __init__(self, identity: Identity, network: bytes, kinds: Kinds, rng: Random) -> None:
+        """
+        @param network: id of our network, 16 bytes.
+        @param rng: chooses the moments.
+        """
+        self._identity = identity
+        self._network = network
+        self._kinds = kinds
+        self._rng = rng
+        self._publications: dict[Name, Publication] = {}
+        self._schedule: Schedule[Name] = Schedule()
+        self._changed: dict[Name, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._publications)
+
+    def find(self, kind: str, key: NodeId, salt: bytes = b"") -> Publication | None:
+        """@return: what is published there."""
+        return self._publications.get((kind, key, salt))
+
+    def publish(
+        self,
+        kind: str,
+        key: NodeId,
+        value: bytes,
+        now: int,
+        *,
+        salt: bytes = b"",
+        until: int | None = None,
+        after: int = 0,
+        sequence: int | None = None,
+    ) -> Record:
+        """
+        Publish something, in the place of what we have published there before.
+
+        @param until: when to stop, and when no record of it may be good any more; for a value
+            that is itself good for a time only.
+        @param after: sequence of a record that it replaces, if one was found that is not known
+            here.
+        @param sequence: its own, for a kind that asks for a certain one; by default the time,
+            or one more than that of what it replaces.
+        @return: what to store at the nodes that are nearest to the key.
+        @raise RecordError: it is nothing that the kind takes, or nobody would.
+        @raise RecordNotKept: there are L{MAX_PUBLICATIONS}.
+        """
+        name = (kind, key, salt)
+        before = self._publications.get(name)
+        if before is None and len(self._publications) >= MAX_PUBLICATIONS:
+            raise RecordNotKept(f"{MAX_PUBLICATIONS} records are published by this node already")
+        if sequence is None:
+            sequence = max(now, after + 1, 0 if before is None else before.record.sequence + 1)
+        record = self._seal(name, value, now, sequence, _expiry(now, until))
+        self._keep(Publication(record, until), now)
+        return record
+
+    def withdraw(self, kind: str, key: NodeId, now: int, salt: bytes = b"") -> Record:
+        """
+        Take something back.
+
+        @return: what to store at the nodes that are nearest to the key: in a moment it is
+            gone there, and keeps others from bringing back what it replaces.
+        @raise NotFound: we have published nothing there.
+        @raise RecordError: records of this kind cannot be taken back: publish another.
+        """
+        name = (kind, key, salt)
+        before = self._publications.get(name)
+        if before is None:
+            raise NotFound(f"this node has published no {kind} record there")
+        expires = now + FAREWELL if before.until is None else min(now + FAREWELL, before.until)
+        sequence = max(now, before.record.sequence + 1)
+        record = self._seal(name, before.record.value, now, sequence, expires)
+        self._forget(name)
+        return record
+
+    def due(self, now: int, limit: int) -> list[Record]:
+        """
+        What to store again now at the nodes that are nearest to its key.
+
+        @param limit: how many at most; the others are given at the next call.
+        """
+        found: list[Record] = []
+        while len(found) < limit:
+            name = self._schedule.pop(now)
+            if name is None:
+                break
+            publication = self._renewed(self._publications[name], now)
+            if publication is None:
+                self._forget(name)
+            else:
+                found.append(publication.record)
+                self._schedule.set(name, now + jittered(REPUBLISH, self._rng))
+        return found
+
+    def _renewed(self, publication: Publication, now: int) -> Publication | None:
+        """@return: it, if need be with a longer life; L{None} if it is over."""
+        record, until = publication.record, publication.until
+        if until is not None and until <= now:
+            return None
+        expires = _expiry(now, until)
+        if record.expires - now >= RENEW or record.expires >= expires:
+            return publication
+        sequence = max(now, record.sequence + 1)
+        again = self._seal(publication.name, record.value, now, sequence, expires)
+        self._changed[publication.name] = None
+        renewed = self._publications[publication.name] = Publication(again, until)
+        return renewed
+
+    def _seal(self, name: Name, value: bytes, now: int, sequence: int, expires: int) -> Record:
+        kind, key, salt = name
+        record = Record.seal(
+            self._identity,
+            self._network,
+            kind,
+            key,
+            value,
+            sequence=sequence,
+            expires=expires,
+            salt=salt,
+        )
+        record.check_time(now)
+        self._kinds.check(record, now)
+        return record
+
+    def _keep(self, publication: Publication, now: int) -> None:
+        name = publication.name
+        self._publications[name] = publication
+        self._schedule.set(name, now + jittered(REPUBLISH, self._rng))
+        self._changed[name] = None
+
+    def _forget(self, name: Name) -> None:
+        del self._publications[name]
+        self._schedule.drop(name)
+        self._changed[name] = None
+
+    # --- on the disk ----------------------------------------------------------------------
+
+    def changes(self) -> Published:
+        """
+        What has changed since this was asked last.  Write it in the order in which it was
+        given; if that fails, say so (L{not_written}).
+        """
+        changed, self._changed = self._changed, {}
+        rows: list[Publication] = []
+        gone: list[Name] = []
+        for name in changed:
+            publication = self._publications.get(name)
+            if publication is None:
+                gone.append(name)
+            else:
+                rows.append(publication)
+        return Published(tuple(rows), tuple(gone))
+
+    def not_written(self, changes: Published) -> None:
+        """The disk refused them: L{changes} gives what is there now with the next ones."""
+        for publication in changes.rows:
+            self._changed[publication.name] = None
+        for name in changes.gone:
+            self._changed[name] = None
+
+    def restore(self, publications: Iterable[Publication], now: int) -> int:
+        """
+        Take over what was published before a restart.
+
+        Those of another identity or network, as if a key was changed, and those that are over
+        are left out, and gone with the next L{changes}.
+
+        @return: how many there are.  Those whose records have expired meanwhile are due now,
+            the others within an hour.
+        """
+        for publication in publications:
+            record, name = publication.record, publication.name
+            ours = record.owner == self._identity.public and record.network == self._network
+            over = publication.until is not None and publication.until <= now
+            if not ours or over or record.kind not in self._kinds:
+                self._changed[name] = None
+                continue
+            self._publications[name] = publication
+            expired = record.expires <= now
+            self._schedule.set(name, now if expired else now + int(REPUBLISH * self._rng.random()))
+        return len(self)
+
+
+def _expiry(now: int, until: int | None) -> int:
+    return now + LIFETIME if until is None else min(now + LIFETIME, until)

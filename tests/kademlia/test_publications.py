@@ -1,0 +1,250 @@
+"""Tests of L{meshkit.kademlia.publications}."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.errors import (
+    NotFound,
+    RecordError,
+    RecordForeignOwner,
+    RecordFromFuture,
+    RecordInvalid,
+    RecordNotKept,
+    RecordReplayed,
+    RecordTooLarge,
+)
+from meshkit.identity.keys import Identity
+from meshkit.kademlia import publications as module
+from meshkit.kademlia.distance import node_id
+from meshkit.kademlia.holdings import Holdings, Kept
+from meshkit.kademlia.kinds import Kinds, address_key, mutable_key, provider_key, topic_key
+from meshkit.kademlia.publications import (
+    FAREWELL,
+    RENEW,
+    Name,
+    Publication,
+    Publications,
+    Published,
+)
+from meshkit.kademlia.records import LIFETIME
+from meshkit.kademlia.schedule import JITTER, REPUBLISH
+from tests.kademlia.recording import HOUR, ME, NETWORK, NOW, inner, owner
+
+KINDS: Final = Kinds()
+KEY: Final = topic_key("birds")
+SOONEST: Final = int(REPUBLISH * (1 - JITTER))
+LATEST: Final = int(REPUBLISH * (1 + JITTER))
+
+
+def fresh(identity: Identity = ME, network: bytes = NETWORK) -> Publications:
+    return Publications(identity, network, KINDS, Random(1))
+
+
+class Publishing(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.publications = fresh()
+
+    def test_what_is_published_is_a_record_that_others_take(self) -> None:
+        record = self.publications.publish("topic", KEY, b"a robin", NOW)
+        self.assertEqual(KINDS.open(record.raw, NETWORK, NOW), record)
+        self.assertEqual((record.owner, record.value), (ME.public, b"a robin"))
+        self.assertEqual((record.sequence, record.expires), (NOW, NOW + LIFETIME))
+        self.assertEqual(self.publications.find("topic", KEY), Publication(record))
+        self.assertIsNone(self.publications.find("topic", topic_key("fish")))
+
+    def test_a_later_one_replaces_it_even_if_the_clock_was_set_back(self) -> None:
+        for n, now in enumerate((NOW, NOW, NOW - 1000)):
+            record = self.publications.publish("topic", KEY, b"a robin", now)
+            self.assertEqual(record.sequence, NOW + n)
+        self.assertEqual(len(self.publications), 1)
+
+    def test_it_replaces_what_was_found_elsewhere(self) -> None:
+        record = self.publications.publish("topic", KEY, b"a robin", NOW, after=NOW + 5)
+        self.assertEqual(record.sequence, NOW + 6)
+        self.assertRaises(
+            RecordFromFuture, self.publications.publish, "topic", KEY, b"", NOW, after=2 * NOW
+        )
+
+    def test_what_the_kind_does_not_take_is_not_published(self) -> None:
+        publish = self.publications.publish
+        self.assertRaises(RecordTooLarge, publish, "topic", KEY, bytes(5000), NOW)
+        other = mutable_key(owner(1).public)
+        self.assertRaises(RecordForeignOwner, publish, "mutable", other, b"", NOW)
+        self.assertRaises(RecordError, publish, "unknown", KEY, b"", NOW)
+        self.assertEqual(len(self.publications), 0)
+        self.assertFalse(self.publications.changes())
+
+    def test_items_with_different_salts_are_different(self) -> None:
+        for salt in (b"", b"one", b"two"):
+            key = mutable_key(ME.public, salt)
+            self.publications.publish("mutable", key, b"value", NOW, salt=salt)
+        self.assertEqual(len(self.publications), 3)
+
+    def test_an_address_has_the_sequence_that_its_kind_asks_for(self) -> None:
+        value, key = inner(ME, NOW - 1, NOW + HOUR), address_key(ME.public)
+        record = self.publications.publish(
+            "address", key, value, NOW, until=NOW + HOUR, sequence=NOW - 1
+        )
+        self.assertEqual(KINDS.open(record.raw, NETWORK, NOW), record)
+        self.assertRaises(
+            RecordInvalid, self.publications.publish, "address", key, value, NOW, until=NOW + HOUR
+        )
+        # It is not signed anew, as that would take a new address; and not for ever.
+        self.assertEqual(self.publications.due(NOW + HOUR - 1, 10), [record])
+        self.assertEqual(self.publications.due(NOW + 3 * HOUR, 10), [])
+        self.assertEqual(len(self.publications), 0)
+
+    def test_a_node_publishes_so_many(self) -> None:
+        self.patch(module, "MAX_PUBLICATIONS", 2)
+        for name in ("birds", "fish"):
+            self.publications.publish("topic", topic_key(name), b"", NOW)
+        self.assertRaises(
+            RecordNotKept, self.publications.publish, "topic", topic_key("trees"), b"", NOW
+        )
+        self.publications.publish("topic", KEY, b"again", NOW)
+        self.publications.withdraw("topic", KEY, NOW)
+        self.publications.publish("topic", topic_key("trees"), b"", NOW)
+
+
+class Withdrawing(SynchronousTestCase):
+    def test_what_is_taken_back_cannot_be_brought_back(self) -> None:
+        publications = fresh()
+        keeper = Holdings(node_id(owner(1).public), NETWORK, KINDS, Random(1))
+        record = publications.publish("topic", KEY, b"a robin", NOW)
+        keeper.store(record.raw, NOW, ME.public)
+        farewell = publications.withdraw("topic", KEY, NOW)
+        self.assertIs(keeper.store(farewell.raw, NOW, ME.public), Kept.RENEWED)
+        self.assertEqual(keeper.find("topic", KEY, NOW + FAREWELL).held, 0)
+        later = NOW + FAREWELL
+        self.assertRaises(RecordReplayed, keeper.store, record.raw, later, owner(2).public)
+        self.assertEqual(publications.due(NOW + 2 * LATEST, 10), [])
+        self.assertEqual(len(publications), 0)
+        # And it can be published again.
+        again = publications.publish("topic", KEY, b"a wren", later)
+        self.assertIs(keeper.store(again.raw, later, ME.public), Kept.NEW)
+
+    def test_it_lasts_no_longer_than_was_said(self) -> None:
+        publications = fresh()
+        value = inner(ME, NOW, NOW + 1000)
+        key = provider_key(b"content")
+        publications.publish("provider", key, value, NOW, until=NOW + 1000)
+        self.assertEqual(publications.withdraw("provider", key, NOW).expires, NOW + 1000)
+
+    def test_only_what_was_published_can_be(self) -> None:
+        self.assertRaises(NotFound, fresh().withdraw, "topic", KEY, NOW)
+
+
+class Repeating(SynchronousTestCase):
+    def test_it_is_stored_every_hour_and_signed_anew_when_half_its_life_is_over(self) -> None:
+        publications = fresh()
+        first = publications.publish("topic", KEY, b"a robin", NOW)
+        seen, moments = [first], [NOW]
+        for minutes in range(0, 72 * 60, 5):
+            now = NOW + minutes * 60_000
+            for record in publications.due(now, 10):
+                self.assertEqual(KINDS.open(record.raw, NETWORK, now), record)
+                self.assertGreaterEqual(record.expires - now, RENEW)
+                self.assertEqual(publications.find("topic", KEY), Publication(record))
+                moments.append(now)
+                if record != seen[-1]:
+                    self.assertGreater(record.sequence, seen[-1].sequence)
+                    seen.append(record)
+        gaps = [b - a for a, b in zip(moments, moments[1:], strict=False)]
+        self.assertGreaterEqual(min(gaps), SOONEST - 300_000)
+        self.assertLessEqual(max(gaps), LATEST + 300_000)
+        # 72 hours in halves of a day.
+        self.assertIn(len(seen), (6, 7))
+
+    def test_so_many_at_a_time(self) -> None:
+        publications = fresh()
+        for n in range(10):
+            publications.publish("topic", topic_key(str(n)), b"", NOW)
+        counts = [len(publications.due(NOW + LATEST, 4)) for _ in range(4)]
+        self.assertEqual(counts, [4, 4, 2, 0])
+
+    @given(st.integers(1, 60))
+    def test_no_record_is_good_for_longer_than_was_said(self, hours: int) -> None:
+        publications = fresh()
+        until = NOW + hours * HOUR
+        record = publications.publish("topic", KEY, b"", NOW, until=until)
+        self.assertLessEqual(record.expires, until)
+        for hour in range(1, 70):
+            for record in publications.due(NOW + hour * HOUR, 10):
+                self.assertLess(hour, hours)
+                self.assertLessEqual(record.expires, until)
+        self.assertEqual(len(publications), 0)
+
+
+class OnTheDisk(SynchronousTestCase):
+    def write(self, disk: dict[Name, Publication], changes: Published) -> None:
+        for name in changes.gone:
+            disk.pop(name, None)
+        for row in changes.rows:
+            disk[row.name] = row
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(("publish", "withdraw", "due", "fail", "pass")), st.integers(0, 5)
+            ),
+            max_size=30,
+        )
+    )
+    def test_what_is_written_is_what_is_published(self, inputs: list[tuple[str, int]]) -> None:
+        publications = fresh()
+        disk: dict[Name, Publication] = {}
+        now = NOW
+        for name, n in inputs:
+            key = topic_key(str(n))
+            if name == "publish":
+                until = now + n * HOUR if n % 2 else None
+                publications.publish("topic", key, b"%d" % n, now, until=until)
+            elif name == "withdraw":
+                if publications.find("topic", key) is not None:
+                    publications.withdraw("topic", key, now)
+            elif name == "due":
+                publications.due(now, n)
+            elif name == "pass":
+                now += n * 3 * HOUR
+            else:
+                publications.not_written(publications.changes())
+                continue
+            if n % 2:
+                self.write(disk, publications.changes())
+        self.write(disk, publications.changes())
+        self.assertEqual(len(disk), len(publications))
+        for (kind, key, salt), row in disk.items():
+            self.assertEqual(publications.find(kind, key, salt), row)
+        again = fresh()
+        live = [row for row in disk.values() if row.until is None or row.until > now]
+        self.assertEqual(again.restore(disk.values(), now), len(live))
+        self.write(disk, again.changes())
+        self.assertEqual(list(disk.values()), live)
+
+    def test_those_that_have_expired_meanwhile_are_published_at_once(self) -> None:
+        publications = fresh()
+        publications.publish("topic", KEY, b"", NOW)
+        publications.publish("topic", topic_key("fish"), b"", NOW + HOUR)
+        rows = publications.changes().rows
+        again = fresh()
+        now = NOW + LIFETIME
+        self.assertEqual(again.restore(rows, now), 2)
+        (record,) = again.due(now, 10)
+        self.assertEqual((record.key, record.expires), (KEY, now + LIFETIME))
+        self.assertEqual(len(again.due(now + HOUR, 10)), 1)
+
+    def test_those_of_another_identity_or_network_are_gone(self) -> None:
+        publications = fresh()
+        record = publications.publish("topic", KEY, b"", NOW)
+        rows = publications.changes().rows
+        for other in (fresh(owner(1)), fresh(network=bytes(16))):
+            self.assertEqual(other.restore(rows, NOW), 0)
+            self.assertEqual(other.changes().gone, ((record.kind, record.key, record.salt),))
+        few = Publications(ME, NETWORK, Kinds(()), Random(1))
+        self.assertEqual(few.restore(rows, NOW), 0)
