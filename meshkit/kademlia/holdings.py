@@ -37,13 +37,12 @@ from meshkit.errors import (
     RecordQuotaReached,
     RecordReplayed,
     RecordStale,
-    RecordTooLarge,
 )
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import IRecordKind
 from meshkit.kademlia.distance import NodeId, node_id, number
 from meshkit.kademlia.kinds import Kinds
-from meshkit.kademlia.records import MAX_LIFETIME, MAX_RECORD, Record, digest_of
+from meshkit.kademlia.records import MAX_LIFETIME, Record, digest_of
 from meshkit.kademlia.routing import K
 from meshkit.kademlia.schedule import REPUBLISH, Schedule, jittered
 from meshkit.runtime.limits import Shares
@@ -105,7 +104,8 @@ class Kept(Enum):
 
     @cvar NEW: there was none.
     @cvar RENEWED: it has taken the place of an older one.
-    @cvar KNOWN: it was here already.  It may still be on its way to the disk.
+    @cvar KNOWN: it was here already, or the same value is kept for at least as long.  It may
+        still be on its way to the disk.
     """
 
     NEW = "new"
@@ -294,14 +294,13 @@ class Holdings:
         """
         Somebody wants a record to be kept.
 
+        @param raw: it, as it travels; the wire limits its size.
         @param storer: who; it has proved its key.
         @param elders: those with whom we have a history.
         @param expected: compare and swap: take it only if what is here is this, or older.
         @raise RecordError: it is refused, and nothing has changed.
         """
         self.expire(now, STEP)
-        if len(raw) > MAX_RECORD:
-            raise RecordTooLarge(f"a record of {len(raw)} bytes is over the limit of {MAX_RECORD}")
         digest = digest_of(raw)
         known = self._digests.get(digest)
         if known is not None and self._entries[known].expires > now:
@@ -315,10 +314,16 @@ class Holdings:
         _check_expected(record, held, expected)
         if held is None:
             self._check_floor(place, record, now)
-        elif kind.merge(Record.reopen(held.raw), record).raw != raw:
-            raise RecordStale(
-                f"{record.shown} is older than the one that is kept", sequence=held.sequence
-            )
+        else:
+            current = Record.reopen(held.raw)
+            if kind.merge(current, record).raw != raw:
+                if current.value == record.value and current.expires >= record.expires:
+                    # Such as an item that somebody else has published, too.
+                    self._heard_again(place, storer, now)
+                    return Kept.KNOWN
+                raise RecordStale(
+                    f"{record.shown} is older than the one that is kept", sequence=held.sequence
+                )
         account = storer if kind.counts_on_storer else record.owner
         history = account in elders
         if kind.counts_on_storer and held is not None:
@@ -722,7 +727,7 @@ def _check_expected(record: Record, held: _Entry | None, expected: Seen | None) 
         return
     if held.sequence < expected.sequence:
         return
-    if held.sequence != expected.sequence or held.digest != expected.digest:
+    if held.digest != expected.digest:
         raise RecordChanged(
             f"{record.shown} was to replace one with the sequence {expected.sequence}, and there "
             f"is one with {held.sequence}",

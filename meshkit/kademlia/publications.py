@@ -47,6 +47,10 @@ class Publication:
     def name(self) -> Name:
         return self.record.kind, self.record.key, self.record.salt
 
+    def over(self, now: int) -> bool:
+        """Is it to be published no more?"""
+        return self.until is not None and self.until <= now
+
 
 @frozen
 class Published:
@@ -128,13 +132,13 @@ class Publications:
 
         @return: what to store at the nodes that are nearest to the key: in a moment it is
             gone there, and keeps others from bringing back what it replaces.
-        @raise NotFound: we have published nothing there.
+        @raise NotFound: we have published nothing there that is good still.
         @raise RecordError: records of this kind cannot be taken back: publish another.
         """
         name = (kind, key, salt)
         before = self._publications.get(name)
-        if before is None:
-            raise NotFound(f"this node has published no {kind} record there")
+        if before is None or before.over(now):
+            raise NotFound(f"this node has published no {kind} record there that is good still")
         expires = now + FAREWELL if before.until is None else min(now + FAREWELL, before.until)
         sequence = max(now, before.record.sequence + 1)
         record = self._seal(name, before.record.value, now, sequence, expires)
@@ -163,7 +167,7 @@ class Publications:
     def _renewed(self, publication: Publication, now: int) -> Publication | None:
         """@return: it, if need be with a longer life; L{None} if it is over."""
         record, until = publication.record, publication.until
-        if until is not None and until <= now:
+        if publication.over(now):
             return None
         expires = _expiry(now, until)
         if record.expires - now >= RENEW or record.expires >= expires:
@@ -239,8 +243,7 @@ class Publications:
         for publication in publications:
             record, name = publication.record, publication.name
             ours = record.owner == self._identity.public and record.network == self._network
-            over = publication.until is not None and publication.until <= now
-            if not ours or over or record.kind not in self._kinds:
+            if not ours or publication.over(now) or record.kind not in self._kinds:
                 self._changed[name] = None
                 continue
             self._publications[name] = publication

@@ -266,6 +266,17 @@ class Storing(Case):
         self.assertEqual(before[0].stored, NOW)
         self.assertEqual(holdings.find("mutable", record.key, record.expires), Found((), 0))
 
+    def test_an_item_that_is_kept_for_longer_is_kept_whoever_published_it(self) -> None:
+        holdings = fresh()
+        longer = immutable(owner(1), expires=NOW + MAX_LIFETIME)
+        self.store(holdings, longer)
+        self.assertIs(holdings.store(immutable(ME).raw, NOW, PEER), Kept.KNOWN)
+        self.assert_kept(holdings, longer)
+        # It is not for an owner who wants to have it shorter, or anything else.
+        self.store(holdings, mutable(ME, sequence=NOW + 1, expires=NOW + HOUR))
+        self.refuse(RecordStale, holdings, mutable(ME))
+        self.refuse(RecordStale, holdings, mutable(ME, b"other", expires=NOW + 1))
+
     def test_two_writers_of_a_topic_never_overwrite_each_other(self) -> None:
         records = [topic(owner(n), sequence=NOW - n) for n in range(4)]
         for order in permutations(records):
@@ -547,7 +558,7 @@ class Quotas(Case):
         elders = [owner(n).public for n in range(3)]
         written = 0
         for n in range(800):
-            record = topic(owner(n % 300), b"x" * (n % 90), name=str(n % 13), sequence=NOW + n,
+            record = topic(owner(n % 300), b"x" * (n % 90), name=str(n % 250), sequence=NOW + n,
                            expires=NOW + LIFETIME - n)  # fmt: skip
             with contextlib.suppress(RecordNotKept):  # as elders have so much
                 holdings.store(record.raw, NOW + n, PEER, elders)
@@ -966,10 +977,30 @@ class OnTheDisk(Case):
         # Whom it knew for longer then, it still does.
         self.store(again, mutable(owner(3)), now=NOW + 2)
         self.assert_kept(again, mutable(owner(1)), mutable(owner(3)), now=NOW + 2)
-        # All at once would be a flood.
-        times = [again._republishing.when(place) for place in again._entries]
-        self.assertEqual(len(set(times)), 2)
         self.assertEqual(len(again.due(NOW + 2 + LATEST, 10)), 2)
+
+    def test_after_a_restart_records_are_republished_bit_by_bit(self) -> None:
+        holdings = fresh()
+        self.store(holdings, *(mutable(owner(n)) for n in range(12)))
+        again = fresh()
+        again.restore(holdings.changes().rows, NOW)
+        counts = [len(again.due(NOW + part * REPUBLISH // 4, 100)) for part in range(1, 5)]
+        self.assertEqual(sum(counts), 12)
+        self.assertLess(max(counts), 8)
+
+    def test_what_is_remembered_no_more_is_written_no_more(self) -> None:
+        self.patch(module, "MAX_FLOORS", 2)
+        holdings = fresh()
+        disk: dict[Place, Row] = {}
+        for n in range(5):
+            self.store(holdings, mutable(owner(n), expires=NOW + n + 1), now=NOW + n)
+            holdings.expire(NOW + n + 1)
+            self.write(disk, holdings.changes())
+        self.assertEqual([row.owner for row in disk.values()],
+                         [owner(n).public.raw for n in (3, 4)])  # fmt: skip
+        holdings.expire(NOW + 2 * MAX_LIFETIME)
+        self.write(disk, holdings.changes())
+        self.assertEqual(disk, {})
 
     def test_what_there_is_no_room_for_any_more_goes(self) -> None:
         holdings = fresh()
