@@ -483,7 +483,8 @@ class IRecordKind(Interface):
     """
     A kind of records that nodes keep for one another in the hash table.
 
-    L{meshkit.kademlia.kinds.Kind} makes one of functions.  All nodes that keep a kind have
+    L{meshkit.kademlia.kinds.Kind} makes one of functions, and
+    L{meshkit.testing.kinds.kind_problems} tries it.  All nodes that keep a kind have
     to agree on it: who changes what it asks for gives it another name.  Its functions are
     called with what strangers have sent, hundreds of times a second: they take no time, keep
     nothing, and depend on nothing but what they are given.

@@ -45,6 +45,7 @@ from meshkit.kademlia.kinds import (
     topic_key,
 )
 from meshkit.kademlia.records import LIFETIME, MAX_VALUE, Record
+from meshkit.testing.kinds import kind_problems
 from tests.kademlia.recording import (
     HOUR,
     ME,
@@ -225,6 +226,7 @@ class Merging(SynchronousTestCase):
         for kind in BUILT_IN:
             with self.subTest(kind.name):
                 self.check(kind.merge, versions(kind.name))
+                self.assertEqual(kind_problems(kind, versions(kind.name), NOW), [])
 
     def test_the_newest_counts(self) -> None:
         for kind in BUILT_IN:
