@@ -277,6 +277,11 @@ class Holdings:
         """Places of which is remembered how old a record may not be."""
         return len(self._floors)
 
+    def has(self, raw: bytes, now: int) -> bool:
+        """Is this very record kept, so that it need not be verified?"""
+        place = self._digests.get(digest_of(raw))
+        return place is not None and self._entries[place].expires > now
+
     def share(self, account: PublicKey) -> tuple[int, int]:
         """@return: records and bytes that count on somebody's quota."""
         return self._counts.held(account.raw), self._sizes.held(account.raw)
@@ -290,6 +295,7 @@ class Holdings:
         storer: PublicKey,
         elders: Container[PublicKey] = (),
         expected: Seen | None = None,
+        opened: Record | None = None,
     ) -> Kept:
         """
         Somebody wants a record to be kept.
@@ -298,6 +304,8 @@ class Holdings:
         @param storer: who; it has proved its key.
         @param elders: those with whom we have a history.
         @param expected: compare and swap: take it only if what is here is this, or older.
+        @param opened: what L{Kinds.open} has made of it a moment ago, on a thread for which
+            many of them were no matter; left out, it is called.
         @raise RecordError: it is refused, and nothing has changed.
         """
         self.expire(now, STEP)
@@ -307,7 +315,13 @@ class Holdings:
             # The same bytes were verified when they came first.
             self._heard_again(known, storer, now)
             return Kept.KNOWN
-        record = self._kinds.open(raw, self._network, now)
+        if opened is None:
+            record = self._kinds.open(raw, self._network, now)
+        elif opened.raw != raw:
+            raise ValueError("another record was verified than is to be kept")
+        else:
+            record = opened
+            record.check_time(now)
         kind = self._kinds.find(record.kind)
         place = (record.kind, record.key, kind.slot(record))
         held = self._held(place, now)

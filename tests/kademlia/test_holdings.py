@@ -256,6 +256,19 @@ class Storing(Case):
         self.patch(Kinds, "open", lambda *_: self.fail("it was"))
         self.store(holdings, topic(ME))
 
+    def test_records_can_be_verified_elsewhere(self) -> None:
+        holdings = fresh()
+        record, other = topic(ME, expires=NOW + 10), topic(owner(1))
+        opened = KINDS.open(record.raw, NETWORK, NOW)
+        self.patch(Kinds, "open", lambda *_: self.fail("it was verified here"))
+        self.assertFalse(holdings.has(record.raw, NOW))
+        self.refuse(RecordExpired, holdings, record, NOW + 10, opened=opened)
+        self.assertRaises(ValueError, holdings.store, other.raw, NOW, PEER, opened=opened)
+        self.assertIs(holdings.store(record.raw, NOW, PEER, opened=opened), Kept.NEW)
+        self.assertTrue(holdings.has(record.raw, NOW + 9))
+        self.assertFalse(holdings.has(record.raw, NOW + 10))
+        self.assertFalse(holdings.has(other.raw, NOW))
+
     def test_storing_it_again_makes_it_no_younger(self) -> None:
         holdings = fresh()
         record = mutable(ME)
