@@ -34,7 +34,7 @@ from meshkit.kademlia.distance import ID_BITS, NodeId, flipped, number
 from meshkit.kademlia.estimate import MAX_REGION, is_crowded, region_bits
 from meshkit.kademlia.routing import K
 
-#: Questions of one path that wait for an answer at the same time.
+#: Questions of one path that wait for an answer at the same time; as many again may be late.
 ALPHA: Final = 3
 #: Paths of a lookup, and of one that matters: storing, and finding a peer by its key.
 PATHS: Final = 3
@@ -71,7 +71,8 @@ class _Node:
     @ivar hops: how many told of one another until it was heard of.
     @ivar namers: who told of it, some of them; nobody if it is of our own table.
     @ivar known_to: how many paths have heard of it.
-    @ivar question: for what it was asked last.
+    @ivar question: for what it was asked and has not answered yet.
+    @ivar late: others are asked in its place.
     @ivar again: it failed, and was asked once more, at the addresses of a newer record.
     """
 
@@ -84,6 +85,7 @@ class _Node:
     state: _State = _State.NEW
     path: int = -1
     question: NodeId | None = None
+    late: bool = False
     swept: bool = False
     again: bool = False
 
@@ -95,25 +97,25 @@ class _Credit:
     failed: int = 0
     answered: int = 0
 
-    @property
-    def spent(self) -> bool:
-        return self.failed >= MAX_BAD_NAMES and self.failed > self.answered
-
 
 class _Path:
     """
     @ivar levels: bits shared with the target -> those nodes, the nearest first.
     @ivar asked: how many were asked, but for those of a crowded region.
-    @ivar in_flight: how many have not answered yet.
+    @ivar in_flight: how many have not answered yet, but for those that are late.
+    @ivar late: how many of those there are.
+    @ivar front: those that have to answer before it ends; L{None} if that has changed.
     """
 
-    __slots__ = ("asked", "in_flight", "known", "levels")
+    __slots__ = ("asked", "front", "in_flight", "known", "late", "levels")
 
     def __init__(self) -> None:
         self.levels: dict[int, list[_Node]] = {}
         self.known: set[NodeId] = set()
+        self.front: list[_Node] | None = None
         self.asked = 0
         self.in_flight = 0
+        self.late = 0
 
 
 @frozen
@@ -140,8 +142,9 @@ class Lookup(Generic[V]):
     One lookup.
 
     It begins with L{start}.  Each of the questions that this and the others give is put to
-    its node, and what comes of it is told to L{answered} or L{failed}, in any order.  When
-    it is L{finished}, what is still in flight is of no interest any more.
+    its node, and what comes of it is told to L{answered} or L{failed}, in any order; and to
+    L{late} before, if it takes long.  When it is C{finished}, what is still in flight is of
+    no interest any more.
 
     @ivar target: the place.
     @ivar finished: it has come to its end, or was cancelled.
@@ -181,6 +184,8 @@ class Lookup(Generic[V]):
         self._region_asked = 0
         self._nodes: dict[NodeId, _Node] = {}
         self._credits: dict[NodeId, _Credit] = {}
+        # Those who have none left.
+        self._liars: set[NodeId] = set()
         self._paths = [_Path() for _ in range(paths)]
         self._started = False
         self._deal(starts, elders)
@@ -229,9 +234,11 @@ class Lookup(Generic[V]):
         if node is None:
             return []
         first = node.question == self.target
-        node.contact, node.question = contact, None
+        if contact.blocks != node.contact.blocks:
+            self._choose_anew()
+        node.contact = contact
         path = node.path
-        self._paths[path].in_flight -= 1
+        self._landed(node)
         if first:
             node.state = _State.ANSWERED
             for namer in node.namers:
@@ -239,8 +246,8 @@ class Lookup(Generic[V]):
             if value is not None:
                 self.values.append((contact, value))
         if refused:
-            self._credit(contact.id).failed += refused
-        if not self._spent(contact.id):
+            self._lose_credit(contact.id, refused)
+        if contact.id not in self._liars:
             for other in named[:K]:
                 self._admit(path, other, node)
         return self._go_on()
@@ -255,22 +262,49 @@ class Lookup(Generic[V]):
         if node is None:
             return []
         first = node.question == self.target
-        node.question = None
-        self._paths[node.path].in_flight -= 1
+        self._landed(node)
         if first:
             self._fail(node)
         return self._go_on()
 
+    def late(self, contact: Contact) -> list[Ask]:
+        """
+        A node takes long to answer, and may still.  Others are asked meanwhile, and when so
+        many have answered as are looked for, it is not waited for.
+
+        @return: what to ask now.  Nothing if that node was not asked, or is late already.
+        """
+        node = self._asked_now(contact.id)
+        if node is None or node.late or self._paths[node.path].late >= ALPHA:
+            return []
+        node.late = True
+        path = self._paths[node.path]
+        path.in_flight -= 1
+        path.late += 1
+        self._choose_anew()
+        return self._go_on()
+
+    def _landed(self, node: _Node) -> None:
+        node.question = None
+        path = self._paths[node.path]
+        if node.late:
+            node.late = False
+            path.late -= 1
+            self._choose_anew()
+        else:
+            path.in_flight -= 1
+
     def _fail(self, node: _Node) -> None:
         node.state = _State.FAILED
         for namer in node.namers:
-            self._credit(namer).failed += 1
+            self._lose_credit(namer, 1)
         # Those that say nothing take nobody's place; that they failed is remembered.
         place = node.contact.id
         for path in self._paths:
             if place in path.known:
                 path.known.discard(place)
                 path.levels[node.level].remove(node)
+                path.front = None
         node.known_to = 0
 
     def cancel(self) -> None:
@@ -308,12 +342,19 @@ class Lookup(Generic[V]):
             name = namer.contact.id
             if name not in node.namers:
                 node.namers.append(name)
+                if self._liars:
+                    self._choose_anew()
         if place in path.known:
             return True
         level = path.levels.setdefault(node.level, [])
         if len(level) >= MAX_LEVEL and not self._make_room(path, level, node):
             return False
         insort(level, node, key=_distance)
+        front = path.front
+        if front is not None and (
+            self.crowded or len(front) < K or node.distance < front[-1].distance
+        ):
+            path.front = None
         path.known.add(place)
         node.known_to += 1
         self._nodes[place] = node
@@ -347,6 +388,7 @@ class Lookup(Generic[V]):
     def _forget(self, path: _Path, node: _Node) -> None:
         place = node.contact.id
         path.known.discard(place)
+        path.front = None
         node.known_to -= 1
         if not node.known_to:
             del self._nodes[place]
@@ -357,36 +399,50 @@ class Lookup(Generic[V]):
             credit = self._credits[place] = _Credit()
         return credit
 
-    def _spent(self, place: NodeId) -> bool:
-        credit = self._credits.get(place)
-        return credit is not None and credit.spent
+    def _lose_credit(self, place: NodeId, count: int) -> None:
+        credit = self._credit(place)
+        credit.failed += count
+        if credit.failed >= MAX_BAD_NAMES and credit.failed > credit.answered:
+            self._liars.add(place)
+            self._choose_anew()
+
+    def _choose_anew(self) -> None:
+        for path in self._paths:
+            path.front = None
 
     def _vouched(self, node: _Node) -> bool:
         """Is there somebody with credit who told of it?"""
-        if not node.namers:
+        if not self._liars or not node.namers:
             return True
-        return not all(self._spent(namer) for namer in node.namers)
+        return not all(namer in self._liars for namer in node.namers)
 
     # --- going on ---------------------------------------------------------------------------
 
     def _go_on(self) -> list[Ask]:
         asks, waits = self._advance()
-        if not asks and not waits and not self.crowded:
+        if not asks and not waits and not self.crowded and not self._waits_for_late():
             found = self.closest()
             if self._size is not None and is_crowded(self.target, found, self._size):
                 self.crowded = True
                 self._region = region_bits(self._size)
+                self._choose_anew()
                 asks, waits = self._advance()
-        if not asks and not waits:
+        if not asks and not waits and not self._waits_for_late():
             self._finish()
         return asks
+
+    def _waits_for_late(self) -> bool:
+        """Are there too few others?"""
+        return any(path.late for path in self._paths) and len(self._answered(K)) < K
 
     def _advance(self) -> tuple[list[Ask], bool]:
         """@return: what to ask, and is there an answer worth waiting for?"""
         asks: list[Ask] = []
         waits = False
         for index, path in enumerate(self._paths):
-            for node in self._front(path):
+            if path.front is None:
+                path.front = list(self._front(path))
+            for node in path.front:
                 if node.state is _State.NEW:
                     if self._may_ask(path, node):
                         waits = True
@@ -419,13 +475,12 @@ class Lookup(Generic[V]):
             levels = inside + [level for level in levels if level < self._region]
         for level in levels:
             for node in path.levels[level]:
-                if node.state is _State.NEW and not self._vouched(node):
+                if node.late or (node.state is _State.NEW and not self._vouched(node)):
                     continue
                 counted = node.contact.blocks
-                if counted is not None:
-                    if not blocks.room(counted):
-                        continue
-                    blocks.add(counted)
+                if not blocks.room(counted):
+                    continue
+                blocks.add(counted)
                 yield node
                 if level < self._region:
                     left -= 1
@@ -457,12 +512,15 @@ class Lookup(Generic[V]):
     def _finish(self) -> None:
         self.finished = True
         self._credits.clear()
+        self._liars.clear()
         for path in self._paths:
             path.levels.clear()
             path.known.clear()
-            path.in_flight = 0
+            path.front = None
+            path.in_flight = path.late = 0
         for place, node in list(self._nodes.items()):
             node.question = None
+            node.late = False
             if node.state is not _State.ANSWERED:
                 del self._nodes[place]
 
