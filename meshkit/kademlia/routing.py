@@ -41,6 +41,9 @@ MAX_WAITING: Final = K
 MAX_FAILURES: Final = 2
 #: Seconds after an answer for which a node is taken to be there without asking.
 FRESH: Final = 900.0
+#: Seconds without a sign of life after which a node is pinged even if nobody wants its place,
+#: so that few of those that we tell of are gone.
+QUIET: Final = 1_800.0
 #: Seconds without any answer from anybody after which it may be us who are cut off.
 CUT_OFF: Final = 60.0
 #: Nodes that are pinged at the same time to find out who gets or keeps a place.
@@ -63,12 +66,14 @@ class _Entry:
     """
     @ivar since: when it answered first.
     @ivar heard: when it answered last.
+    @ivar alive: when it gave a sign of life last, such as a question of its own.
     @ivar failures: questions that it did not answer since.
     """
 
     contact: Contact
     since: float
     heard: float
+    alive: float
     failures: int = 0
 
     @property
@@ -111,6 +116,10 @@ class Remembered:
     since: float
     heard: float
     anchor: bool = False
+
+
+def _answers(entry: _Entry) -> bool:
+    return not entry.failures
 
 
 class RoutingTable:
@@ -195,7 +204,7 @@ class RoutingTable:
         if waiting is not None:
             self._stop_waiting(bucket, waiting)
         known = waiting or lost
-        entry = _Entry(contact, now if known is None else known.since, now)
+        entry = _Entry(contact, now if known is None else known.since, now, now)
         if self._has_room(bucket, contact):
             self._put_in(index, bucket, entry)
             return None
@@ -211,6 +220,7 @@ class RoutingTable:
             contact = entry.contact
         entry.contact = contact
         entry.heard = max(entry.heard, now)
+        entry.alive = max(entry.alive, now)
         entry.failures = 0
         if self._has_room(bucket, contact):
             self._put_in(index, bucket, entry)
@@ -262,41 +272,46 @@ class RoutingTable:
                 self._put_in(index, bucket, entry)
 
     def _whom_to_check(self, bucket: _Bucket, now: float) -> Contact | None:
-        if not bucket.waiting or len(bucket.entries) < K or len(self._checks) >= MAX_CHECKS:
+        if len(bucket.entries) < K:
             return None
-        oldest = min(bucket.entries.values(), key=lambda entry: entry.heard)
-        if oldest.heard > now - FRESH or oldest.contact.id in self._checks:
-            return None
-        self._checks[oldest.contact.id] = None
-        return oldest.contact
+        oldest = min(bucket.entries.values(), key=lambda entry: entry.alive)
+        return self._check(oldest.contact) if oldest.alive <= now - FRESH else None
 
-    def offer(self, contact: Contact, now: float) -> Contact | None:
-        """
-        Somebody came to us, or was told of; it is not known whether it can be reached.
-
-        @return: the same contact, to be pinged, if there is room for it.
-        """
-        if contact.id == self.own or contact.id in self._checks:
-            return None
-        if len(self._checks) >= MAX_CHECKS:
-            return None
-        bucket = self._buckets.get(bucket_index(self.own, contact.id))
-        if bucket is None:
-            room = self._blocks.room(contact.blocks)
-        else:
-            if contact.id in bucket.entries:
-                return None
-            room = self._has_room(bucket, contact)
-        if not room:
+    def _check(self, contact: Contact) -> Contact | None:
+        """@return: the contact, if it may be pinged now."""
+        if contact.id in self._checks or len(self._checks) >= MAX_CHECKS:
             return None
         self._checks[contact.id] = None
         return contact
+
+    def offer(self, contact: Contact, now: float) -> Contact | None:
+        """
+        Somebody came to us, and proved its key.  If it is not in, it is not known whether it
+        can be reached, too.
+
+        @return: whom to ping, if anybody: the same, if there is room for it; or another that
+            may have gone.
+        """
+        if contact.id == self.own:
+            return None
+        bucket = self._buckets.get(bucket_index(self.own, contact.id))
+        if bucket is None:
+            return self._check(contact) if self._blocks.room(contact.blocks) else None
+        entry = bucket.entries.get(contact.id)
+        if entry is not None:
+            # Who asks but does not answer is no use to us.
+            if not entry.failures:
+                entry.alive = max(entry.alive, now)
+            return None
+        if self._has_room(bucket, contact):
+            return self._check(contact)
+        return self._whom_to_check(bucket, now)
 
     def failed(self, place: NodeId, now: float) -> Contact | None:
         """
         A node has not answered.
 
-        @return: the same contact, to be pinged once more, if somebody waits for its place.
+        @return: the same contact, to be pinged once more, if it was pinged.
         """
         checked = place in self._checks
         self._checks.pop(place, None)
@@ -305,10 +320,7 @@ class RoutingTable:
             return None
         entry.failures += 1
         if entry.failures < MAX_FAILURES:
-            if not checked:
-                return None
-            self._checks[place] = None
-            return entry.contact
+            return self._check(entry.contact) if checked else None
         index = bucket_index(self.own, place)
         bucket = self._buckets[index]
         self._lose(entry)
@@ -359,7 +371,7 @@ class RoutingTable:
         @return: at most so many contacts, the nearest first; those that left a question
             without an answer only if there are not enough others.
         """
-        found = self._nearest(target, count, lambda entry: not entry.failures)
+        found = self._nearest(target, count, _answers)
         if len(found) < count:
             found += self._nearest(target, count - len(found), lambda entry: entry.failures > 0)
             here = number(target)
@@ -455,6 +467,20 @@ class RoutingTable:
         looked_up = self._looked_up.get(index)
         return looked_up is None or looked_up <= now - REFRESH
 
+    def quiet(self, count: int, now: float) -> list[Contact]:
+        """
+        @return: at most so many of those that gave no sign of life for half an hour, to be
+            pinged, the quietest first.
+        """
+        quiet = [entry for entry in self._entries() if entry.alive <= now - QUIET]
+        found = []
+        for entry in sorted(quiet, key=lambda entry: entry.alive):
+            if len(found) >= count:
+                break
+            if self._check(entry.contact) is not None:
+                found.append(entry.contact)
+        return found
+
     def depth(self) -> int:
         """@return: how many buckets there are before those of our L{K} nearest neighbours."""
         nearer = 0
@@ -508,7 +534,7 @@ class RoutingTable:
                 continue
             # A clock that was set back makes nobody older than he is.
             heard = min(each.heard, now)
-            entry = _Entry(contact, min(each.since, heard), heard, failures=1)
+            entry = _Entry(contact, min(each.since, heard), heard, heard, failures=1)
             self._put_in(index, bucket, entry)
             if each.anchor and len(anchors) < ANCHORS:
                 anchors.append(contact)

@@ -25,6 +25,7 @@ from meshkit.kademlia.routing import (
     MAX_FAILURES,
     MAX_LOST,
     MAX_WAITING,
+    QUIET,
     REFRESH,
     K,
     Remembered,
@@ -195,6 +196,26 @@ class Offers(SynchronousTestCase):
         table = filled(crowd(BUCKET_LIMIT))
         self.assertIsNone(table.offer(crowd(BUCKET_LIMIT + 1)[-1], NOW))
 
+    def test_who_comes_to_a_full_bucket_has_the_quietest_pinged(self) -> None:
+        *old, newcomer = in_bucket(0, K + 1)
+        table = filled(old)
+        self.assertIsNone(table.offer(newcomer, NOW + FRESH - 1))
+        self.assertEqual(table.offer(newcomer, NOW + FRESH), old[0])
+
+    def test_a_question_is_a_sign_of_life_but_makes_no_history(self) -> None:
+        *old, newcomer = in_bucket(0, K + 1)
+        table = filled(old)
+        self.assertIsNone(table.offer(old[0], NOW + HISTORY))
+        self.assertEqual(table.offer(newcomer, NOW + HISTORY), old[1])
+        self.assertEqual(table.elders(OWN, K), [])
+
+    def test_who_asks_but_does_not_answer_is_no_use(self) -> None:
+        *old, newcomer = in_bucket(0, K + 1)
+        table = filled(old)
+        table.failed(old[0].id, NOW)
+        table.offer(old[0], NOW + FRESH)
+        self.assertEqual(table.offer(newcomer, NOW + FRESH), old[0])
+
     def test_only_so_many_are_pinged_at_a_time(self) -> None:
         table = RoutingTable(OWN)
         some = [contact(n) for n in range(1, MAX_CHECKS + 2)]
@@ -316,6 +337,22 @@ class LookingAfter(SynchronousTestCase):
             [index for index in range(self.table.depth()) if index != 1],
         )
 
+    def test_those_that_are_quiet_are_pinged_the_quietest_first(self) -> None:
+        some = in_bucket(0, 4)
+        table = RoutingTable(OWN)
+        for n, each in enumerate(some):
+            table.answered(each, NOW - n)
+        table.offer(some[3], NOW + 5)
+        later = NOW + QUIET
+        self.assertEqual(table.quiet(9, later - 2.5), [])
+        self.assertEqual(table.quiet(1, later), [some[2]])
+        self.assertEqual(table.quiet(9, later), [some[1], some[0]], "one is pinged already")
+        for each in some[:2]:
+            table.answered(each, later)
+        self.assertEqual(table.failed(some[2].id, later), some[2])
+        self.assertIsNone(table.failed(some[2].id, later))
+        self.assertEqual(set(table), {some[0], some[1], some[3]})
+
     def test_an_empty_table_looks_for_its_neighbours(self) -> None:
         self.assertEqual(RoutingTable(OWN).refreshes(NOW, self.rng), [OWN])
 
@@ -418,7 +455,9 @@ class Restarts(SynchronousTestCase):
 
 events = st.lists(
     st.tuples(
-        st.sampled_from(["answered", "answered", "answered", "offer", "failed", "remove", "lost"]),
+        st.sampled_from(
+            ["answered", "answered", "answered", "offer", "failed", "remove", "lost", "quiet"]
+        ),
         st.integers(0, 119),
         st.sampled_from([0.0, 1.0, 61.0, 1_000.0]),
     ),
@@ -448,11 +487,13 @@ class Anything(SynchronousTestCase):
                 table.failed(each.id, now)
             elif event == "remove":
                 table.remove(each.id)
-            else:
+            elif event == "lost":
                 table.lost(n)
+            else:
+                table.quiet(n, now)
             gone = before - set(table)
             self.assertTrue(gone <= {each}, "who is in is not displaced")
-            if event in ("answered", "offer", "lost"):
+            if event not in ("failed", "remove"):
                 self.assertEqual(gone, set())
             self.check(table)
 
