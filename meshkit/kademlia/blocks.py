@@ -152,6 +152,22 @@ class BlockCount:
         for block in self._named(blocks):
             self._counts[block] = self._counts.get(block, 0) + 1
 
+    def take(self, blocks: Blocks | None) -> bool:
+        """@return: there was room, and one more is counted."""
+        if blocks is None:
+            return True
+        counts = self._counts
+        narrow = counts.get(blocks.narrow, 0)
+        if narrow >= self.narrow:
+            return False
+        if self.wide is not None:
+            wide = counts.get(blocks.wide, 0)
+            if wide >= self.wide:
+                return False
+            counts[blocks.wide] = wide + 1
+        counts[blocks.narrow] = narrow + 1
+        return True
+
     def remove(self, blocks: Blocks | None) -> None:
         """
         Count one less.

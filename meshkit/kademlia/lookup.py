@@ -34,8 +34,11 @@ from meshkit.kademlia.distance import ID_BITS, NodeId, flipped, number
 from meshkit.kademlia.estimate import MAX_REGION, is_crowded, region_bits
 from meshkit.kademlia.routing import K
 
-#: Questions of one path that wait for an answer at the same time; as many again may be late.
+#: Questions of one path that wait for an answer at the same time, and how many more may when
+#: they are late.  (With as few late ones as others a lookup took twice as long where a third
+#: of the nodes leave each hour.)
 ALPHA: Final = 3
+MAX_LATE: Final = 12
 #: Paths of a lookup, and of one that matters: storing, and finding a peer by its key.
 PATHS: Final = 3
 SAFE_PATHS: Final = 8
@@ -275,7 +278,7 @@ class Lookup(Generic[V]):
         @return: what to ask now.  Nothing if that node was not asked, or is late already.
         """
         node = self._asked_now(contact.id)
-        if node is None or node.late or self._paths[node.path].late >= ALPHA:
+        if node is None or node.late or self._paths[node.path].late >= MAX_LATE:
             return []
         node.late = True
         path = self._paths[node.path]
@@ -477,10 +480,8 @@ class Lookup(Generic[V]):
             for node in path.levels[level]:
                 if node.late or (node.state is _State.NEW and not self._vouched(node)):
                     continue
-                counted = node.contact.blocks
-                if not blocks.room(counted):
+                if not blocks.take(node.contact.blocks):
                     continue
-                blocks.add(counted)
                 yield node
                 if level < self._region:
                     left -= 1
@@ -557,7 +558,6 @@ class Lookup(Generic[V]):
         for node in sorted(answered, key=_distance):
             if len(found) == count:
                 break
-            if blocks.room(node.contact.blocks):
-                blocks.add(node.contact.blocks)
+            if blocks.take(node.contact.blocks):
                 found.append(node)
         return found

@@ -170,6 +170,9 @@ class RoutingTable:
         bucket = self._buckets.get(bucket_index(self.own, place))
         return None if bucket is None else bucket.entries.get(place)
 
+    def _index(self, contact: Contact) -> int:
+        return ID_BITS - (contact.number ^ self._own_number).bit_length()
+
     def _bucket(self, index: int) -> _Bucket:
         bucket = self._buckets.get(index)
         if bucket is None:
@@ -194,7 +197,7 @@ class RoutingTable:
         if contact.id == self.own:
             return None
         lost = self._lost.pop(contact.id, None)
-        index = bucket_index(self.own, contact.id)
+        index = self._index(contact)
         bucket = self._bucket(index)
         entry = bucket.entries.get(contact.id)
         if entry is not None:
@@ -214,14 +217,17 @@ class RoutingTable:
     def _heard_of(
         self, index: int, bucket: _Bucket, entry: _Entry, contact: Contact, now: float
     ) -> None:
-        # It may have moved to where there are too many already.
-        self._take_out(index, bucket, entry)
-        if contact.record.sequence < entry.contact.record.sequence:
-            contact = entry.contact
-        entry.contact = contact
         entry.heard = max(entry.heard, now)
         entry.alive = max(entry.alive, now)
         entry.failures = 0
+        if contact.record.sequence < entry.contact.record.sequence:
+            return
+        if contact.blocks == entry.contact.blocks:
+            entry.contact = contact
+            return
+        # It may have moved to where there are too many already.
+        self._take_out(index, bucket, entry)
+        entry.contact = contact
         if self._has_room(bucket, contact):
             self._put_in(index, bucket, entry)
         else:
@@ -294,7 +300,7 @@ class RoutingTable:
         """
         if contact.id == self.own:
             return None
-        bucket = self._buckets.get(bucket_index(self.own, contact.id))
+        bucket = self._buckets.get(self._index(contact))
         if bucket is None:
             return self._check(contact) if self._blocks.room(contact.blocks) else None
         entry = bucket.entries.get(contact.id)
@@ -511,8 +517,7 @@ class RoutingTable:
         blocks = BlockCount(1, 1)
         steady = [entry for entry in self._entries() if not entry.failures]
         for entry in sorted(steady, key=lambda entry: (entry.since, entry.contact.id)):
-            if len(anchors) < ANCHORS and blocks.room(entry.contact.blocks):
-                blocks.add(entry.contact.blocks)
+            if len(anchors) < ANCHORS and blocks.take(entry.contact.blocks):
                 anchors.append(entry)
         return anchors
 

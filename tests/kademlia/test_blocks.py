@@ -100,8 +100,7 @@ class Counts(SynchronousTestCase):
         ):
             blocks = blocks_of(host)
             self.assertEqual(count.room(blocks), room, host)
-            if room:
-                count.add(blocks)
+            self.assertEqual(count.take(blocks), room, host)
 
     def test_without_a_wide_limit_the_provider_does_not_matter(self) -> None:
         count = BlockCount(1)
@@ -110,11 +109,12 @@ class Counts(SynchronousTestCase):
             self.assertTrue(count.room(blocks))
             count.add(blocks)
         self.assertFalse(count.room(blocks_of("192.0.7.9")))
+        self.assertFalse(count.take(blocks_of("192.0.7.9")))
 
     def test_who_is_not_counted_always_has_room(self) -> None:
         count = BlockCount(1, 1)
         for _ in range(9):
-            self.assertTrue(count.room(None))
+            self.assertTrue(count.room(None) and count.take(None))
             count.add(None)
         count.remove(None)
         self.assertEqual(len(count), 0)
@@ -126,8 +126,7 @@ class Counts(SynchronousTestCase):
         for adds, n in events:
             blocks = blocks_of(str(IPv4Address(0x0B000000 + n * 97)))
             assert blocks is not None
-            if adds and count.room(blocks):
-                count.add(blocks)
+            if adds and count.take(blocks):
                 there.append(blocks)
             elif not adds and blocks in there:
                 count.remove(blocks)

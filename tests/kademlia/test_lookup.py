@@ -24,6 +24,7 @@ from meshkit.kademlia.lookup import (
     ALPHA,
     MAX_ASKED,
     MAX_BAD_NAMES,
+    MAX_LATE,
     MAX_LEVEL,
     PATHS,
     SAFE_PATHS,
@@ -119,7 +120,7 @@ class Run:
     def be_late(self, choice: int) -> None:
         ask = self.open[choice % len(self.open)]
         late = sum(each.path == ask.path for each in self.open if each.contact in self.late)
-        if ask.contact not in self.late and late < ALPHA:
+        if ask.contact not in self.late and late < MAX_LATE:
             self.late.append(ask.contact)
         self.take(self.lookup.late(ask.contact))
 
@@ -367,16 +368,16 @@ class Late(SynchronousTestCase):
         self.lookup: Lookup[bytes] = Lookup(TARGET, self.nodes, own=OWN.id, paths=1)
 
     def test_others_are_asked_in_the_place_of_those_that_take_long(self) -> None:
-        asks = self.lookup.start()
-        for n, ask in enumerate(asks):
-            (other,) = self.lookup.late(ask.contact)
+        self.lookup.start()
+        for n in range(MAX_LATE):
+            (other,) = self.lookup.late(self.nodes[n])
             self.assertEqual(other.contact, self.nodes[ALPHA + n])
-            self.assertEqual(self.lookup.late(ask.contact), [], "it is late already")
+            self.assertEqual(self.lookup.late(self.nodes[n]), [], "it is late already")
         # So many at most; the others are waited for.
-        self.assertEqual(self.lookup.late(self.nodes[ALPHA]), [])
-        self.assertEqual(len(self.lookup.answered(asks[0].contact, [])), 0)
-        (other,) = self.lookup.late(self.nodes[ALPHA])
-        self.assertEqual(other.contact, self.nodes[2 * ALPHA])
+        self.assertEqual(self.lookup.late(self.nodes[MAX_LATE]), [])
+        self.assertEqual(self.lookup.answered(self.nodes[0], []), [])
+        (other,) = self.lookup.late(self.nodes[MAX_LATE])
+        self.assertEqual(other.contact, self.nodes[MAX_LATE + ALPHA])
 
     def test_it_ends_without_those_that_are_late(self) -> None:
         asks = self.lookup.start()
