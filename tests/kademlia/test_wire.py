@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit import errors
@@ -18,11 +21,13 @@ from meshkit.errors import (
     RecordError,
     RecordForged,
     RecordStale,
+    RemoteError,
 )
 from meshkit.identity.records import MAX_RECORD as MAX_ADDRESS_RECORD
+from meshkit.kademlia.distance import node_id
 from meshkit.kademlia.holdings import ANSWER_BYTES, MAX_ANSWERED, Holdings, Seen
-from meshkit.kademlia.kinds import MAX_ENTRIES
-from meshkit.kademlia.records import MAX_RECORD
+from meshkit.kademlia.kinds import MAX_ENTRIES, Kinds
+from meshkit.kademlia.records import MAX_RECORD, MAX_VALUE
 from meshkit.kademlia.routing import K
 from meshkit.kademlia.wire import (
     BURST,
@@ -52,7 +57,10 @@ from meshkit.kademlia.wire import (
     store_cost,
 )
 from meshkit.rpc.methods import Dispatcher
+from meshkit.rpc.protocol import RPCFactory, RPCProtocol
 from meshkit.runtime.limits import PeerBuckets
+from meshkit.testing.channels import ChannelPair, connect_channels
+from tests.kademlia.recording import ME, NETWORK, NOW, mutable, owner, topic
 
 KEY = bytes(range(32))
 #: A contact and a record of the largest size there is.
@@ -289,3 +297,97 @@ class Costs(SynchronousTestCase):
             self.assertTrue(method.doc)
             self.assertGreater(method.cost, 0)
         self.assertLess(dispatcher.largest_request, STORE_BYTES + 1024)
+
+
+class OverTheWire(SynchronousTestCase):
+    """Two nodes and a secure channel between them."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.keeper = Holdings(node_id(owner(1).public), NETWORK, Kinds(), Random(1))
+        self.contacts = [bytes([n]) * MAX_ADDRESS_RECORD for n in range(K)]
+        self.buckets = PeerBuckets(RATE, BURST)
+        self.dispatcher = Dispatcher()
+        self.dispatcher.serve(PING, lambda peer, request: Pong(b"me"))
+        self.dispatcher.serve(STORE, self.store)
+        self.dispatcher.serve(FIND_VALUE, self.find)
+        self.pair = self.connect()
+
+    def connect(self) -> ChannelPair:
+        serving = RPCFactory(self.clock, self.dispatcher, buckets=self.buckets)
+        calling = RPCFactory(self.clock, Dispatcher())
+        return connect_channels(calling, serving, clock=self.clock)
+
+    def store(self, peer: RPCProtocol, request: Store) -> Stored:
+        check_store(request)
+        assert peer.key is not None
+        seen = None if request.expected is None else request.expected.seen
+        outcomes = []
+        for raw in request.records:
+            try:
+                self.keeper.store(raw, NOW, peer.key, expected=seen)
+            except RecordError as e:
+                outcomes.append(Outcome.refused(e))
+            else:
+                outcomes.append(Outcome())
+        return Stored(outcomes)
+
+    def find(self, peer: RPCProtocol, request: FindValue) -> Values:
+        found = self.keeper.find(request.kind, request.key, NOW)
+        return Values(list(found.records), found.held, self.contacts)
+
+    def call(self, method: Any, request: Any) -> Any:
+        answer = self.pair.client.call(method, request)
+        self.pair.run()
+        return self.successResultOf(answer)
+
+    def test_what_was_stored_is_found(self) -> None:
+        records = [topic(owner(n), bytes(3000)) for n in range(30)]
+        for request in requests(record.raw for record in records):
+            answer = self.call(STORE, request)
+            check_stored(request, answer)
+            self.assertTrue(all(outcome.kept for outcome in answer.outcomes))
+        answer = self.call(FIND_VALUE, FindValue("topic", records[0].key))
+        check_values(answer)
+        self.assertEqual((answer.held, answer.contacts), (30, self.contacts))
+        self.assertGreater(len(answer.records), 15)
+        self.assertLessEqual(set(answer.records), {record.raw for record in records})
+
+    def test_the_largest_record_crosses(self) -> None:
+        record = mutable(ME, bytes(MAX_VALUE), bytes(64))
+        self.assertEqual(self.call(STORE, Store([record.raw])), Stored([Outcome()]))
+        answer = self.call(FIND_VALUE, FindValue("mutable", record.key))
+        self.assertEqual(answer.records, [record.raw])
+
+    def test_each_record_has_its_own_outcome(self) -> None:
+        good, old = mutable(ME), mutable(ME, b"old", sequence=NOW - 1)
+        forged = good.raw.replace(b"value", b"VALUE")
+        answer = self.call(STORE, Store([good.raw, forged, old.raw, b"garbage"]))
+        codes = ["", "RECORD_FORGED", "RECORD_STALE", "RECORD_MALFORMED"]
+        self.assertEqual([outcome.code for outcome in answer.outcomes], codes)
+        self.assertEqual([outcome.sequence for outcome in answer.outcomes], [0, 0, NOW, 0])
+
+    def test_compare_and_swap_tells_what_was_in_the_way(self) -> None:
+        first, second = mutable(ME, b"1"), mutable(ME, b"2", sequence=NOW + 1)
+        nothing = Expected(0, bytes(32))
+        self.assertEqual(self.call(STORE, Store([first.raw], nothing)), Stored([Outcome()]))
+        refused = self.call(STORE, Store([second.raw], nothing))
+        self.assertEqual(refused, Stored([Outcome("RECORD_CHANGED", NOW)]))
+        seen = Expected(first.sequence, first.digest)
+        self.assertEqual(self.call(STORE, Store([second.raw], seen)), Stored([Outcome()]))
+
+    def test_coming_again_resets_nothing(self) -> None:
+        refusals: list[Failure] = []
+        for _ in range(2):
+            calls = [self.pair.client.call(PING, Ping()) for _ in range(110)]
+            self.pair.run()
+            for call in calls:
+                call.addErrback(refusals.append)
+            self.pair.client.transport.loseConnection()
+            self.pair.run()
+            self.pair = self.connect()
+        # 100 tokens buy 200 pings.
+        self.assertEqual(len(refusals), 20)
+        for failure in refusals:
+            assert isinstance(failure.value, RemoteError)
+            self.assertEqual(failure.value.code, "OVER_RATE")
