@@ -11,7 +11,7 @@ came of it (L{meshkit.kademlia.holdings.Holdings.changes}) are committed.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from meshkit.errors import AddressRecordInvalid, InvalidAddress
@@ -94,7 +94,7 @@ def write(connection: sqlite3.Connection, changes: Changes) -> None:
     )
 
 
-def read(connection: sqlite3.Connection) -> Iterator[Row]:
+def read(connection: sqlite3.Connection) -> list[Row]:
     """
     @return: all that is kept, in the order in which it was stored, for
         L{Holdings.restore <meshkit.kademlia.holdings.Holdings.restore>}.
@@ -102,8 +102,10 @@ def read(connection: sqlite3.Connection) -> Iterator[Row]:
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM kademlia_records ORDER BY stored_ms, kind, key, slot"
     )
-    for kind, key, slot, owner, sequence, expires, account, history, stored, raw in rows:
-        yield Row(kind, key, slot, owner, sequence, expires, account, bool(history), stored, raw)
+    return [
+        Row(kind, key, slot, owner, sequence, expires, account, bool(history), stored, raw)
+        for kind, key, slot, owner, sequence, expires, account, history, stored, raw in rows
+    ]
 
 
 def write_publications(connection: sqlite3.Connection, changes: Published) -> None:
@@ -118,7 +120,7 @@ def write_publications(connection: sqlite3.Connection, changes: Published) -> No
     )
 
 
-def read_publications(connection: sqlite3.Connection) -> Iterator[Publication]:
+def read_publications(connection: sqlite3.Connection) -> list[Publication]:
     """
     @return: what this node publishes, for L{Publications.restore
         <meshkit.kademlia.publications.Publications.restore>}.
@@ -126,8 +128,7 @@ def read_publications(connection: sqlite3.Connection) -> Iterator[Publication]:
     rows = connection.execute(
         "SELECT until_ms, raw FROM kademlia_publications ORDER BY kind, key, salt"
     )
-    for until, raw in rows:
-        yield Publication(Record.reopen(raw), until)
+    return [Publication(Record.reopen(raw), until) for until, raw in rows]
 
 
 def write_contacts(connection: sqlite3.Connection, contacts: Iterable[Remembered]) -> None:

@@ -66,7 +66,7 @@ class Records(SynchronousTestCase):
         store.write(self.connection, Changes(rows, tuple(each.place for each in gone)))
 
     def read(self) -> list[Row]:
-        return list(store.read(self.connection))
+        return store.read(self.connection)
 
     def test_what_is_written_can_be_read(self) -> None:
         rows = (row(1), row(2, slot=b"s" * 32), row(3, kind="topic"), row(4, raw=b""))
@@ -139,7 +139,7 @@ class PublicationsOfThisNode(SynchronousTestCase):
         first.withdraw("topic", topic_key("1"), NOW)
         newer = first.publish("topic", topic_key("2"), b"newer", NOW)
         store.write_publications(connection, first.changes())
-        found = list(store.read_publications(connection))
+        found = store.read_publications(connection)
         again = Publications(ME, NETWORK, Kinds(), Random(1))
         self.assertEqual(again.restore(found, NOW), 3)
         self.assertFalse(again.changes())
