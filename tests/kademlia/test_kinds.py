@@ -264,6 +264,14 @@ class Merging(SynchronousTestCase):
             self.assertEqual(len(merged), 4)
             self.assertEqual({each.raw for each in merged}, {each.raw for each in records})
 
+    def test_each_provider_has_a_place_of_its_own(self) -> None:
+        records = [provider(owner(n)) for n in range(4)]
+        self.assertEqual(len(KINDS.merged([*records, *records])), 4)
+
+    def test_of_an_item_what_lasts_longer_is_kept(self) -> None:
+        long, short = immutable(ME), immutable(OTHER, sequence=NOW + 1, expires=NOW + 1)
+        self.assertEqual(KINDS.merged([short, long]), [long])
+
     def test_of_one_item_there_is_one_whoever_published_it(self) -> None:
         self.assertEqual(len(KINDS.merged([immutable(owner(n)) for n in range(4)])), 1)
 
