@@ -230,6 +230,22 @@ class OnTheDisk(SynchronousTestCase):
         self.write(disk, again.changes())
         self.assertEqual(list(disk.values()), live)
 
+    def test_what_the_disk_refused_comes_with_the_next_changes(self) -> None:
+        publications = fresh()
+        publications.publish("topic", KEY, b"", NOW)
+        self.assertEqual(len(publications.changes().rows), 1)
+        (renewed,) = publications.due(NOW + LIFETIME, 10)
+        for _ in range(2):
+            changes = publications.changes()
+            self.assertEqual((changes.rows, changes.gone), ((Publication(renewed),), ()))
+            publications.not_written(changes)
+        self.assertTrue(publications.changes())
+        publications.withdraw("topic", KEY, NOW + LIFETIME)
+        for _ in range(2):
+            changes = publications.changes()
+            self.assertEqual((changes.rows, changes.gone), ((), (("topic", KEY, b""),)))
+            publications.not_written(changes)
+
     def test_those_that_have_expired_meanwhile_are_published_at_once(self) -> None:
         publications = fresh()
         publications.publish("topic", KEY, b"", NOW)

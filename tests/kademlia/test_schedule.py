@@ -56,6 +56,12 @@ class Schedules(SynchronousTestCase):
             self.assertLessEqual(schedule.waste, 10 + 65)
         self.assertEqual([schedule.pop(10**6) for _ in range(11)], [*range(10), None])
 
+    def test_tidying_up_changes_no_order(self) -> None:
+        schedule: Schedule[int] = Schedule()
+        for n in range(200):
+            schedule.set(n % 20, 1000 - n)
+        self.assertEqual([schedule.pop(1000) for _ in range(20)], [*range(19, -1, -1)])
+
     def test_what_came_and_went_takes_no_memory(self) -> None:
         schedule: Schedule[int] = Schedule()
         for n in range(1000):

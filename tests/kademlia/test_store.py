@@ -212,6 +212,15 @@ class Contacts(SynchronousTestCase):
         (found,) = self.read()
         self.assertEqual(found.contact.places, each.contact.places)
 
+    def test_neighbours_on_this_machine_come_back(self) -> None:
+        record = remembered(1, "11.1.0.1:7655", "127.0.0.1:7655").contact.record
+        contact = RULES.contact(record, Scope.MACHINE)
+        assert contact is not None
+        store.write_contacts(self.connection, [Remembered(contact, 1.0, 2.0)])
+        (found,) = self.read()
+        self.assertEqual(found.contact.places, contact.places)
+        self.assertEqual(len(contact.places), 2)
+
     def test_the_rules_of_today_count(self) -> None:
         rules = DialRules(low_ports=True)
         record = remembered(1, "11.1.0.1:7655", "11.1.0.1:99").contact.record

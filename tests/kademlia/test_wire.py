@@ -270,6 +270,12 @@ class Batching(SynchronousTestCase):
             if len(more.records) <= MAX_STORED:
                 self.assertRaises(FrameTooLarge, check_store, more)
 
+    def test_requests_are_full(self) -> None:
+        counts = [len(request.records) for request in requests([b"r"] * 450)]
+        self.assertEqual(counts, [200, 200, 50])
+        half = bytes(STORE_BYTES // 2 - 3)
+        self.assertEqual([len(request.records) for request in requests([half] * 4)], [2, 2])
+
 
 class Costs(SynchronousTestCase):
     def test_a_peer_is_granted_a_hundred_calls_a_minute(self) -> None:
