@@ -250,9 +250,8 @@ class Lookup(Generic[V]):
                 self.values.append((contact, value))
         if refused:
             self._lose_credit(contact.id, refused)
-        if contact.id not in self._liars:
-            for other in named[:K]:
-                self._admit(path, other, node)
+        for other in named[:K]:
+            self._admit(path, other, node)
         return self._go_on()
 
     def failed(self, contact: Contact) -> list[Ask]:
@@ -539,11 +538,12 @@ class Lookup(Generic[V]):
         @return: those that should keep what is there: the L{K} nearest; in a crowded place
             all of the region, at most L{MAX_REGION}.
         """
-        nodes = self._answered(K)
-        if self.crowded:
-            region = [node for node in self._answered(None) if node.level >= self._region]
-            nodes = (region + [node for node in nodes if node.level < self._region])[:MAX_REGION]
-        return [node.contact for node in nodes]
+        if not self.crowded:
+            return self.closest()
+        region = [node for node in self._answered(None) if node.level >= self._region]
+        # Should there be too many, the crowd is nearest.
+        region.sort(key=lambda node: node.level)
+        return [node.contact for node in region[:MAX_REGION]]
 
     @property
     def hops(self) -> int:

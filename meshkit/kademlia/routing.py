@@ -479,7 +479,7 @@ class RoutingTable:
             pinged, the quietest first.
         """
         quiet = [entry for entry in self._entries() if entry.alive <= now - QUIET]
-        found = []
+        found: list[Contact] = []
         for entry in sorted(quiet, key=lambda entry: entry.alive):
             if len(found) >= count:
                 break

@@ -83,6 +83,7 @@ class Run:
     @ivar asks: all questions, in their order.
     @ivar open: those that are not answered.
     @ivar late: who of those asked is late.
+    @ivar before_crowded: how many were asked before it saw that it is crowded there.
     """
 
     lookup: Lookup[bytes]
@@ -91,11 +92,14 @@ class Run:
     asks: list[Ask] = field(factory=list)
     open: list[Ask] = field(factory=list)
     late: list[Contact] = field(factory=list)
+    before_crowded: int = 0
 
     def start(self) -> None:
         self.take(self.lookup.start())
 
     def take(self, asks: list[Ask]) -> None:
+        if not self.lookup.crowded:
+            self.before_crowded = len(self.asks) + len(asks)
         self.asks += asks
         self.open += asks
 
@@ -311,6 +315,26 @@ class Liars(SynchronousTestCase):
         asks = other.answered(liar, [contact(2)], refused=MAX_BAD_NAMES - 1)
         self.assertEqual([ask.contact for ask in asks], [contact(2)])
 
+    def test_whom_a_liar_named_is_asked_when_another_names_it(self) -> None:
+        liar, honest, named = contact(1), contact(2), contact(3)
+        lookup: Lookup[bytes] = Lookup(TARGET, [liar, honest], own=OWN.id, paths=1)
+        lookup.start()
+        self.assertEqual(lookup.answered(liar, [named], refused=MAX_BAD_NAMES), [])
+        self.assertEqual([ask.contact for ask in lookup.answered(honest, [named])], [named])
+
+    def test_what_liars_named_takes_no_place(self) -> None:
+        # Two liars fill a level; what the third tells of there is farther than all that.
+        level = [contact_at((2**200 + n).to_bytes(32, "big"), 500 + n) for n in range(2 * K)]
+        last = contact_at((2**200 + 99).to_bytes(32, "big"), 600)
+        namers = [contact(n) for n in range(1, 4)]
+        lookup: Lookup[bytes] = Lookup(TARGET, namers, own=OWN.id, paths=1)
+        lookup.start()
+        for n, liar in enumerate(namers[:2]):
+            named = level[n * K : (n + 1) * K]
+            self.assertEqual(lookup.answered(liar, named, refused=MAX_BAD_NAMES), [])
+        asks = lookup.answered(namers[2], [last])
+        self.assertEqual([ask.contact for ask in asks], [last])
+
     def test_who_names_as_many_that_answer_keeps_it(self) -> None:
         namer = contact(1)
         named = [contact(n) for n in range(2, 22)]
@@ -337,9 +361,9 @@ class Liars(SynchronousTestCase):
         self.assertEqual(len(found), K)
 
     def test_an_old_record_does_not_hide_a_node(self) -> None:
-        liar, honest, victim = contact(1), contact(2), contact(3)
+        liar, honest, third, victim = contact(1), contact(2), contact(4), contact(3)
         newer = contact(3, sequence=2)
-        lookup: Lookup[bytes] = Lookup(TARGET, [liar, honest], own=OWN.id, paths=1)
+        lookup: Lookup[bytes] = Lookup(TARGET, [liar, honest, third], own=OWN.id, paths=1)
         lookup.start()
         self.assertEqual([ask.contact for ask in lookup.answered(liar, [victim])], [victim])
         lookup.failed(victim)
@@ -347,6 +371,7 @@ class Liars(SynchronousTestCase):
         self.assertEqual(again.contact.record.sequence, 2)
         # Once, however many records it makes.
         lookup.failed(again.contact)
+        self.assertEqual(lookup.answered(third, [contact(3, sequence=3)]), [])
         self.assertTrue(lookup.finished)
 
     def test_where_it_answered_is_what_counts_in_the_end(self) -> None:
@@ -436,7 +461,7 @@ class Crowds(SynchronousTestCase):
         ]
 
     def eclipsed(self, count: int, paths: int = PATHS) -> Run:
-        """Everybody tells of the crowd, which tells of nobody else."""
+        """Everybody tells of the crowd, and who is of it of others there."""
         crowd = self.crowd(count)
         run = Run(town().lookup(paths=paths, size=self.SIZE), town())
 
@@ -447,8 +472,9 @@ class Crowds(SynchronousTestCase):
 
         for each in town().contacts:
             run.behaviours[each.id] = honest
+        rng = Random(1)
         for each in crowd:
-            run.behaviours[each.id] = naming(*crowd[:K])
+            run.behaviours[each.id] = naming(*rng.sample(crowd, min(count, K)))
         run.finish()
         return run
 
@@ -463,7 +489,17 @@ class Crowds(SynchronousTestCase):
     def test_what_a_crowd_makes_us_ask_is_limited(self) -> None:
         run = self.eclipsed(1_000)
         self.assertTrue(run.lookup.crowded)
-        self.assertLessEqual(len(run.lookup.holders()), MAX_REGION)
+        holders = run.lookup.holders()
+        self.assertEqual(len(holders), MAX_REGION)
+        region = {each for each in town().contacts if shared_bits(each.id, TARGET) >= 3}
+        self.assertLessEqual(region, set(holders))
+        after = [ask for ask in run.asks[run.before_crowded :] if ask.target == TARGET]
+        inside = [ask for ask in after if shared_bits(ask.contact.id, TARGET) >= 3]
+        self.assertEqual(len(inside), MAX_REGION)
+        # The crowd is nearest, so the farther half is asked first.
+        for path in range(PATHS):
+            bits = [shared_bits(ask.contact.id, TARGET) for ask in inside if ask.path == path]
+            self.assertLess(max(bits[:ALPHA]), 247)
         self.assertLessEqual(len(run.asks), 2 * MAX_REGION + PATHS * MAX_ASKED)
 
     def test_fewer_than_twenty_cannot_hide_the_others(self) -> None:
@@ -512,6 +548,17 @@ class Bounds(SynchronousTestCase):
         self.assertLessEqual(lookup.asked, PATHS * MAX_ASKED + 2 * MAX_REGION)
         self.assertLessEqual(most, 2 * PATHS * (MAX_ASKED + MAX_LEVEL))
 
+    def test_a_way_that_always_leads_nearer_comes_to_an_end(self) -> None:
+        lookup: Lookup[bytes] = Lookup(TARGET, [contact(1)], own=OWN.id, paths=1)
+        asks = lookup.start()
+        for bits in range(20, 256):
+            if not asks:
+                break
+            named = [contact_at(flipped(TARGET, bits)[:-1] + bytes([n]), 500 + n) for n in range(K)]
+            asks = [more for ask in asks for more in lookup.answered(ask.contact, named)]
+        self.assertTrue(lookup.finished)
+        self.assertEqual(lookup.asked, MAX_ASKED)
+
     def test_silent_nodes_do_not_take_the_places_of_others(self) -> None:
         # More than fit into one level, all nearer than the one that answers.
         level = [contact_at((2**200 + n).to_bytes(32, "big"), 500 + n) for n in range(60)]
@@ -524,6 +571,16 @@ class Bounds(SynchronousTestCase):
         run.behaviours[last.id] = naming()
         run.finish()
         self.assertEqual(run.lookup.closest(1), [last])
+
+    def test_who_failed_takes_no_place_however_often_it_is_named(self) -> None:
+        some = [contact(n) for n in range(1, K + 5)]
+        ghost = contact_at(bytes(32), 500)
+        lookup: Lookup[bytes] = Lookup(TARGET, [ghost, *some], own=OWN.id, paths=1)
+        asks = lookup.start()
+        asks = [ask for ask in asks if ask.contact != ghost] + lookup.failed(ghost)
+        while asks:
+            asks += lookup.answered(asks.pop(0).contact, [ghost])
+        self.assertEqual(len(lookup.closest()), K)
 
     def test_after_a_cancellation_nothing_is_left(self) -> None:
         rng = Random(1)

@@ -254,14 +254,14 @@ class BlockLimits(SynchronousTestCase):
         self.assertEqual(set(table), {first, second})
 
     def test_one_block_does_not_take_all_places_of_those_that_wait(self) -> None:
-        old = in_bucket(0, K)
-        table = filled(old)
-        for each in crowd(K + 9)[K:]:
+        *old, other = in_bucket(0, K + 1)
+        table = filled([*old, other])
+        newcomers = crowd(2 * K + MAX_WAITING)[K + 1 :]
+        for each in newcomers:
             table.answered(each, NOW)
         for each in old:
-            for _ in range(MAX_FAILURES):
-                table.failed(each.id, NOW)
-        self.assertEqual(len(table), BUCKET_LIMIT)
+            table.remove(each.id)
+        self.assertEqual(set(table), {other, *newcomers[:BUCKET_LIMIT]})
 
 
 class Asking(SynchronousTestCase):
