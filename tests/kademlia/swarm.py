@@ -770,12 +770,12 @@ def _known(swarm: Swarm) -> float:
 @frozen
 class Liars:
     """
-    Lookups of a record that is attacked: stored while an older one is there, with all paths,
-    and looked up by others.
+    Lookups of a record that is attacked: stored on eight paths, and looked up by others.
 
     @ivar part: of the nodes that lie; those that were made for the attack come on top.
     @ivar made: nodes whose keys were made to be nearer to it than any honest one.
     @ivar regions: crowded places are looked through.
+    @ivar before: it was stored before the attack began.
     @ivar holders: honest nodes that kept it, on average.
     @ivar found: paths -> how many lookups found the newest.
     @ivar asked: paths -> questions of a lookup.
@@ -786,6 +786,7 @@ class Liars:
     part: float
     made: int
     regions: bool
+    before: bool
     trials: int
     holders: float
     found: dict[int, int]
@@ -798,7 +799,8 @@ class Liars:
         )
         return (
             f"{self.size:6} nodes  {100 * self.part:2.0f} % {self.lie.value:8} {self.made:3} made  "
-            f"{'regions' if self.regions else 'no regions':10}  {self.holders:4.1f} keep it  "
+            f"{'regions' if self.regions else 'no regions':10}  "
+            f"stored {'before' if self.before else 'during':6}  {self.holders:4.1f} keep it  "
             f"found with paths (questions) {found}"
         )
 
@@ -811,6 +813,7 @@ def measure_liars(
     lie: Lie = Lie.COLLUDE,
     *,
     regions: bool = True,
+    before: bool = False,
     paths: tuple[int, ...] = (1, PATHS, SAFE_PATHS),
 ) -> Liars:
     """Attack so many places, one after the other."""
@@ -822,9 +825,11 @@ def measure_liars(
     found: dict[int, list[Found]] = {each: [] for each in paths}
     for _ in range(trials):
         place = swarm.rng.randbytes(32)
-        liars = swarm.attack(place, made)
+        liars = [] if before else swarm.attack(place, made)
         swarm.store(swarm.any_node(), place, 2, _nothing)
         swarm.run()
+        if before:
+            liars = swarm.attack(place, made)
         holders += swarm.holders(place)
         for each in paths:
             swarm.look_up(swarm.any_node(), place, found[each].append, paths=each)
@@ -836,6 +841,7 @@ def measure_liars(
         part,
         made,
         regions,
+        before,
         trials,
         holders / trials,
         {each: sum(one.version == 2 for one in found[each]) for each in paths},
@@ -850,10 +856,12 @@ def main(names: list[str]) -> None:
             for each in measure_lookups(size, 1_000):
                 print(each, flush=True)
     if "liars" in names:
-        for regions in (False, True):
-            for part in (0.1, 0.2, 0.3):
-                for made in (0, 10, 20, 60):
-                    print(measure_liars(10_000, part, made, 100, regions=regions), flush=True)
+        # How many paths would be needed if they were all there is.
+        for part in (0.1, 0.2, 0.3):
+            print(measure_liars(10_000, part, 20, 100, regions=False, before=True), flush=True)
+        for part in (0.1, 0.2, 0.3):
+            for made in (0, 12, 20, 60):
+                print(measure_liars(10_000, part, made, 100), flush=True)
         for lie in (Lie.SILENT, Lie.NONSENSE, Lie.STALE):
             print(measure_liars(10_000, 0.2, 20, 100, lie), flush=True)
     if "apart" in names:
