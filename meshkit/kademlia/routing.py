@@ -418,6 +418,11 @@ class RoutingTable:
             lambda entry: entry.answered_for >= HISTORY or entry.contact.key in trusted,
         )
 
+    def has_history(self, place: NodeId) -> bool:
+        """Is that a node which has answered us for seven days?"""
+        entry = self._find(place)
+        return entry is not None and entry.answered_for >= HISTORY
+
     def _nearest(self, target: NodeId, count: int, fits: Callable[[_Entry], bool]) -> list[Contact]:
         here = number(target)
         found: list[Contact] = []

@@ -1,0 +1,794 @@
+"""
+A node of the hash table, whole, for any Twisted application::
+
+    node = KademliaNode(reactor, identity, network.net_id, endpoint, rng=rng,
+                        wall_clock=time.time_ns, addresses=lambda: [HostPort("192.0.2.1", 7655)])
+    listener.register(Capability.of(network, LABEL, VERSION), node.server)
+    await node.start()
+    await node.bootstrap([MeshAddress.parse("net:...~shs:...")])
+    await node.put("topic", b"birds", b"a sentence")
+    records = await node.get("topic", b"birds")
+
+C{endpoint} says how a peer is dialled, such as with L{meshkit.shs.wrap_client}.  Without
+C{addresses} the node is a client: it asks, and is in nobody's table.
+
+B{What ends what.}  Every Deferred that is given out can be cancelled, which ends the lookup
+beneath and all that it has in flight.  L{KademliaNode.stop} ends them all; they fail with
+L{NotReady <meshkit.errors.NotReady>}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
+from random import Random
+from typing import Any, Final, TypeVar
+
+from attrs import field, frozen
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from meshkit.errors import MeshkitError, NotFound, NotReady, Overloaded, RecordError, RemoteError
+from meshkit.identity.addresses import HostPort, MeshAddress
+from meshkit.identity.keys import Identity, PublicKey
+from meshkit.identity.records import MAX_ADDRESSES, AddressRecord
+from meshkit.identity.records import MAX_LIFETIME as ADDRESS_LIFETIME
+from meshkit.kademlia import store as tables
+from meshkit.kademlia.connections import Connections, Endpoints, Limits
+from meshkit.kademlia.contacts import Contact, DialRules
+from meshkit.kademlia.distance import NodeId, node_id, number, record_key
+from meshkit.kademlia.estimate import SizeEstimate
+from meshkit.kademlia.holdings import Holdings, Quota, Seen
+from meshkit.kademlia.kinds import Kinds
+from meshkit.kademlia.lookup import ALPHA, PATHS, SAFE_PATHS, Ask, Lookup
+from meshkit.kademlia.protocol import AddressReader, Answer, Client, Server
+from meshkit.kademlia.publications import Publications
+from meshkit.kademlia.records import LIFETIME, Record
+from meshkit.kademlia.routing import K, RoutingTable
+from meshkit.kademlia.search import Records, Search, together
+from meshkit.kademlia.upkeep import Upkeep
+from meshkit.kademlia.wire import Expected, Store, requests
+from meshkit.parts import shield
+from meshkit.runtime.database import Database
+
+T = TypeVar("T")
+
+#: Lookups at the same time.
+MAX_LOOKUPS: Final = 256
+#: Addresses that are tried at the same time when a node finds its place.
+MAX_BOOTSTRAP: Final = 32
+#: Codes with which a node refuses that is there and works.
+_BUSY: Final = frozenset({"OVER_RATE", "OVERLOADED"})
+
+
+@frozen
+class Placed:
+    """
+    What came of storing something.
+
+    @ivar accepted: how many nodes keep all of it, on their disks.
+    @ivar asked: how many were asked, this one too, if it is among the nearest.
+    @ivar refused: with which codes records were refused, and how often; C{""} stands for
+        nodes that did not answer.
+    @ivar crowded: the place is more crowded than chance would have it, and all nodes of the
+        region were asked.
+    """
+
+    accepted: int
+    asked: int
+    refused: Mapping[str, int] = field(factory=dict)
+    crowded: bool = False
+
+
+@frozen
+class Stats:
+    """
+    How a node is doing.
+
+    @ivar contacts: nodes in the table.
+    @ivar buckets: bits shared with us -> how many of them.
+    @ivar size: how many nodes there are in all, if that is known.
+    @ivar records: records that are kept, and their bytes.
+    @ivar publications: records of our own.
+    @ivar connections: that we opened.
+    @ivar accepted: that others did.
+    @ivar lookups: under way.
+    @ivar asked: questions to others, by method.
+    @ivar served: those of others.
+    """
+
+    contacts: int
+    buckets: Mapping[int, int]
+    size: float | None
+    records: int
+    record_bytes: int
+    publications: int
+    connections: int
+    accepted: int
+    dialled: int
+    lookups: int
+    asked: Mapping[str, int]
+    served: Mapping[str, int]
+
+
+class _Elders:
+    """Those with whom a node has a history."""
+
+    def __init__(self, table: RoutingTable, trusted: Container[PublicKey]) -> None:
+        self._table = table
+        self._trusted = trusted
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, PublicKey) and (
+            key in self._trusted or self._table.has_history(node_id(key))
+        )
+
+
+class KademliaNode:
+    """
+    See the module.
+
+    @ivar server: the factory of the connections that others open; its C{buildProtocol} wants
+        a L{PeerAddress <meshkit.identity.addresses.PeerAddress>}.
+    @ivar id: our place.
+    @ivar table: whom we know.
+    @ivar holdings: what we keep for others.
+    @ivar publications: what we have published.
+    @ivar size: how many nodes there are.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        identity: Identity,
+        network: bytes,
+        endpoint: Endpoints,
+        *,
+        rng: Random,
+        wall_clock: Callable[[], int],
+        addresses: Callable[[], Sequence[HostPort]] = tuple,
+        kinds: Kinds | None = None,
+        rules: DialRules | None = None,
+        quota: Quota | None = None,
+        trusted: Container[PublicKey] = (),
+        database: Database | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """
+        @param network: id of the network, 16 bytes.
+        @param endpoint: C{endpoint(address)}: where a peer is dialled.
+        @param wall_clock: nanoseconds since 1970.
+        @param addresses: asked where we can be reached from outside, the best first; none if
+            we cannot.
+        @param kinds: of records that are kept here; by default those of
+            L{meshkit.kademlia.kinds}.
+        @param rules: where we dial on somebody's word.
+        @param trusted: those whom we follow, or who are vouched for.
+        @param database: with the tables of L{meshkit.kademlia.store}; left out, nothing
+            outlives a restart.
+        """
+        self.reactor = reactor
+        self.identity = identity
+        self.network = network
+        self.rng = rng
+        self.id = node_id(identity.public)
+        self.rules = DialRules() if rules is None else rules
+        self.kinds = Kinds() if kinds is None else kinds
+        self.table = RoutingTable(self.id)
+        self.size = SizeEstimate()
+        self.holdings = Holdings(self.id, network, self.kinds, rng, quota)
+        self.publications = Publications(identity, network, self.kinds, rng)
+        self.elders: Container[PublicKey] = _Elders(self.table, trusted)
+        self._trusted = trusted
+        self._wall_clock = wall_clock
+        self._addresses = addresses
+        self._database = database
+        self._record: AddressRecord | None = None
+        self._number = number(self.id)
+        reader = AddressReader(network, self.rules)
+        self.connections = Connections(
+            reactor,
+            endpoint,
+            self._connected,
+            limits=Limits() if limits is None else limits,
+            own_blocks=self.rules.own_blocks,
+        )
+        self.client = Client(
+            self.connections,
+            reader,
+            self.rules,
+            self.kinds,
+            network,
+            self.wall_ms,
+            self.own_record,
+        )
+        self.server = Server(reactor, self, reader)
+        self._searches: dict[Search, None] = {}
+        # What is being done for somebody, or by ourselves.
+        self._tasks: dict[Deferred[Any], None] = {}
+        self._running = False
+        self.upkeep = Upkeep(self)
+
+    # --- what the parts of it ask for -------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._running
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return self._wall_clock() // 1_000_000
+
+    def own_address(self) -> AddressRecord | None:
+        """@return: our address record, good for half its life at least, if we have one."""
+        places = tuple(self._addresses())[:MAX_ADDRESSES]
+        if not places:
+            self._record = None
+            return None
+        now = self.wall_ms()
+        record = self._record
+        if (
+            record is None
+            or record.addresses != places
+            or record.expires - now < ADDRESS_LIFETIME // 2
+        ):
+            sequence = max(now, 0 if record is None else record.sequence + 1)
+            record = self._record = AddressRecord.seal(
+                self.identity,
+                self.network,
+                places,
+                sequence=sequence,
+                expires=now + ADDRESS_LIFETIME,
+            )
+        return record
+
+    def own_record(self) -> bytes:
+        """@return: the same as it travels; empty if there is none."""
+        record = self.own_address()
+        return b"" if record is None else record.raw
+
+    def _connected(self, protocol: Any) -> None:
+        self.client.introduce(protocol)
+
+    # --- the life of it -----------------------------------------------------------------------
+
+    def start(self) -> Deferred[None]:
+        """
+        Serve, and take up what was kept.
+
+        @return: Deferred that fires with L{None} when it is read.  It fails with what the
+            database does.
+        """
+        if self._running:
+            return fail(ValueError("the node is running already"))
+        self._running = True
+        self.connections.start()
+        return self.run(self._start())
+
+    async def _start(self) -> None:
+        anchors: list[Contact] = []
+        if self._database is not None:
+            rows = await self._database.read(tables.read)
+            published = await self._database.read(tables.read_publications)
+            known = await self._database.read(
+                lambda connection: tables.read_contacts(connection, self.network, self.rules)
+            )
+            now = self.wall_ms()
+            self.holdings.restore(rows, now)
+            self.publications.restore(published, now)
+            anchors = self.table.restore(known, now / 1000)
+        for contact in anchors:
+            self.check(contact)
+        self.upkeep.start()
+
+    def stop(self) -> Deferred[None]:
+        """
+        End all lookups, close all connections, and write down what is to be kept.
+
+        @return: Deferred that fires with L{None} when that is done, within bounded time, and
+            no timer is left.  Errors of the disk are logged.
+        """
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if not self._running:
+            return
+        self._running = False
+        self.upkeep.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        for search in list(self._searches):
+            search.abandon()
+        await DeferredList(
+            [self.connections.stop(), self.server.close_all(self.connections.limits.close)]
+        )
+        if self._database is not None:
+            try:
+                await self.save_contacts()
+                await self.written()
+            except MeshkitError as e:
+                self._log.warn("what the hash table knows is not kept: {error}", error=str(e))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
+        """
+        Do something that L{stop} ends.
+
+        @return: Deferred of what it gives.  It fails with L{NotReady
+            <meshkit.errors.NotReady>} if the node is stopped.
+        """
+        if not self._running:
+            work.close()
+            return fail(NotReady("the hash table is stopping, or not started"))
+        task: Deferred[T] = Deferred.fromCoroutine(work)
+        if task.called:
+            return task
+        self._tasks[task] = None
+
+        def ended(result: Any) -> Any:
+            del self._tasks[task]
+            if isinstance(result, Failure) and result.check(CancelledError) and not self._running:
+                return Failure(NotReady("the hash table is stopping"))
+            return result
+
+        return task.addBoth(ended)
+
+    def run_alone(self, work: Coroutine[Any, Any, Any], what: str) -> None:
+        """Do something for which nobody waits; what it fails with is logged."""
+
+        def failed(failure: Failure) -> None:
+            if failure.check(CancelledError, NotReady):
+                return
+            if failure.check(MeshkitError):
+                self._log.info("{what}: {error}", what=what, error=str(failure.value))
+            else:
+                self._log.failure("{what} failed", failure, what=what)
+
+        self.run(work).addErrback(failed)
+
+    # --- on the disk --------------------------------------------------------------------------
+
+    def written(self) -> Deferred[None]:
+        """
+        @return: Deferred that fires with L{None} when what has changed so far of what is kept
+            and published is on the disk.  It fails as the database does; then it is written
+            with the next changes.  Cancelling it calls nothing back.
+        """
+        if self._database is None:
+            self.holdings.changes()
+            self.publications.changes()
+            return succeed(None)
+        return shield(self._write(self._database))
+
+    async def _write(self, database: Database) -> None:
+        kept, published = self.holdings.changes(), self.publications.changes()
+
+        def job(connection: Any) -> None:
+            if kept:
+                tables.write(connection, kept)
+            if published:
+                tables.write_publications(connection, published)
+
+        try:
+            # Also if nothing has changed: jobs are done in order, so this one waits for those
+            # before it.
+            await database.write(job)
+        except BaseException:
+            self.holdings.not_written(kept)
+            self.publications.not_written(published)
+            raise
+
+    async def save_contacts(self) -> None:
+        """Write the table down."""
+        if self._database is not None:
+            known = self.table.snapshot()
+            await self._database.write(
+                lambda connection: tables.write_contacts(connection, known)
+            )
+
+    # --- others come and go -------------------------------------------------------------------
+
+    def answered(self, contact: Contact) -> None:
+        """A node has answered a question of ours."""
+        known = contact.id in self.table
+        check = self.table.answered(contact, self.wall_ms() / 1000)
+        if not known and contact.id in self.table:
+            self.upkeep.joined(contact)
+        if check is not None:
+            self.check(check)
+
+    def failed(self, contact: Contact, failure: Failure) -> None:
+        """A node has not answered, or nothing of use."""
+        error = failure.value
+        if isinstance(error, RemoteError) and error.code in _BUSY:
+            return  # it is there
+        if failure.check(NotReady, Overloaded):
+            return  # that is us
+        check = self.table.failed(contact.id, self.wall_ms() / 1000)
+        if check is not None:
+            self.check(check)
+
+    def offered(self, contact: Contact) -> None:
+        """Somebody came to us who can be dialled, too."""
+        check = self.table.offer(contact, self.wall_ms() / 1000)
+        if check is not None:
+            self.check(check)
+
+    def check(self, contact: Contact) -> None:
+        """Find out whether a node is there, and tell the table."""
+        self.run_alone(self._check(contact), "a node could not be pinged")
+
+    async def _check(self, contact: Contact) -> None:
+        try:
+            found = await self.client.ping(contact.key, contact.places)
+        except CancelledError:
+            raise
+        except Exception:
+            self.failed(contact, Failure())
+            return
+        if found is None:
+            # It is there, but not to be reached.
+            self.table.remove(contact.id)
+        else:
+            self.answered(found)
+
+    # --- lookups ------------------------------------------------------------------------------
+
+    async def look_up(
+        self,
+        target: NodeId,
+        *,
+        kind: str | None = None,
+        paths: int = PATHS,
+        own: bool = False,
+    ) -> Lookup[Records]:
+        """
+        Look for the nodes that are nearest to a place.
+
+        @param kind: of the records to find there; L{None} for none.
+        @param own: nobody else has chosen the target.
+        @return: a lookup that has come to its end.
+        @raise Overloaded: there are L{MAX_LOOKUPS} already.
+        """
+        if len(self._searches) >= MAX_LOOKUPS:
+            raise Overloaded(f"{MAX_LOOKUPS} lookups are under way: wait for some of them")
+        lookup: Lookup[Records] = Lookup(
+            target,
+            self.table.closest(target, max(K, ALPHA * paths)),
+            self.table.elders(target, K, self._trusted),
+            own=self.id,
+            paths=paths,
+            size=self.size.size,
+        )
+        self.table.looked_up(target, self.wall_ms() / 1000)
+        known: dict[bytes, Record] = {}
+
+        def ask(ask: Ask) -> Deferred[Answer]:
+            if kind is not None and ask.target == target:
+                return self.client.find_value(ask.contact, kind, target, known)
+            return self.client.find_node(ask.contact, ask.target)
+
+        search = Search(
+            self.reactor, lookup, ask, self.answered, self.failed, self._search_over
+        )
+        self._searches[search] = None
+        await search.start()
+        if own:
+            self.size.saw(target, lookup.closest())
+        return lookup
+
+    def _search_over(self, search: Search) -> None:
+        self._searches.pop(search, None)
+
+    def bootstrap(self, addresses: Iterable[MeshAddress]) -> Deferred[int]:
+        """
+        Find our place in the network.
+
+        @param addresses: nodes to begin with, L{MAX_BOOTSTRAP} of which are tried.  Their
+            hosts may be names.
+        @return: Deferred of how many nodes are known then; 0 if nobody was reached.
+        """
+        return self.run(self._bootstrap(list(addresses)[:MAX_BOOTSTRAP]))
+
+    async def _bootstrap(self, addresses: list[MeshAddress]) -> int:
+        others = [each for each in addresses if each.key != self.identity.public]
+        pings = [
+            self.client.ping(each.key, [each.place]).addCallbacks(self._found_at, _why)
+            for each in others
+        ]
+        for address, why in zip(others, await together(pings), strict=True):
+            if why is not None:
+                self._log.info(
+                    "the hash table does not begin at {address}: {why}",
+                    address=address.text,
+                    why=str(why),
+                )
+        await self.look_up(self.id, own=True)
+        for target in self.table.refreshes(self.wall_ms() / 1000, self.rng):
+            await self.look_up(target, own=True, paths=1)
+        await self.upkeep.publish_address()
+        return len(self.table)
+
+    def _found_at(self, contact: Contact | None) -> str | None:
+        if contact is None:
+            return "it cannot be reached from outside"
+        self.answered(contact)
+        return None
+
+    def find_node(self, target: NodeId | PublicKey) -> Deferred[list[Contact]]:
+        """
+        @param target: a place, or the key of a node.
+        @return: Deferred of the nodes that are nearest to it, at most L{K}, the nearest first.
+        """
+        place = node_id(target) if isinstance(target, PublicKey) else target
+        number(place)
+
+        async def find() -> list[Contact]:
+            return (await self.look_up(place)).closest()
+
+        return self.run(find())
+
+    def find_peer(self, key: PublicKey) -> Deferred[AddressRecord]:
+        """
+        Where can a peer be reached?
+
+        @return: Deferred of the newest address record there is.  It fails with L{NotFound
+            <meshkit.errors.NotFound>} if nobody has one.
+        """
+        return self.run(self._find_peer(key))
+
+    async def _find_peer(self, key: PublicKey) -> AddressRecord:
+        found = await self._get("address", record_key("address", key.raw), SAFE_PATHS)
+        now = self.wall_ms()
+        records = [AddressRecord.open(each.value, self.network, now) for each in found]
+        if not records:
+            # It may be there without having published anything yet.
+            lookup = await self.look_up(node_id(key), paths=SAFE_PATHS)
+            records = [each.record for each in lookup.closest() if each.key == key]
+        if not records:
+            raise NotFound(f"nobody in the hash table knows where {key.short} can be reached")
+        return max(records, key=lambda record: record.sequence)
+
+    def get(self, kind: str, name: bytes, *, paths: int = PATHS) -> Deferred[list[Record]]:
+        """
+        @param kind: of records.
+        @param name: what they are found by.
+        @return: Deferred of the records that count, of all that were found; none if there
+            are none.  It fails with L{RecordWrongKind <meshkit.errors.RecordWrongKind>} if
+            this node does not know the kind.
+        """
+        return self.run(self._get(kind, record_key(kind, name), paths))
+
+    async def _get(self, kind: str, key: NodeId, paths: int) -> list[Record]:
+        self.kinds.find(kind)
+        lookup = await self.look_up(key, kind=kind, paths=paths)
+        found = [record for _, records in lookup.values for record in records]
+        now = self.wall_ms()
+        for raw in self.holdings.find(kind, key, now).records:
+            found.append(Record.reopen(raw))
+        return [record for record in self.kinds.merged(found) if record.expires > now]
+
+    def providers(self, content: bytes) -> Deferred[list[Record]]:
+        """
+        @param content: a content id.
+        @return: Deferred of the records of those that have it: their owners; where these
+            are is asked of L{find_peer}.
+        """
+        return self.get("provider", content)
+
+    # --- storing ------------------------------------------------------------------------------
+
+    def put(
+        self,
+        kind: str,
+        name: bytes,
+        value: bytes,
+        *,
+        salt: bytes = b"",
+        until: int | None = None,
+    ) -> Deferred[Placed]:
+        """
+        Publish something, and go on publishing it until it is withdrawn.
+
+        @param name: what it is found by; of a mutable item our key and the salt.
+        @param until: milliseconds since 1970 at which it ends.
+        @return: Deferred of how many keep it.  It fails with L{RecordError
+            <meshkit.errors.RecordError>} if it is nothing that the kind takes.
+        """
+
+        async def put() -> Placed:
+            key = record_key(kind, name)
+            record = self.publications.publish(
+                kind, key, value, self.wall_ms(), salt=salt, until=until
+            )
+            await self.written()
+            return await self.place(kind, key, [record.raw])
+
+        return self.run(put())
+
+    def put_immutable(self, value: bytes) -> Deferred[Placed]:
+        """Publish something that is found by its SHA-256.  See L{put}."""
+        return self.put("immutable", hashlib.sha256(value).digest(), value)
+
+    def put_mutable(self, value: bytes, salt: bytes = b"") -> Deferred[Placed]:
+        """Publish an item of ours, in the place of what it was.  See L{put}."""
+        return self.put("mutable", self.identity.public.raw + salt, value, salt=salt)
+
+    def swap_mutable(
+        self, value: bytes, expected: Record | None, salt: bytes = b""
+    ) -> Deferred[Placed]:
+        """
+        Publish an item of ours, where it still is what was read.
+
+        Each node compares for itself, so two that swap at the same time may each win at some
+        of them; then the newest stays.
+
+        @param expected: what was read; L{None}, if there was nothing.
+        @return: Deferred of how many have accepted.  If nobody has, it is not published.
+        """
+        return self.run(self._swap(value, expected, salt))
+
+    async def _swap(self, value: bytes, expected: Record | None, salt: bytes) -> Placed:
+        name = self.identity.public.raw + salt
+        key = record_key("mutable", name)
+        now = self.wall_ms()
+        mine = self.publications.find("mutable", key, salt)
+        sequence = max(
+            now,
+            0 if expected is None else expected.sequence + 1,
+            0 if mine is None else mine.record.sequence + 1,
+        )
+        record = Record.seal(
+            self.identity,
+            self.network,
+            "mutable",
+            key,
+            value,
+            sequence=sequence,
+            expires=now + LIFETIME,
+            salt=salt,
+        )
+        self.kinds.check(record, now)
+        seen = Seen(0) if expected is None else Seen(expected.sequence, expected.digest)
+        placed = await self.place("mutable", key, [record.raw], seen)
+        if placed.accepted:
+            # The same times make the same record.
+            self.publications.publish("mutable", key, value, now, salt=salt, sequence=sequence)
+            await self.written()
+        return placed
+
+    def provide(self, content: bytes) -> Deferred[Placed]:
+        """
+        Say that we have some content.
+
+        @param content: its id, which nobody is told.
+        """
+        return self.put("provider", content, b"")
+
+    def withdraw(self, kind: str, name: bytes, salt: bytes = b"") -> Deferred[Placed]:
+        """
+        Take back what was published.
+
+        @return: Deferred of how many nodes have heard of it.  It fails with L{NotFound
+            <meshkit.errors.NotFound>} if nothing was.
+        """
+
+        async def withdraw() -> Placed:
+            key = record_key(kind, name)
+            record = self.publications.withdraw(kind, key, self.wall_ms(), salt)
+            await self.written()
+            return await self.place(kind, key, [record.raw])
+
+        return self.run(withdraw())
+
+    async def place(
+        self,
+        kind: str,
+        key: NodeId,
+        raws: Sequence[bytes],
+        expected: Seen | None = None,
+        paths: int = SAFE_PATHS,
+    ) -> Placed:
+        """
+        Store records of one key at those that should keep them.
+
+        @param expected: compare and swap; then there is one record.
+        """
+        lookup = await self.look_up(key, paths=paths)
+        holders = lookup.holders()
+        refused: Counter[str] = Counter()
+        stores = [self.store_at(holder, raws, expected, refused) for holder in holders]
+        accepted = sum(await together(stores))
+        asked = len(holders)
+        if self.is_holder(key, holders):
+            asked += 1
+            accepted += await self._keep(raws, expected, refused)
+        return Placed(accepted, asked, dict(refused), lookup.crowded)
+
+    def is_holder(self, key: NodeId, holders: Sequence[Contact]) -> bool:
+        """Are we one of those that should keep what is there, and asked for it?"""
+        if not self.own_record():
+            return False
+        here = number(key)
+        return len(holders) < K or self._number ^ here < max(
+            holder.number ^ here for holder in holders
+        )
+
+    async def _keep(
+        self, raws: Sequence[bytes], expected: Seen | None, refused: Counter[str]
+    ) -> bool:
+        now, kept = self.wall_ms(), True
+        for raw in raws:
+            try:
+                self.holdings.store(raw, now, self.identity.public, self.elders, expected)
+            except RecordError as e:
+                refused[e.code] += 1
+                kept = False
+        await self.written()
+        return kept
+
+    def store_at(
+        self,
+        holder: Contact,
+        raws: Sequence[bytes],
+        expected: Seen | None = None,
+        refused: Counter[str] | None = None,
+    ) -> Deferred[bool]:
+        """
+        @param refused: counts the codes of refusals.
+        @return: Deferred of whether a node keeps all of these records.  It does not fail,
+            unless it is cancelled.
+        """
+        codes: Counter[str] = Counter() if refused is None else refused
+        return Deferred.fromCoroutine(self._store_at(holder, raws, expected, codes))
+
+    async def _store_at(
+        self,
+        holder: Contact,
+        raws: Sequence[bytes],
+        expected: Seen | None,
+        refused: Counter[str],
+    ) -> bool:
+        kept = True
+        for request in requests(raws):
+            if expected is not None:
+                request = Store(request.records, Expected(expected.sequence, expected.digest))
+            try:
+                stored = await self.client.store(holder, request)
+            except CancelledError:
+                raise
+            except Exception as e:
+                refused[e.code if isinstance(e, RemoteError) else ""] += 1
+                self.failed(holder, Failure())
+                return False
+            for outcome in stored.outcomes:
+                if not outcome.kept:
+                    refused[outcome.code] += 1
+                    kept = False
+        return kept
+
+    # --- how it is doing ----------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        return Stats(
+            contacts=len(self.table),
+            buckets=self.table.sizes(),
+            size=self.size.size,
+            records=len(self.holdings),
+            record_bytes=self.holdings.size,
+            publications=len(self.publications),
+            connections=len(self.connections),
+            accepted=len(self.server),
+            dialled=self.connections.dialled,
+            lookups=len(self._searches),
+            asked=dict(self.client.asked),
+            served=dict(self.server.served),
+        )
+
+
+def _why(failure: Failure) -> object:
+    return failure if failure.check(CancelledError) else failure.value

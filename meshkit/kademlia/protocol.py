@@ -1,0 +1,527 @@
+"""
+The calls of the hash table, both sides: what others are answered, and what they answer.
+
+Whoever asks is served from the routing table and the holdings.  Each identity has a token
+bucket that outlives its connections; answers cost nothing.  What others answer is verified
+here, so that a lookup is given contacts that may be dialled and records that are what was
+asked for, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable
+from typing import Any, Final, Protocol
+
+from attrs import define, frozen
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from meshkit.errors import (
+    AddressRecordInvalid,
+    InvalidAnswer,
+    NotReady,
+    OverRate,
+    RecordError,
+)
+from meshkit.identity.addresses import HostPort, PeerAddress
+from meshkit.identity.keys import PublicKey
+from meshkit.identity.records import AddressRecord
+from meshkit.kademlia.blocks import Scope, parse_ip, scope_of
+from meshkit.kademlia.connections import Connections, Reached, TrackedProtocol
+from meshkit.kademlia.contacts import Contact, DialRules
+from meshkit.kademlia.distance import NodeId, node_id
+from meshkit.kademlia.holdings import Holdings
+from meshkit.kademlia.kinds import Kinds
+from meshkit.kademlia.records import Record
+from meshkit.kademlia.routing import RoutingTable
+from meshkit.kademlia.wire import (
+    BURST,
+    FIND_NODE,
+    FIND_VALUE,
+    PING,
+    RATE,
+    STORE,
+    FindNode,
+    FindValue,
+    Nodes,
+    Outcome,
+    Ping,
+    Pong,
+    Store,
+    Stored,
+    Values,
+    check_store,
+    check_stored,
+    check_values,
+    store_cost,
+)
+from meshkit.rpc.methods import Dispatcher
+from meshkit.rpc.protocol import RPCProtocol
+from meshkit.runtime.limits import PeerBuckets
+
+#: The label of the capability, and which generation of the protocol is spoken.
+LABEL: Final = "dht"
+VERSION: Final = 1
+
+#: Seconds for an answer, once there is a connection; storing waits for a disk.
+ANSWER_TIMEOUT: Final = 5.0
+STORE_TIMEOUT: Final = 15.0
+#: Address records that are not verified again.
+MAX_READ: Final = 4_096
+#: Connections that others may have here, and one of them.
+MAX_ACCEPTED: Final = 1_024
+MAX_ACCEPTED_PER_PEER: Final = 2
+#: Seconds of silence after which theirs are closed: a little later than they should do it.
+ACCEPTED_IDLE: Final = 660.0
+
+
+def reached_from(address: IAddress | None) -> Scope:
+    """@return: how near whoever is at this address is; what is not known is far away."""
+    inner = address.inner if isinstance(address, PeerAddress) else address
+    return _scope(str(getattr(inner, "host", "")))
+
+
+def _scope(host: str) -> Scope:
+    ip = parse_ip(host)
+    scope = None if ip is None else scope_of(ip)
+    return Scope.WORLD if scope is None else scope
+
+
+class AddressReader:
+    """Makes contacts of address records, and verifies each record only once."""
+
+    def __init__(self, network: bytes, rules: DialRules, limit: int = MAX_READ) -> None:
+        """@param network: id of our network."""
+        self._network = network
+        self._rules = rules
+        self._limit = limit
+        self._read: OrderedDict[bytes, AddressRecord] = OrderedDict()
+        self._contacts: OrderedDict[tuple[bytes, Scope], Contact | None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    def record(self, raw: bytes, now: int) -> AddressRecord:
+        """
+        @param now: milliseconds since 1970.
+        @raise AddressRecordInvalid: it is none, or not good now.
+        """
+        record = self._verified(raw)
+        record.check_time(now)
+        return record
+
+    def _verified(self, raw: bytes) -> AddressRecord:
+        digest = hashlib.sha256(raw).digest()
+        record = self._read.get(digest)
+        if record is None:
+            record = AddressRecord.open_kept(raw, self._network)
+            self._read[digest] = record
+            if len(self._read) > self._limit:
+                self._read.popitem(last=False)
+        else:
+            self._read.move_to_end(digest)
+        return record
+
+    def contact(self, raw: bytes, namer: Scope, now: int) -> Contact | None:
+        """
+        @param namer: how near whoever gave it is.
+        @return: whom it is of; L{None} if that one may not be dialled, or the record is not
+            good at this time, which may be the fault of a clock.
+        @raise AddressRecordInvalid: it is none, whatever the time.
+        """
+        record = self._verified(raw)
+        try:
+            record.check_time(now)
+        except AddressRecordInvalid:
+            return None
+        name = (raw, namer)
+        if name in self._contacts:
+            self._contacts.move_to_end(name)
+            return self._contacts[name]
+        contact = self._contacts[name] = self._rules.contact(record, namer)
+        if len(self._contacts) > self._limit:
+            self._contacts.popitem(last=False)
+        return contact
+
+
+# --- the side that answers ---------------------------------------------------------------
+
+
+class Host(Protocol):
+    """What of a node is served."""
+
+    table: RoutingTable
+    holdings: Holdings
+    network: bytes
+    elders: Container[PublicKey]
+
+    @property
+    def running(self) -> bool: ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970."""
+
+    def own_record(self) -> bytes:
+        """Our address record; empty if we have none."""
+
+    def offered(self, contact: Contact) -> None:
+        """Somebody came to us who can be dialled, too."""
+
+    def written(self) -> Deferred[None]:
+        """Fires when all that has changed of the holdings is on the disk."""
+
+
+@define(eq=False)
+class _Caller:
+    """Who is at the other end of a connection, as it has said itself."""
+
+    contact: Contact | None = None
+
+
+class Server(Factory):
+    """
+    The factory of the connections that others open: answers their calls.
+
+    There are at most L{MAX_ACCEPTED}: one more is not taken, unless one has been silent, or
+    the same peer has L{MAX_ACCEPTED_PER_PEER}: that one's oldest is cut, as it may not know
+    of it any more.
+
+    @ivar served: calls that were answered, by method.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorTime, host: Host, reader: AddressReader) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._reader = reader
+        self.buckets = PeerBuckets(RATE, BURST)
+        self.dispatcher = Dispatcher()
+        self.dispatcher.serve(PING, self._ping)
+        self.dispatcher.serve(FIND_NODE, self._find_node)
+        self.dispatcher.serve(FIND_VALUE, self._find_value)
+        self.dispatcher.serve(STORE, self._store)
+        self.served = {method.name: 0 for method in self.dispatcher.methods}
+        self._callers: dict[TrackedProtocol, _Caller] = {}
+        self._by_peer: dict[PublicKey, list[TrackedProtocol]] = {}
+        self._idle_due: IDelayedCall | None = None
+        self._all_gone: Deferred[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    # --- connections --------------------------------------------------------------------------
+
+    def buildProtocol(self, addr: IAddress | None) -> TrackedProtocol | None:
+        if not self._host.running or not isinstance(addr, PeerAddress):
+            return None  # without a key there is no id
+        same = self._by_peer.get(addr.key, [])
+        if len(same) >= MAX_ACCEPTED_PER_PEER:
+            oldest = same[0]
+            self._leave(oldest)
+            oldest.abort()
+        elif len(self._callers) >= MAX_ACCEPTED and not self._close_silent():
+            return None
+        protocol = TrackedProtocol(
+            self._reactor, self.dispatcher, buckets=self.buckets, lost=self._leave
+        )
+        protocol.factory = self
+        protocol.key = addr.key
+        self._callers[protocol] = _Caller()
+        self._by_peer.setdefault(addr.key, []).append(protocol)
+        if self._idle_due is None:
+            self._idle_due = self._reactor.callLater(ACCEPTED_IDLE / 4, self._look_around)
+        return protocol
+
+    def _look_around(self) -> None:
+        self._idle_due = None
+        self._close_silent()
+        if self._callers:
+            self._idle_due = self._reactor.callLater(ACCEPTED_IDLE / 4, self._look_around)
+
+    def _close_silent(self) -> int:
+        """@return: how many were."""
+        before = self._reactor.seconds() - ACCEPTED_IDLE
+        silent = [one for one in self._callers if one.heard <= before and not one.serving]
+        for protocol in silent:
+            self._leave(protocol)
+            protocol.close()
+        return len(silent)
+
+    def _leave(self, protocol: TrackedProtocol) -> None:
+        if self._callers.pop(protocol, None) is None:
+            return
+        key = protocol.key
+        if key is not None:
+            same = self._by_peer[key]
+            same.remove(protocol)
+            if not same:
+                del self._by_peer[key]
+        if not self._callers and self._all_gone is not None:
+            gone, self._all_gone = self._all_gone, None
+            gone.callback(None)
+
+    def close_all(self, seconds: float) -> Deferred[None]:
+        """
+        Close all connections; the host says that it does not run, so no new one is taken.
+
+        @param seconds: after which they are cut off.
+        @return: Deferred that fires with L{None} when they are gone.
+        """
+        if self._idle_due is not None:
+            self._idle_due.cancel()
+            self._idle_due = None
+        gone: Deferred[None] = Deferred()
+        if not self._callers:
+            gone.callback(None)
+            return gone
+        self._all_gone = gone
+        cut_off = self._reactor.callLater(seconds, self._cut_off)
+
+        def all_gone(result: Any) -> Any:
+            if cut_off.active():
+                cut_off.cancel()
+            return result
+
+        gone.addBoth(all_gone)
+        for protocol in list(self._callers):
+            protocol.close()
+        return gone
+
+    def _cut_off(self) -> None:
+        for protocol in list(self._callers):
+            protocol.abort()
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    def _heard(self, peer: RPCProtocol, method: str) -> PublicKey:
+        """@return: who asks."""
+        caller = self._callers.get(peer)  # type: ignore[call-overload]
+        if caller is None or peer.key is None or not self._host.running:
+            raise NotReady("this node is stopping")
+        self.served[method] += 1
+        if caller.contact is not None:
+            self._host.offered(caller.contact)
+        return peer.key
+
+    def _ping(self, peer: RPCProtocol, request: Ping) -> Pong:
+        key = self._heard(peer, "ping")
+        if request.record:
+            contact = self._introduced(peer, key, request.record)
+            if contact is not None:
+                self._callers[peer].contact = contact  # type: ignore[index]
+                self._host.offered(contact)
+        return Pong(self._host.own_record())
+
+    def _introduced(self, peer: RPCProtocol, key: PublicKey, raw: bytes) -> Contact | None:
+        try:
+            contact = self._reader.contact(
+                raw, reached_from(peer.connected_to), self._host.wall_ms()
+            )
+        except AddressRecordInvalid as e:
+            self._log.debug("{peer} shows no record of its own: {error}", peer=key, error=str(e))
+            return None
+        return contact if contact is not None and contact.key == key else None
+
+    def _find_node(self, peer: RPCProtocol, request: FindNode) -> Nodes:
+        key = self._heard(peer, "find_node")
+        return Nodes(self._told(request.target, key))
+
+    def _told(self, target: NodeId, asker: PublicKey) -> list[bytes]:
+        now = self._host.wall_ms() / 1000
+        told = self._host.table.told(target, now, node_id(asker))
+        return [contact.record.raw for contact in told]
+
+    def _find_value(self, peer: RPCProtocol, request: FindValue) -> Values:
+        key = self._heard(peer, "find_value")
+        found = self._host.holdings.find(request.kind, request.key, self._host.wall_ms())
+        return Values(list(found.records), found.held, self._told(request.key, key))
+
+    def _store(self, peer: RPCProtocol, request: Store) -> Deferred[Stored]:
+        key = self._heard(peer, "store")
+        check_store(request)
+        wait = self.buckets.take(key, store_cost(request), self._reactor.seconds())
+        if wait:
+            # One that does not heed refusals is dropped at its next call.
+            after = None if wait == PeerBuckets.BEYOND else round(wait, 3)
+            raise OverRate("too many records were stored at once", retry_after=after)
+        return ensureDeferred(self._keep(key, request))
+
+    async def _keep(self, storer: PublicKey, request: Store) -> Stored:
+        now = self._host.wall_ms()
+        expected = None if request.expected is None else request.expected.seen
+        outcomes: list[Outcome] = []
+        for raw in request.records:
+            try:
+                self._host.holdings.store(raw, now, storer, self._host.elders, expected)
+            except RecordError as e:
+                outcomes.append(Outcome.refused(e))
+            else:
+                outcomes.append(Outcome())
+        # Also what was known may still be on its way to the disk.
+        if any(outcome.kept for outcome in outcomes):
+            await self._host.written()
+        return Stored(outcomes)
+
+
+# --- the side that asks ------------------------------------------------------------------
+
+
+@frozen
+class Answer:
+    """
+    What a node has said.
+
+    @ivar contact: it, with the place at which it was reached as the first.
+    @ivar named: whom it told of.
+    @ivar records: what it keeps.
+    @ivar refused: how much of what it gave was not what it should be.
+    """
+
+    contact: Contact
+    named: tuple[Contact, ...] = ()
+    records: tuple[Record, ...] = ()
+    refused: int = 0
+
+
+class Client:
+    """
+    Asks other nodes.
+
+    Each Deferred fails as L{Connections.call} does, and with L{InvalidAnswer
+    <meshkit.errors.InvalidAnswer>} where the answer contradicts itself.  Cancelling it forgets
+    the question.
+
+    @ivar asked: questions so far, by method.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        reader: AddressReader,
+        rules: DialRules,
+        kinds: Kinds,
+        network: bytes,
+        wall_ms: Callable[[], int],
+        own_record: Callable[[], bytes],
+    ) -> None:
+        self._connections = connections
+        self._reader = reader
+        self._rules = rules
+        self._kinds = kinds
+        self._network = network
+        self._wall_ms = wall_ms
+        self._own_record = own_record
+        self.asked = {method.name: 0 for method in (PING, FIND_NODE, FIND_VALUE, STORE)}
+
+    def introduce(self, protocol: RPCProtocol) -> None:
+        """
+        Tell a node to which we have just connected who we are, so that it may come to know
+        us.  Whether it answers is of no matter: it is asked something else anyway.
+        """
+        record = self._own_record()
+        if record:
+            self.asked["ping"] += 1
+            protocol.call(PING, Ping(record), timeout=ANSWER_TIMEOUT).addErrback(lambda _: None)
+
+    def ping(self, key: PublicKey, places: Iterable[HostPort]) -> Deferred[Contact | None]:
+        """
+        @return: Deferred of the node as it describes itself now; L{None} if it says that
+            it cannot be reached, or describes somebody else.
+        """
+        return ensureDeferred(self._ping(key, tuple(places)))
+
+    async def _ping(self, key: PublicKey, places: tuple[HostPort, ...]) -> Contact | None:
+        self.asked["ping"] += 1
+        request = Ping(self._own_record())
+        reached = await self._connections.call(key, places, PING, request, ANSWER_TIMEOUT)
+        pong: Pong = reached.answer
+        if not pong.record:
+            return None
+        try:
+            contact = self._reader.contact(
+                pong.record, _scope(reached.place.host), self._wall_ms()
+            )
+        except AddressRecordInvalid as e:
+            raise InvalidAnswer(f"{key.short} shows no address record: {e}") from None
+        if contact is None or contact.key != key:
+            return None
+        return self._rules.reached(contact, reached.place)
+
+    def find_node(self, contact: Contact, target: NodeId) -> Deferred[Answer]:
+        """@return: Deferred of an L{Answer} without records."""
+        return ensureDeferred(self._find_node(contact, target))
+
+    async def _find_node(self, contact: Contact, target: NodeId) -> Answer:
+        reached = await self._call(contact, FIND_NODE, FindNode(target))
+        answer: Nodes = reached.answer
+        named, refused = self._named(answer.contacts, reached.place)
+        return Answer(self._rules.reached(contact, reached.place), named, (), refused)
+
+    def find_value(
+        self, contact: Contact, kind: str, key: NodeId, known: dict[bytes, Record]
+    ) -> Deferred[Answer]:
+        """
+        @param known: records that were verified in this lookup, by their bytes; those of the
+            answer are added.
+        @return: Deferred of an L{Answer}.
+        """
+        return ensureDeferred(self._find_value(contact, kind, key, known))
+
+    async def _find_value(
+        self, contact: Contact, kind: str, key: NodeId, known: dict[bytes, Record]
+    ) -> Answer:
+        reached = await self._call(contact, FIND_VALUE, FindValue(kind, key))
+        answer: Values = reached.answer
+        check_values(answer)
+        named, refused = self._named(answer.contacts, reached.place)
+        now = self._wall_ms()
+        records: list[Record] = []
+        for raw in answer.records:
+            record = known.get(raw)
+            if record is None:
+                try:
+                    record = self._kinds.open_answer(raw, self._network, now, kind, key)
+                except RecordError:
+                    refused += 1
+                    continue
+                known[raw] = record
+            records.append(record)
+        reached_contact = self._rules.reached(contact, reached.place)
+        return Answer(reached_contact, named, tuple(records), refused)
+
+    def store(self, contact: Contact, request: Store) -> Deferred[Stored]:
+        """@return: Deferred of the outcomes, one for each record."""
+        return ensureDeferred(self._store(contact, request))
+
+    async def _store(self, contact: Contact, request: Store) -> Stored:
+        reached = await self._call(contact, STORE, request, STORE_TIMEOUT)
+        answer: Stored = reached.answer
+        check_stored(request, answer)
+        return answer
+
+    def _call(
+        self, contact: Contact, method: Any, request: Any, timeout: float = ANSWER_TIMEOUT
+    ) -> Deferred[Reached]:
+        self.asked[method.name] += 1
+        return self._connections.call(contact.key, contact.places, method, request, timeout)
+
+    def _named(self, raws: list[bytes], place: HostPort) -> tuple[tuple[Contact, ...], int]:
+        """@return: whom an answer tells of, and how many of them are nobody."""
+        namer, now = _scope(place.host), self._wall_ms()
+        named: list[Contact] = []
+        refused = 0
+        for raw in raws:
+            try:
+                contact = self._reader.contact(raw, namer, now)
+            except AddressRecordInvalid:
+                refused += 1
+                continue
+            if contact is not None:
+                named.append(contact)
+        return tuple(named), refused

@@ -1,0 +1,210 @@
+"""
+What a node does by itself in the course of time: one thing after the other, so that it
+never takes more than a part of what the node has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from meshkit.errors import MeshkitError, NotReady
+from meshkit.kademlia.contacts import Contact
+from meshkit.kademlia.distance import number
+from meshkit.kademlia.holdings import NEAREST, STEP, Due
+from meshkit.kademlia.kinds import address_key
+from meshkit.kademlia.lookup import PATHS
+from meshkit.kademlia.routing import K
+from meshkit.kademlia.search import together
+
+if TYPE_CHECKING:
+    from meshkit.kademlia.node import KademliaNode
+
+#: Seconds between two looks at what is to be done, about.
+PAUSE: Final = 60.0
+#: Seconds between tries of those that are gone, and how many each time.
+LOST_PAUSE: Final = 3_600.0
+LOST: Final = 4
+#: Seconds between two times that the table is written down.
+SAVE_PAUSE: Final = 600.0
+#: Quiet nodes that are pinged at a look.
+MAX_QUIET: Final = 8
+#: Keys that are republished at a look.
+MAX_DUE: Final = 32
+#: Newcomers that wait to be given what is theirs.
+MAX_NEWCOMERS: Final = 64
+#: Keys of which one newcomer is given the records, at the same time.
+MAX_HANDED: Final = 4
+
+
+class Upkeep:
+    """See the module."""
+
+    _log = Logger()
+
+    def __init__(self, node: KademliaNode) -> None:
+        self._node = node
+        self._due: IDelayedCall | None = None
+        self._newcomers: dict[bytes, Contact] = {}
+        self._lost_at = float("-inf")
+        self._saved_at = float("-inf")
+        self._address_sequence = 0
+        self._started = False
+
+    def start(self) -> None:
+        """Begin to look, after a pause."""
+        self._started = True
+        now = self._node.reactor.seconds()
+        self._lost_at = self._saved_at = now
+        self._schedule()
+
+    def stop(self) -> None:
+        """Look no more; who calls this ends what is under way."""
+        self._started = False
+        self._newcomers.clear()
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def joined(self, contact: Contact) -> None:
+        """Somebody is in the table who was not."""
+        if self._started and len(self._newcomers) < MAX_NEWCOMERS and len(self._node.holdings):
+            self._newcomers[contact.id] = contact
+
+    def _schedule(self) -> None:
+        if self._started and self._due is None:
+            pause = PAUSE * (0.75 + 0.5 * self._node.rng.random())
+            self._due = self._node.reactor.callLater(pause, self._begin)
+
+    def _begin(self) -> None:
+        self._due = None
+        self._node.run_alone(self.look_after(), "looking after the hash table")
+
+    async def look_after(self) -> None:
+        """Do all that is due now."""
+        try:
+            steps: tuple[Callable[[], Awaitable[Any]], ...] = (
+                self._refresh,
+                self._ping_quiet,
+                self._try_lost,
+                self.publish_address,
+                self._publish,
+                self._republish,
+                self._hand_over,
+                self._write,
+            )
+            for step in steps:
+                try:
+                    await step()
+                except NotReady:
+                    raise
+                except MeshkitError as e:
+                    self._log.info(
+                        "the hash table could not do all that is due: {code}: {error}",
+                        code=e.code,
+                        error=str(e),
+                    )
+        finally:
+            self._schedule()
+
+    # --- the table ----------------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        node = self._node
+        for target in node.table.refreshes(node.wall_ms() / 1000, node.rng):
+            await node.look_up(target, own=True, paths=1)
+
+    async def _ping_quiet(self) -> None:
+        node = self._node
+        for contact in node.table.quiet(MAX_QUIET, node.wall_ms() / 1000):
+            node.check(contact)
+
+    async def _try_lost(self) -> None:
+        node, now = self._node, self._node.reactor.seconds()
+        if now - self._lost_at >= LOST_PAUSE:
+            self._lost_at = now
+            for contact in node.table.lost(LOST):
+                node.check(contact)
+
+    # --- records --------------------------------------------------------------------------------
+
+    async def publish_address(self) -> None:
+        """Publish where we can be reached, if that was not done yet."""
+        node = self._node
+        record = node.own_address()
+        if record is None or record.sequence == self._address_sequence or not len(node.table):
+            return
+        key = address_key(node.identity.public)
+        published = node.publications.publish(
+            "address",
+            key,
+            record.raw,
+            node.wall_ms(),
+            until=record.expires,
+            sequence=record.sequence,
+        )
+        self._address_sequence = record.sequence
+        await node.written()
+        await node.place("address", key, [published.raw])
+
+    async def _publish(self) -> None:
+        node = self._node
+        for record in node.publications.due(node.wall_ms(), MAX_DUE):
+            await node.written()
+            await node.place(record.kind, record.key, [record.raw])
+
+    async def _republish(self) -> None:
+        node = self._node
+        now = node.wall_ms()
+        node.holdings.expire(now, STEP)
+        for due in node.holdings.due(now, MAX_DUE):
+            await self._republish_one(due)
+
+    async def _republish_one(self, due: Due) -> None:
+        node = self._node
+        lookup = await node.look_up(due.key, paths=PATHS)
+        holders = lookup.holders()
+        await together([node.store_at(holder, due.records) for holder in holders])
+        here, own = number(due.key), number(node.id)
+        if len(holders) >= K and all(
+            holder.number ^ here < own ^ here for holder in holders
+        ):
+            node.holdings.relieve(due.kind, due.key, node.wall_ms())
+
+    async def _hand_over(self) -> None:
+        """Give newcomers what they are nearer to than we are."""
+        node = self._node
+        while self._newcomers:
+            place, contact = next(iter(self._newcomers.items()))
+            del self._newcomers[place]
+
+            def nearest(key: bytes, newcomer: bytes = place) -> list[bytes]:
+                known = node.table.closest(key, NEAREST + 1)
+                return [each.id for each in known if each.id != newcomer][:NEAREST]
+
+            for found in node.holdings.handover(place, nearest, node.wall_ms()):
+                for at in range(0, len(found), MAX_HANDED):
+                    some = found[at : at + MAX_HANDED]
+                    kept = await together(
+                        [node.store_at(contact, due.records) for due in some]
+                    )
+                    if not any(kept):
+                        break
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Let others have a turn."""
+        turn: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = self._node.reactor.callLater(0, turn.callback, None)
+        await turn
+
+    async def _write(self) -> None:
+        node, now = self._node, self._node.reactor.seconds()
+        await node.written()
+        if now - self._saved_at >= SAVE_PAUSE:
+            self._saved_at = now
+            await node.save_contacts()

@@ -1,0 +1,167 @@
+"""
+Whole nodes of the hash table in memory, on a virtual clock.
+
+Their connections are streams whose ends know each other's keys, as those of the secure
+channel do, without its cryptography: a test has dozens of nodes.  Records are signed.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, Final
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from meshkit.identity.addresses import HostPort, MeshAddress, PeerAddress
+from meshkit.identity.keys import Identity
+from meshkit.kademlia.connections import Limits
+from meshkit.kademlia.node import KademliaNode
+from meshkit.testing.nodes import run_clock
+from meshkit.testing.transports import MemoryWire
+from tests.kademlia.recording import NETWORK, NOW, owner
+from tests.kademlia.support import host_of
+
+PORT: Final = 7655
+#: Seconds one way.
+LATENCY: Final = 0.01
+
+
+@implementer(IStreamClientEndpoint)
+class _Way:
+    """From one node to another."""
+
+    def __init__(self, mesh: Mesh, source: PeerAddress, target: MeshAddress) -> None:
+        self._mesh = mesh
+        self._source = source
+        self._target = target
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        mesh = self._mesh
+        mesh.dials.append(self._target)
+        connecting: Deferred[IProtocol] = Deferred(lambda _: call and call.cancel())
+        call = None
+        if self._target.place not in mesh.black_holes:
+            call = mesh.clock.callLater(LATENCY, self._arrive, protocolFactory, connecting)
+        return connecting
+
+    def _arrive(self, factory: IProtocolFactory, connecting: Deferred[IProtocol]) -> None:
+        mesh = self._mesh
+        factories = mesh.listening.get(self._target.place)
+        if factories is None:
+            connecting.errback(ConnectionRefusedError())
+            return
+        key, listening = factories
+        if key != self._target.key:
+            connecting.errback(ConnectionRefusedError())
+            return
+        inner = IPv4Address("TCP", self._target.host, self._target.port)
+        target = PeerAddress(key, inner)
+        client = factory.buildProtocol(target)
+        if client is None:
+            connecting.errback(ConnectionRefusedError())
+            return
+        server = listening.buildProtocol(self._source) or Protocol()
+        wire = MemoryWire(self._source, target, clock=mesh.clock, latency=LATENCY)
+        mesh.wires.append(wire)
+        wire.connect(client, server)
+        if type(server) is Protocol:
+            wire.second.loseConnection()
+        connecting.callback(client)
+
+
+class Mesh:
+    """
+    @ivar clock: of all of them.
+    @ivar nodes: in the order in which they were made.
+    @ivar listening: place -> key and factory of who listens there.
+    @ivar black_holes: places at which nothing ever answers.
+    @ivar dials: all that there were.
+    @ivar wires: all connections that were made.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.nodes: list[KademliaNode] = []
+        self.listening: dict[HostPort, tuple[Any, IProtocolFactory]] = {}
+        self.black_holes: set[HostPort] = set()
+        self.dials: list[MeshAddress] = []
+        self.wires: list[MemoryWire] = []
+
+    def wall_clock(self) -> int:
+        """Nanoseconds since 1970."""
+        return NOW * 1_000_000 + int(self.clock.seconds() * 1_000_000_000)
+
+    def endpoint(self, n: int, identity: Identity) -> Any:
+        source = PeerAddress(identity.public, IPv4Address("TCP", host_of(n << 16), 40_000))
+        return lambda address: _Way(self, source, address)
+
+    def make(
+        self, n: int | None = None, *, client: bool = False, limits: Limits | None = None, **more: Any
+    ) -> KademliaNode:
+        """A node that is not started, at an address of its own."""
+        n = len(self.nodes) if n is None else n
+        identity = owner(n)
+        place = place_of(n)
+        node = KademliaNode(
+            self.clock,
+            identity,
+            NETWORK,
+            self.endpoint(n, identity),
+            rng=Random(n),
+            wall_clock=self.wall_clock,
+            addresses=tuple if client else lambda: [place],
+            limits=limits,
+            **more,
+        )
+        if not client:
+            self.listening[place] = (identity.public, node.server)
+        self.nodes.append(node)
+        return node
+
+    def add(self, count: int = 1, **more: Any) -> list[KademliaNode]:
+        """So many nodes that are started, and know the first one."""
+        made = []
+        for _ in range(count):
+            node = self.make(**more)
+            self.result(node.start())
+            made.append(node)
+            if len(self.nodes) > 1:
+                self.result(node.bootstrap([self.address(0)]))
+        return made
+
+    def address(self, n: int) -> MeshAddress:
+        place = place_of(n)
+        return MeshAddress(place.host, place.port, owner(n).public)
+
+    def run(self, seconds: float = 0.0) -> None:
+        run_clock(self.clock, seconds)
+
+    def result(self, deferred: Deferred[Any], seconds: float = 60.0) -> Any:
+        """@return: what a Deferred gives, within so much time; it raises what it fails with."""
+        results: list[Any] = []
+        deferred.addCallbacks(results.append, lambda failure: results.append(failure))
+        end = self.clock.seconds() + seconds
+        while not results:
+            calls = self.clock.getDelayedCalls()
+            if not calls or calls[0].getTime() > end:
+                raise AssertionError(f"it did not fire within {seconds} s")
+            self.clock.advance(max(0.0, calls[0].getTime() - self.clock.seconds()))
+        (result,) = results
+        if hasattr(result, "raiseException"):
+            result.raiseException()
+        return result
+
+    def stop(self) -> None:
+        """Stop all nodes."""
+        for node in self.nodes:
+            self.result(node.stop())
+
+
+def place_of(n: int) -> HostPort:
+    return HostPort(host_of(n << 16), PORT)
