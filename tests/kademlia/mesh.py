@@ -15,14 +15,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from meshkit.identity.addresses import HostPort, MeshAddress, PeerAddress
 from meshkit.identity.keys import Identity
 from meshkit.kademlia.connections import Limits
 from meshkit.kademlia.node import KademliaNode
-from meshkit.testing.nodes import run_clock
+from meshkit.sim.clock import SimClock
 from meshkit.testing.transports import MemoryWire
 from tests.kademlia.recording import NETWORK, NOW, owner
 from tests.kademlia.support import host_of
@@ -86,7 +85,7 @@ class Mesh:
     """
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = SimClock()
         self.nodes: list[KademliaNode] = []
         self.listening: dict[HostPort, tuple[Any, IProtocolFactory]] = {}
         self.black_holes: set[HostPort] = set()
@@ -140,7 +139,7 @@ class Mesh:
         return MeshAddress(place.host, place.port, owner(n).public)
 
     def run(self, seconds: float = 0.0) -> None:
-        run_clock(self.clock, seconds)
+        self.clock.advance(seconds)
 
     def result(self, deferred: Deferred[Any], seconds: float = 60.0) -> Any:
         """@return: what a Deferred gives, within so much time; it raises what it fails with."""
@@ -148,10 +147,8 @@ class Mesh:
         deferred.addCallbacks(results.append, lambda failure: results.append(failure))
         end = self.clock.seconds() + seconds
         while not results:
-            calls = self.clock.getDelayedCalls()
-            if not calls or calls[0].getTime() > end:
+            if not self.clock.step() or self.clock.seconds() > end:
                 raise AssertionError(f"it did not fire within {seconds} s")
-            self.clock.advance(max(0.0, calls[0].getTime() - self.clock.seconds()))
         (result,) = results
         if hasattr(result, "raiseException"):
             result.raiseException()
@@ -161,6 +158,8 @@ class Mesh:
         """Stop all nodes."""
         for node in self.nodes:
             self.result(node.stop())
+        # What the wires still have to say.
+        self.run(5 * LATENCY)
 
 
 def place_of(n: int) -> HostPort:

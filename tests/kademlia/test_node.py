@@ -27,4 +27,4 @@ class Finding(SynchronousTestCase):
         peer = self.mesh.result(nodes[11].find_peer(owner(25).public))
         self.assertEqual(peer.key, owner(25).public)
         self.mesh.stop()
-        self.assertEqual(self.mesh.clock.getDelayedCalls(), [])
+        self.assertEqual(self.mesh.clock.waiting, 0)
