@@ -1,0 +1,140 @@
+"""Tests of what a node of L{meshkit.kademlia.node} has on its disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.errors import StorageFailed
+from meshkit.kademlia.distance import record_key
+from meshkit.kademlia.store import MIGRATIONS
+from tests.kademlia.mesh import Mesh, place_of
+from tests.kademlia.recording import owner
+
+BIRDS = record_key("topic", b"birds")
+
+
+class Disk:
+    """
+    A database in memory, whose writes take as long as the test wants.
+
+    @ivar held: writes wait for L{release}.
+    @ivar failing: writes fail.
+    """
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        for script in MIGRATIONS:
+            self.connection.executescript(script)
+        self.held = False
+        self.failing = False
+        self._waiting: list[tuple[Deferred[Any], Callable[[Any], Any]]] = []
+
+    def read(self, job: Callable[[Any], Any]) -> Deferred[Any]:
+        return succeed(job(self.connection))
+
+    def write(self, job: Callable[[Any], Any]) -> Deferred[Any]:
+        if self.failing:
+            return fail(StorageFailed("the disk is full"))
+        if not self.held:
+            return succeed(job(self.connection))
+        waiting: Deferred[Any] = Deferred()
+        self._waiting.append((waiting, job))
+        return waiting
+
+    def release(self) -> None:
+        self.held = False
+        waiting, self._waiting = self._waiting, []
+        for deferred, job in waiting:
+            deferred.callback(job(self.connection))
+
+    def count(self) -> int:
+        (count,) = self.connection.execute(
+            "SELECT count(*) FROM kademlia_records WHERE key = ?", (BIRDS,)
+        ).fetchone()
+        return int(count)
+
+
+class Keeping(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.mesh = Mesh()
+        self.disk = Disk()
+        self.addCleanup(self.disk.connection.close)
+        self.keeper, self.other = self.mesh.make(database=self.disk), self.mesh.make()
+        for node in (self.keeper, self.other):
+            self.mesh.result(node.start())
+        self.mesh.result(self.other.bootstrap([self.mesh.address(0)]))
+
+    def end(self) -> None:
+        self.mesh.stop()
+        self.assertEqual(self.mesh.clock.waiting, 0)
+
+    def test_what_is_accepted_is_on_the_disk(self) -> None:
+        self.disk.held = True
+        put = self.other.put("topic", b"birds", b"a wren")
+        self.mesh.run(1.0)
+        self.assertNoResult(put)
+        self.assertEqual(self.disk.count(), 0)
+        # What is known already may still be on its way there.
+        again = self.other.place("topic", BIRDS, self.keeper.holdings.find(
+            "topic", BIRDS, self.keeper.wall_ms()
+        ).records)
+        again = Deferred.fromCoroutine(again)
+        self.mesh.run(1.0)
+        self.assertNoResult(again)
+        self.disk.release()
+        self.assertEqual(self.mesh.result(put).accepted, 2)
+        self.assertEqual(self.mesh.result(again).accepted, 2)
+        self.assertEqual(self.disk.count(), 1)
+        self.end()
+
+    def test_what_the_disk_refuses_is_not_accepted_and_written_later(self) -> None:
+        self.disk.failing = True
+        placed = self.mesh.result(self.other.put("topic", b"birds", b"a wren"))
+        self.assertEqual((placed.accepted, placed.refused), (1, {"STORAGE_FAILED": 1}))
+        self.assertEqual(self.disk.count(), 0)
+        self.disk.failing = False
+        self.mesh.result(self.keeper.put("topic", b"bees", b""))
+        self.assertEqual(self.disk.count(), 1)
+        self.end()
+
+    def test_a_write_goes_on_if_the_asker_has_gone(self) -> None:
+        self.disk.held = True
+        put = self.other.put("topic", b"birds", b"a wren")
+        self.mesh.run(0.5)
+        put.addErrback(lambda failure: None)
+        self.mesh.result(self.other.stop())
+        self.mesh.run(1.0)
+        self.disk.release()
+        self.assertEqual(self.disk.count(), 1)
+        self.end()
+
+    def test_all_of_it_is_there_after_a_restart(self) -> None:
+        self.mesh.result(self.other.put("topic", b"birds", b"a wren"))
+        self.mesh.result(self.keeper.put("topic", b"bees", b"ours"))
+        self.mesh.result(self.keeper.stop())
+        self.mesh.nodes.remove(self.keeper)
+        again = self.mesh.make(0, database=self.disk)
+        self.assertEqual(len(again.table), 0)
+        self.mesh.result(again.start())
+        self.mesh.run(1.0)
+        # It needs nobody to tell it where to begin.
+        self.assertEqual([each.id for each in again.table], [self.other.id])
+        self.assertEqual(self.mesh.result(again.find_node(owner(1).public))[0].id, self.other.id)
+        self.assertEqual(again.holdings.find("topic", BIRDS, again.wall_ms()).held, 1)
+        self.assertIsNotNone(again.publications.find("topic", record_key("topic", b"bees")))
+        self.end()
+
+    def test_the_table_is_written_down_now_and_then(self) -> None:
+        self.mesh.run(900)
+        rows = self.disk.connection.execute("SELECT places FROM kademlia_contacts").fetchall()
+        self.assertEqual(rows, [(place_of(1).text,)])
+        self.end()
+
+    def test_a_disk_that_fails_does_not_keep_it_from_stopping(self) -> None:
+        self.disk.failing = True
+        self.end()
