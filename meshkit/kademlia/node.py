@@ -386,9 +386,7 @@ class KademliaNode:
         """Write the table down."""
         if self._database is not None:
             known = self.table.snapshot()
-            await self._database.write(
-                lambda connection: tables.write_contacts(connection, known)
-            )
+            await self._database.write(lambda connection: tables.write_contacts(connection, known))
 
     # --- others come and go -------------------------------------------------------------------
 
@@ -472,9 +470,7 @@ class KademliaNode:
                 return self.client.find_value(ask.contact, kind, target, known)
             return self.client.find_node(ask.contact, ask.target)
 
-        search = Search(
-            self.reactor, lookup, ask, self.answered, self.failed, self._search_over
-        )
+        search = Search(self.reactor, lookup, ask, self.answered, self.failed, self._search_over)
         self._searches[search] = None
         await search.start()
         if own:

@@ -444,9 +444,7 @@ class Client:
         if not pong.record:
             return None
         try:
-            contact = self._reader.contact(
-                pong.record, _scope(reached.place.host), self._wall_ms()
-            )
+            contact = self._reader.contact(pong.record, _scope(reached.place.host), self._wall_ms())
         except AddressRecordInvalid as e:
             raise InvalidAnswer(f"{key.short} shows no address record: {e}") from None
         if contact is None or contact.key != key:

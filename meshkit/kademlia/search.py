@@ -199,9 +199,8 @@ def together(deferreds: Iterable[Deferred[T]]) -> Deferred[list[T]]:
     """
 
     def first(failure: Failure) -> Failure:
-        failure.trap(FirstError)
-        found: Failure = failure.value.subFailure
-        return found
+        error = failure.value
+        return error.subFailure if isinstance(error, FirstError) else failure
 
     return gatherResults(deferreds, consumeErrors=True).addErrback(first)
 

@@ -170,9 +170,7 @@ class Upkeep:
         holders = lookup.holders()
         await together([node.store_at(holder, due.records) for holder in holders])
         here, own = number(due.key), number(node.id)
-        if len(holders) >= K and all(
-            holder.number ^ here < own ^ here for holder in holders
-        ):
+        if len(holders) >= K and all(holder.number ^ here < own ^ here for holder in holders):
             node.holdings.relieve(due.kind, due.key, node.wall_ms())
 
     async def _hand_over(self) -> None:
@@ -189,9 +187,7 @@ class Upkeep:
             for found in node.holdings.handover(place, nearest, node.wall_ms()):
                 for at in range(0, len(found), MAX_HANDED):
                     some = found[at : at + MAX_HANDED]
-                    kept = await together(
-                        [node.store_at(contact, due.records) for due in some]
-                    )
+                    kept = await together([node.store_at(contact, due.records) for due in some])
                     if not any(kept):
                         break
                 await self._pause()

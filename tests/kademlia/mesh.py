@@ -43,10 +43,10 @@ class _Way:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         mesh = self._mesh
         mesh.dials.append(self._target)
-        connecting: Deferred[IProtocol] = Deferred(lambda _: call and call.cancel())
-        call = None
-        if self._target.place not in mesh.black_holes:
-            call = mesh.clock.callLater(LATENCY, self._arrive, protocolFactory, connecting)
+        if self._target.place in mesh.black_holes:
+            return Deferred()
+        connecting: Deferred[IProtocol] = Deferred(lambda _: call.cancel())
+        call = mesh.clock.callLater(LATENCY, self._arrive, protocolFactory, connecting)
         return connecting
 
     def _arrive(self, factory: IProtocolFactory, connecting: Deferred[IProtocol]) -> None:
@@ -101,7 +101,12 @@ class Mesh:
         return lambda address: _Way(self, source, address)
 
     def make(
-        self, n: int | None = None, *, client: bool = False, limits: Limits | None = None, **more: Any
+        self,
+        n: int | None = None,
+        *,
+        client: bool = False,
+        limits: Limits | None = None,
+        **more: Any,
     ) -> KademliaNode:
         """A node that is not started, at an address of its own."""
         n = len(self.nodes) if n is None else n

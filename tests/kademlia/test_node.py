@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import NotFound, NotReady, Overloaded, RecordForeignOwner, RecordWrongKind
+from meshkit.identity.addresses import MeshAddress
 from meshkit.kademlia import node as module
+from meshkit.kademlia.connections import Limits
 from meshkit.kademlia.distance import closest, record_key
+from meshkit.kademlia.holdings import Quota
 from meshkit.kademlia.node import KademliaNode
 from meshkit.kademlia.wire import Nodes, Pong, Stored, Values
 from tests.kademlia.mesh import Mesh, place_of
@@ -64,7 +69,7 @@ class Finding(MeshCase):
         addresses = [
             self.mesh.address(2),
             self.mesh.address(77),
-            module.MeshAddress(wrong.host, wrong.port, owner(50).public),
+            MeshAddress(wrong.host, wrong.port, owner(50).public),
             self.mesh.address(3),
             self.mesh.address(0),
         ]
@@ -143,7 +148,7 @@ class Storing(MeshCase):
         self.mesh.result(nodes[1].put_mutable(b"1", b"salt"))
         self.mesh.run(1.0)
         self.mesh.result(nodes[1].put_mutable(b"2", b"salt"))
-        name = module.hashlib.sha256(b"for ever").digest()
+        name = hashlib.sha256(b"for ever").digest()
         (item,) = self.mesh.result(nodes[3].get("immutable", name))
         self.assertEqual(item.value, b"for ever")
         (item,) = self.mesh.result(nodes[3].get("mutable", owner(1).public.raw + b"salt"))
@@ -155,9 +160,7 @@ class Storing(MeshCase):
         for node in nodes[:3]:
             self.mesh.result(node.provide(b"content"))
         found = self.mesh.result(nodes[3].providers(b"content"))
-        self.assertEqual(
-            {record.owner for record in found}, {owner(n).public for n in range(3)}
-        )
+        self.assertEqual({record.owner for record in found}, {owner(n).public for n in range(3)})
         self.mesh.result(nodes[1].withdraw("provider", b"content"))
         self.mesh.run(61)
         found = self.mesh.result(nodes[3].providers(b"content"))
@@ -185,7 +188,7 @@ class Storing(MeshCase):
 
     def test_who_is_full_refuses_and_is_not_counted(self) -> None:
         nodes = self.mesh.add(3)
-        (small,) = self.mesh.add(quota=module.Quota(each_records=1, records=10))
+        (small,) = self.mesh.add(quota=Quota(each_records=1, records=10))
         self.mesh.result(nodes[1].put("topic", b"one", b""))
         placed = self.mesh.result(nodes[1].put("topic", b"two", b""))
         self.assertEqual((placed.accepted, placed.asked), (3, 4))
@@ -285,7 +288,9 @@ class Trouble(MeshCase):
         asker, asked = self.mesh.add(2)
         contact = asker.table.closest(asked.id, 1)[0]
         records = [
-            asker.publications.publish("topic", record_key("topic", b"%d" % n), b"", asker.wall_ms())
+            asker.publications.publish(
+                "topic", record_key("topic", b"%d" % n), b"", asker.wall_ms()
+            )
             for n in range(600)
         ]
         kept = [
@@ -300,14 +305,15 @@ class Ending(MeshCase):
     """What is given up, or stopped, leaves nothing."""
 
     def work(self, node: KademliaNode, n: int) -> Deferred[Any]:
-        return [
+        works: list[Callable[[], Deferred[Any]]] = [
             lambda: node.find_node(bytes(32)),
             lambda: node.find_peer(owner(50).public),
             lambda: node.get("topic", b"birds"),
             lambda: node.put("topic", b"birds", b"a wren"),
             lambda: node.swap_mutable(b"1", None),
             lambda: node.bootstrap([self.mesh.address(1), self.mesh.address(2)]),
-        ][n]()
+        ]
+        return works[n]()
 
     def cold(self) -> KademliaNode:
         """A node whose connections are closed, so that it has to dial."""
@@ -382,7 +388,7 @@ class Ending(MeshCase):
         for node in nodes:
             node.upkeep.stop()
         # Nobody closes it who should.
-        nodes[1].connections.limits = module.Limits(idle=10_000.0)
+        nodes[1].connections.limits = Limits(idle=10_000.0)
         self.mesh.run(1_000)
         self.assertEqual(len(nodes[0].server), 0)
         self.end()
@@ -441,5 +447,3 @@ class Stats(MeshCase):
         self.assertGreater(stats.served["store"], 0)
         self.assertGreater(stats.asked["find_node"], 0)
         self.end()
-
-

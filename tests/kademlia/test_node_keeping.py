@@ -80,10 +80,8 @@ class Keeping(SynchronousTestCase):
         self.assertNoResult(put)
         self.assertEqual(self.disk.count(), 0)
         # What is known already may still be on its way there.
-        again = self.other.place("topic", BIRDS, self.keeper.holdings.find(
-            "topic", BIRDS, self.keeper.wall_ms()
-        ).records)
-        again = Deferred.fromCoroutine(again)
+        raws = self.keeper.holdings.find("topic", BIRDS, self.keeper.wall_ms()).records
+        again = Deferred.fromCoroutine(self.other.place("topic", BIRDS, raws))
         self.mesh.run(1.0)
         self.assertNoResult(again)
         self.disk.release()
