@@ -402,10 +402,11 @@ class KademliaNode:
     def failed(self, contact: Contact, failure: Failure) -> None:
         """A node has not answered, or nothing of use."""
         error = failure.value
-        if isinstance(error, RemoteError) and error.code in _BUSY:
-            return  # it is there
-        if failure.check(NotReady, Overloaded):
-            return  # that is us
+        busy = isinstance(error, RemoteError) and error.code in _BUSY
+        # It is there; or it is us who could not ask.
+        if busy or failure.check(NotReady, Overloaded):
+            self.table.unchecked(contact.id)
+            return
         check = self.table.failed(contact.id, self.wall_ms() / 1000)
         if check is not None:
             self.check(check)
@@ -418,12 +419,16 @@ class KademliaNode:
 
     def check(self, contact: Contact) -> None:
         """Find out whether a node is there, and tell the table."""
+        if not self._running:
+            self.table.unchecked(contact.id)
+            return
         self.run_alone(self._check(contact), "a node could not be pinged")
 
     async def _check(self, contact: Contact) -> None:
         try:
             found = await self.client.ping(contact.key, contact.places)
         except CancelledError:
+            self.table.unchecked(contact.id)
             raise
         except Exception:
             self.failed(contact, Failure())

@@ -209,11 +209,14 @@ class Server(Factory):
         self.served = {method.name: 0 for method in self.dispatcher.methods}
         self._callers: dict[TrackedProtocol, _Caller] = {}
         self._by_peer: dict[PublicKey, list[TrackedProtocol]] = {}
+        # These, and those that are being closed.
+        self._all: dict[TrackedProtocol, None] = {}
         self._idle_due: IDelayedCall | None = None
         self._all_gone: Deferred[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._callers)
+        """Connections that there are, those that are being closed too."""
+        return len(self._all)
 
     # --- connections --------------------------------------------------------------------------
 
@@ -228,10 +231,11 @@ class Server(Factory):
         elif len(self._callers) >= MAX_ACCEPTED and not self._close_silent():
             return None
         protocol = TrackedProtocol(
-            self._reactor, self.dispatcher, buckets=self.buckets, lost=self._leave
+            self._reactor, self.dispatcher, buckets=self.buckets, lost=self._lost
         )
         protocol.factory = self
         protocol.key = addr.key
+        self._all[protocol] = None
         self._callers[protocol] = _Caller()
         self._by_peer.setdefault(addr.key, []).append(protocol)
         if self._idle_due is None:
@@ -254,6 +258,7 @@ class Server(Factory):
         return len(silent)
 
     def _leave(self, protocol: TrackedProtocol) -> None:
+        """It is not served any more, and its place is free."""
         if self._callers.pop(protocol, None) is None:
             return
         key = protocol.key
@@ -262,7 +267,11 @@ class Server(Factory):
             same.remove(protocol)
             if not same:
                 del self._by_peer[key]
-        if not self._callers and self._all_gone is not None:
+
+    def _lost(self, protocol: TrackedProtocol) -> None:
+        self._leave(protocol)
+        self._all.pop(protocol, None)
+        if not self._all and self._all_gone is not None:
             gone, self._all_gone = self._all_gone, None
             gone.callback(None)
 
@@ -277,7 +286,7 @@ class Server(Factory):
             self._idle_due.cancel()
             self._idle_due = None
         gone: Deferred[None] = Deferred()
-        if not self._callers:
+        if not self._all:
             gone.callback(None)
             return gone
         self._all_gone = gone
@@ -294,7 +303,7 @@ class Server(Factory):
         return gone
 
     def _cut_off(self) -> None:
-        for protocol in list(self._callers):
+        for protocol in list(self._all):
             protocol.abort()
 
     # --- calls ----------------------------------------------------------------------------------

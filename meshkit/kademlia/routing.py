@@ -334,6 +334,10 @@ class RoutingTable:
         self._fill(index, bucket)
         return None
 
+    def unchecked(self, place: NodeId) -> None:
+        """It was not found out whether a node is there, and that says nothing about it."""
+        self._checks.pop(place, None)
+
     def remove(self, place: NodeId) -> None:
         """Forget somebody, such as who is banned, whether it is there or not."""
         self._checks.pop(place, None)

@@ -12,11 +12,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.errors import NotFound, NotReady, Overloaded, RecordForeignOwner, RecordWrongKind
 from meshkit.identity.addresses import MeshAddress
 from meshkit.kademlia import node as module
-from meshkit.kademlia.connections import Limits
+from meshkit.kademlia import protocol
+from meshkit.kademlia.connections import Connections, Limits
 from meshkit.kademlia.distance import closest, record_key
 from meshkit.kademlia.holdings import Quota
 from meshkit.kademlia.node import KademliaNode
-from meshkit.kademlia.wire import Nodes, Pong, Stored, Values
+from meshkit.kademlia.protocol import MAX_ACCEPTED_PER_PEER
+from meshkit.kademlia.wire import PING, Nodes, Ping, Pong, Stored, Values
 from tests.kademlia.mesh import Mesh, place_of
 from tests.kademlia.recording import owner
 
@@ -263,6 +265,47 @@ class Trouble(MeshCase):
         for _ in range(3):
             self.assertEqual(len(self.mesh.result(nodes[0].find_node(bytes(32)))), 1)
         self.assertIn(nodes[1].id, nodes[0].table)
+        self.end()
+
+    def test_pings_of_which_nothing_came_do_not_use_up_those_that_there_may_be(self) -> None:
+        nodes = self.mesh.add(3)
+
+        def busy(peer: Any, request: Any) -> Any:
+            raise Overloaded("later")
+
+        self.serve(nodes[1], "ping", busy)
+        self.mesh.run(1_900)
+        contact = nodes[0].table.closest(nodes[1].id, 1)[0]
+        for node in nodes:
+            self.assertEqual(len(node.table._checks), 0)
+        nodes[0].check(contact)
+        self.mesh.result(nodes[0].stop())
+        nodes[0].check(contact)
+        self.assertEqual(len(nodes[0].table._checks), 0)
+        self.end()
+
+    def test_one_peer_has_few_connections_here(self) -> None:
+        asker, asked = self.mesh.add(2)
+        contact = asker.table.closest(asked.id, 1)[0]
+        more = [
+            Connections(asker.reactor, self.mesh.endpoint(0, asker.identity), lambda _: None)
+            for _ in range(4)
+        ]
+        for each in more:
+            self.mesh.result(each.call(contact.key, contact.places, PING, Ping(), 5.0))
+        self.mesh.run(1.0)
+        self.assertEqual(len(asked.server), MAX_ACCEPTED_PER_PEER)
+        self.assertEqual([len(each) for each in more], [0, 0, 1, 1])
+        for each in more:
+            self.mesh.result(each.stop())
+        self.end()
+
+    def test_there_are_only_so_many_connections_of_others(self) -> None:
+        self.patch(protocol, "MAX_ACCEPTED", 3)
+        self.mesh.add(6)
+        self.mesh.run(1.0)
+        for node in self.mesh.nodes:
+            self.assertLessEqual(len(node.server), 3)
         self.end()
 
     def test_coming_again_gives_nobody_more(self) -> None:

@@ -224,6 +224,15 @@ class Offers(SynchronousTestCase):
         table.failed(some[0].id, NOW)
         self.assertEqual(table.offer(some[-1], NOW), some[-1])
 
+    def test_a_ping_of_which_nothing_came_makes_room_for_another_and_says_nothing(self) -> None:
+        *old, newcomer = in_bucket(0, K + 1)
+        table = filled(old)
+        self.assertEqual(table.offer(newcomer, NOW + FRESH), old[0])
+        self.assertIsNone(table.offer(newcomer, NOW + FRESH))
+        table.unchecked(old[0].id)
+        self.assertEqual(table.offer(newcomer, NOW + FRESH), old[0])
+        self.assertEqual(table.told(old[0].id, NOW, count=1), [old[0]])
+
 
 class BlockLimits(SynchronousTestCase):
     def test_two_of_a_block_in_a_bucket(self) -> None:
@@ -305,6 +314,9 @@ class Asking(SynchronousTestCase):
         target = new.id
         self.table.answered(old, NOW + HISTORY)
         self.table.answered(new, NOW + HISTORY - 1)
+        self.assertTrue(self.table.has_history(old.id))
+        self.assertFalse(self.table.has_history(friend.id))
+        self.assertFalse(self.table.has_history(OWN))
         self.assertEqual(self.table.elders(target, K), [old])
         found = self.table.elders(target, K, {friend.key})
         self.assertEqual(sorted(each.id for each in found), sorted([old.id, friend.id]))
