@@ -23,6 +23,7 @@ B{What ends what.}
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import nsmallest
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -64,7 +65,8 @@ class Limits:
     @ivar patience: seconds that somebody waits for a connection, its turn and all dials.
     @ivar dial: seconds for one dial, with its handshake.
     @ivar idle: seconds without a call after which a connection is closed.
-    @ivar close: seconds for all of them at the end.
+    @ivar let_go: seconds that a peer has to let go of one that is closed.
+    @ivar close: the same at the end, for all of them.
     """
 
     connections: int = 256
@@ -73,6 +75,7 @@ class Limits:
     patience: float = 10.0
     dial: float = 4.0
     idle: float = 600.0
+    let_go: float = 3.0
     close: float = 5.0
 
 
@@ -198,6 +201,8 @@ class Connections:
         self._dialling: dict[_Link, None] = {}
         # All connections, also those that are being closed.
         self._protocols: dict[TrackedProtocol, _Link] = {}
+        # When those that are being closed are cut off.
+        self._letting_go: dict[TrackedProtocol, IDelayedCall] = {}
         self._nothing_served = Dispatcher()
         self._idle_due: IDelayedCall | None = None
         self._cut_off_due: IDelayedCall | None = None
@@ -344,12 +349,16 @@ class Connections:
             self._going_on = False
 
     def _close_oldest(self) -> None:
-        """Make room, if none is being made already."""
-        if any(not protocol.usable for protocol in self._protocols):
-            return
-        unused = [link for link in self._links.values() if link.protocol and not link.calls]
-        if unused:
-            self._close(min(unused, key=lambda link: link.used))
+        """
+        Make room, if not enough is being made already: who takes long to let go must not hold
+        up all others.
+        """
+        wanted = min(len(self._queue), self.limits.dials - len(self._dialling))
+        wanted -= sum(not protocol.usable for protocol in self._protocols)
+        if wanted > 0:
+            unused = [link for link in self._links.values() if link.protocol and not link.calls]
+            for link in nsmallest(wanted, unused, key=lambda link: link.used):
+                self._close(link)
 
     def _dial(self, link: _Link) -> None:
         """Dial a peer at its next place."""
@@ -464,8 +473,11 @@ class Connections:
     def _close(self, link: _Link) -> None:
         if self._links.get(link.key) is link:
             del self._links[link.key]
-        if link.protocol is not None:
-            link.protocol.close()
+        protocol = link.protocol
+        if protocol is not None and protocol not in self._letting_go:
+            # Before it is closed, as it may be gone at once.
+            self._letting_go[protocol] = self._reactor.callLater(self.limits.let_go, protocol.abort)
+            protocol.close()
 
     def close(self, key: PublicKey) -> None:
         """Close the connection to a peer, or end its dial, if there is any."""
@@ -479,6 +491,9 @@ class Connections:
 
     def _lost(self, protocol: TrackedProtocol) -> None:
         link = self._protocols.pop(protocol, None)
+        timer = self._letting_go.pop(protocol, None)
+        if timer is not None and timer.active():
+            timer.cancel()
         if link is not None:
             link.protocol = None
             if self._links.get(link.key) is link:

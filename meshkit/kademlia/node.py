@@ -262,7 +262,7 @@ class KademliaNode:
         Serve, and take up what was kept.
 
         @return: Deferred that fires with L{None} when it is read.  It fails with what the
-            database does.
+            database does; then the node is not started.
         """
         if self._running:
             return fail(ValueError("the node is running already"))
@@ -271,6 +271,14 @@ class KademliaNode:
         return self.run(self._start())
 
     async def _start(self) -> None:
+        try:
+            await self._take_up()
+        except BaseException:
+            self._running = False
+            raise
+        self.upkeep.start()
+
+    async def _take_up(self) -> None:
         anchors: list[Contact] = []
         if self._database is not None:
             rows = await self._database.read(tables.read)
@@ -284,7 +292,6 @@ class KademliaNode:
             anchors = self.table.restore(known, now / 1000)
         for contact in anchors:
             self.check(contact)
-        self.upkeep.start()
 
     def stop(self) -> Deferred[None]:
         """

@@ -61,6 +61,7 @@ from meshkit.kademlia.wire import (
 )
 from meshkit.rpc.methods import Dispatcher
 from meshkit.rpc.protocol import RPCProtocol
+from meshkit.rpc.table import RPCLimits
 from meshkit.runtime.limits import PeerBuckets
 
 #: The label of the capability, and which generation of the protocol is spoken.
@@ -75,6 +76,9 @@ MAX_READ: Final = 4_096
 #: Connections that others may have here, and one of them.
 MAX_ACCEPTED: Final = 1_024
 MAX_ACCEPTED_PER_PEER: Final = 2
+#: Calls of one connection that are worked on, and bytes of those that are held: each may bring
+#: 64 KiB of records.
+_LIMITS: Final = RPCLimits(served=64, held_bytes=256 * 1024)
 #: Seconds of silence after which theirs are closed: a little later than they should do it.
 ACCEPTED_IDLE: Final = 660.0
 
@@ -231,7 +235,11 @@ class Server(Factory):
         elif len(self._callers) >= MAX_ACCEPTED and not self._close_silent():
             return None
         protocol = TrackedProtocol(
-            self._reactor, self.dispatcher, buckets=self.buckets, lost=self._lost
+            self._reactor,
+            self.dispatcher,
+            limits=_LIMITS,
+            buckets=self.buckets,
+            lost=self._lost,
         )
         protocol.factory = self
         protocol.key = addr.key

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from meshkit.errors import CallTimedOut, NotReady, Overloaded, PeerUnreachable
 from meshkit.identity.addresses import HostPort
@@ -142,6 +144,47 @@ class Asking(SynchronousTestCase):
         self.assertEqual(len(self.mesh.dials), dials + 1)
         self.end()
 
+    def test_who_does_not_let_go_does_not_hold_up_the_others(self) -> None:
+        self.connections = self.connect(Limits(connections=3, dials=2, waiting=9))
+        for n in (1, 2, 3):
+            self.mesh.result(self.ask(n))
+        for wire in self.mesh.wires[-3:-1]:
+            wire.second.pauseProducing()
+            wire.first.write(b"x")
+        asked = [self.ask(0), self.ask(4)]
+        self.mesh.run(2.9)
+        self.assertEqual(len(self.connections), 3)
+        self.mesh.run(0.5)
+        for each in asked:
+            self.successResultOf(each)
+        self.assertEqual(len(self.connections), 3)
+        self.end()
+
+    def test_one_that_is_being_closed_is_not_used(self) -> None:
+        self.mesh.result(self.ask(1))
+        self.opened[0].close()
+        self.mesh.result(self.ask(1))
+        self.assertEqual(len(self.mesh.dials), 2)
+        self.end()
+
+    def test_a_dial_that_nobody_waits_for_is_stopped(self) -> None:
+        before = self.mesh.clock.waiting
+        asked = self.ask(1)
+        self.assertGreater(self.mesh.clock.waiting, before)
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.assertEqual(self.mesh.clock.waiting, before)
+        self.end()
+
+    def test_a_dial_that_cannot_be_stopped_comes_to_nothing(self) -> None:
+        way = _Stubborn()
+        self.connections = Connections(self.mesh.clock, lambda _: way, self.opened.append)
+        asked = self.ask(1)
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.assertIsNone(way.factory.buildProtocol(None))
+        self.end()
+
     def test_only_so_many_wait(self) -> None:
         self.connections = self.connect(FEW)
         for n in (1, 2, 3, 4):
@@ -198,7 +241,7 @@ class Asking(SynchronousTestCase):
         wire.second.pauseProducing()
         wire.first.write(b"x")
         stopped = self.connections.stop()
-        self.mesh.run(4.9)
+        self.mesh.run(2.9)
         self.assertNoResult(stopped)
         self.mesh.run(0.2)
         self.successResultOf(stopped)
@@ -212,6 +255,17 @@ class Asking(SynchronousTestCase):
         for each in asked:
             self.failureResultOf(each, OSError, PeerUnreachable)
         self.end()
+
+
+@implementer(IStreamClientEndpoint)
+class _Stubborn:
+    """An endpoint that goes on whatever it is told."""
+
+    factory: Any = None
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        self.factory = protocolFactory
+        return Deferred(lambda _: None)
 
 
 def _raise(_address: object) -> Any:

@@ -280,6 +280,7 @@ class Trouble(MeshCase):
             self.assertEqual(len(node.table._checks), 0)
         nodes[0].check(contact)
         self.mesh.result(nodes[0].stop())
+        self.assertIsNotNone(nodes[0].table._check(contact))
         nodes[0].check(contact)
         self.assertEqual(len(nodes[0].table._checks), 0)
         self.end()

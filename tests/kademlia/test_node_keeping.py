@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.errors import StorageFailed
+from meshkit.errors import NotReady, StorageFailed
 from meshkit.kademlia.distance import record_key
 from meshkit.kademlia.store import MIGRATIONS
 from tests.kademlia.mesh import Mesh, place_of
@@ -131,6 +131,14 @@ class Keeping(SynchronousTestCase):
         self.mesh.run(900)
         rows = self.disk.connection.execute("SELECT places FROM kademlia_contacts").fetchall()
         self.assertEqual(rows, [(place_of(1).text,)])
+        self.end()
+
+    def test_a_node_whose_disk_cannot_be_read_is_not_started(self) -> None:
+        broken = Disk()
+        broken.connection.close()
+        node = self.mesh.make(database=broken)
+        self.failureResultOf(node.start(), sqlite3.ProgrammingError)
+        self.failureResultOf(node.get("topic", b"birds"), NotReady)
         self.end()
 
     def test_a_disk_that_fails_does_not_keep_it_from_stopping(self) -> None:
