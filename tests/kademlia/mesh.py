@@ -56,7 +56,7 @@ class _Way:
             connecting.errback(ConnectionRefusedError())
             return
         key, listening = factories
-        if key != self._target.key:
+        if key != self._target.key or not mesh.reaches(key, self._source.key):
             connecting.errback(ConnectionRefusedError())
             return
         inner = IPv4Address("TCP", self._target.host, self._target.port)
@@ -82,6 +82,7 @@ class Mesh:
     @ivar black_holes: places at which nothing ever answers.
     @ivar dials: all that there were.
     @ivar wires: all connections that were made.
+    @ivar apart: keys of those that reach one another only.
     """
 
     def __init__(self) -> None:
@@ -91,6 +92,11 @@ class Mesh:
         self.black_holes: set[HostPort] = set()
         self.dials: list[MeshAddress] = []
         self.wires: list[MemoryWire] = []
+        self.apart: list[set[Any]] = []
+
+    def reaches(self, one: Any, other: Any) -> bool:
+        """Are these keys on one side?"""
+        return all((one in half) == (other in half) for half in self.apart)
 
     def wall_clock(self) -> int:
         """Nanoseconds since 1970."""

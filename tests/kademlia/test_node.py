@@ -9,16 +9,24 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.errors import NotFound, NotReady, Overloaded, RecordForeignOwner, RecordWrongKind
+from meshkit.errors import (
+    InvalidAnswer,
+    NotFound,
+    NotReady,
+    Overloaded,
+    RecordForeignOwner,
+    RecordWrongKind,
+)
 from meshkit.identity.addresses import MeshAddress
 from meshkit.kademlia import node as module
 from meshkit.kademlia import protocol
 from meshkit.kademlia.connections import Connections, Limits
+from meshkit.kademlia.contacts import Contact
 from meshkit.kademlia.distance import closest, record_key
 from meshkit.kademlia.holdings import Quota
 from meshkit.kademlia.node import KademliaNode
 from meshkit.kademlia.protocol import MAX_ACCEPTED_PER_PEER
-from meshkit.kademlia.wire import PING, Nodes, Ping, Pong, Stored, Values
+from meshkit.kademlia.wire import PING, Nodes, Outcome, Ping, Pong, Store, Stored, Values
 from tests.kademlia.mesh import Mesh, place_of
 from tests.kademlia.recording import owner
 
@@ -139,6 +147,10 @@ class Finding(MeshCase):
         self.end()
 
 
+def _nobody(contact: Contact) -> None:
+    pass
+
+
 async def _nothing() -> None:
     pass
 
@@ -250,9 +262,28 @@ class Trouble(MeshCase):
         self.end()
 
     def test_an_answer_that_contradicts_itself_is_none(self) -> None:
-        nodes = self.mesh.add(3)
-        self.serve(nodes[1], "find_value", lambda peer, request: Values([b"x", b"x"], 1, []))
-        self.assertEqual(self.mesh.result(nodes[0].get("topic", b"birds")), [])
+        asker, liar = self.mesh.add(2)
+        contact = asker.table.closest(liar.id, 1)[0]
+        self.mesh.result(asker.put("topic", b"birds", b"a wren"))
+        (record,) = self.mesh.result(asker.get("topic", b"birds"))
+        twice = Values([record.raw, record.raw], 2, [])
+        self.serve(liar, "find_value", lambda peer, request: twice)
+        with self.assertRaises(InvalidAnswer):
+            self.mesh.result(asker.client.find_value(contact, "topic", record.key, {}))
+        self.serve(liar, "store", lambda peer, request: Stored([Outcome(), Outcome()]))
+        with self.assertRaises(InvalidAnswer):
+            self.mesh.result(asker.client.store(contact, Store([record.raw])))
+        self.end()
+
+    def test_who_shows_the_address_of_somebody_else_shows_none(self) -> None:
+        nodes = self.mesh.add(2)
+        client = self.mesh.make(client=True)
+        self.mesh.result(client.start())
+        client.client._own_record = nodes[1].own_record
+        self.mesh.result(client.client.ping(nodes[0].identity.public, [place_of(0)]))
+        callers = [each.contact for each in nodes[0].server._callers.values()]
+        keys = [each.key for each in callers if each is not None]
+        self.assertEqual(keys, [nodes[1].identity.public])
         self.end()
 
     def test_who_refuses_for_a_moment_stays_in_the_table(self) -> None:
@@ -274,15 +305,22 @@ class Trouble(MeshCase):
             raise Overloaded("later")
 
         self.serve(nodes[1], "ping", busy)
-        self.mesh.run(1_900)
-        contact = nodes[0].table.closest(nodes[1].id, 1)[0]
-        for node in nodes:
-            self.assertEqual(len(node.table._checks), 0)
-        nodes[0].check(contact)
-        self.mesh.result(nodes[0].stop())
-        self.assertIsNotNone(nodes[0].table._check(contact))
-        nodes[0].check(contact)
-        self.assertEqual(len(nodes[0].table._checks), 0)
+        node = nodes[0]
+        contact = node.table.closest(nodes[1].id, 1)[0]
+
+        def check() -> None:
+            self.assertIsNotNone(node.table._check(contact))
+            node.check(contact)
+
+        check()
+        self.mesh.run(1.0)
+        self.assertEqual(len(node.table._checks), 0)  # busy
+        check()
+        self.assertEqual(len(node.table._checks), 1)
+        self.mesh.result(node.stop())
+        self.assertEqual(len(node.table._checks), 0)  # cancelled
+        check()
+        self.assertEqual(len(node.table._checks), 0)  # not begun
         self.end()
 
     def test_one_peer_has_few_connections_here(self) -> None:
@@ -449,6 +487,46 @@ class Living(MeshCase):
         self.assertEqual(found.held, 1)
         (record,) = self.mesh.result(late.get("topic", b"birds"))
         self.assertEqual(record.value, b"a wren")
+        self.end()
+
+    def test_those_that_keep_it_publish_it_again(self) -> None:
+        nodes = self.mesh.add(6)
+        self.mesh.result(nodes[5].put("topic", b"birds", b"a wren"))
+        self.mesh.result(nodes[5].stop())
+        for node in nodes:
+            node.upkeep.joined = _nobody  # type: ignore[method-assign]
+        (late,) = self.mesh.add()
+        self.mesh.run(2 * 3_600)
+        found = late.holdings.find("topic", record_key("topic", b"birds"), late.wall_ms())
+        self.assertEqual(found.held, 1)
+        self.end()
+
+    def test_its_owner_publishes_it_again(self) -> None:
+        nodes = self.mesh.add(3)
+        self.mesh.result(nodes[2].put("topic", b"birds", b"a wren"))
+        for node in nodes:
+            node.upkeep.joined = _nobody  # type: ignore[method-assign]
+            node.upkeep._republish = _nothing  # type: ignore[method-assign]
+        (late,) = self.mesh.add()
+        self.mesh.run(2 * 3_600)
+        found = late.holdings.find("topic", record_key("topic", b"birds"), late.wall_ms())
+        self.assertEqual(found.held, 1)
+        self.end()
+
+    def test_those_that_are_gone_are_tried_again_and_found(self) -> None:
+        nodes = self.mesh.add(4)
+        here, there = nodes[:2], nodes[2:]
+        self.mesh.apart = [{node.identity.public for node in half} for half in (here, there)]
+        for wire in self.mesh.wires:
+            wire.cut()
+        self.mesh.run(6 * 3_600)
+        for half, other in ((here, there), (there, here)):
+            for node in half:
+                self.assertEqual([each.id in node.table for each in other], [False, False])
+        self.mesh.apart = []
+        self.mesh.run(2 * 3_600)
+        for node in nodes:
+            self.assertEqual(len(node.table), 3)
         self.end()
 
     def test_newcomers_are_given_what_is_nearest_to_them(self) -> None:

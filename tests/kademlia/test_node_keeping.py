@@ -42,7 +42,7 @@ class Disk:
             return fail(StorageFailed("the disk is full"))
         if not self.held:
             return succeed(job(self.connection))
-        waiting: Deferred[Any] = Deferred()
+        waiting: Deferred[Any] = Deferred(lambda _: self._waiting.remove((waiting, job)))
         self._waiting.append((waiting, job))
         return waiting
 
