@@ -1,0 +1,130 @@
+"""Tests of L{meshkit.kademlia.upkeep}: what is done by itself, one thing at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.errors import Overloaded
+from meshkit.kademlia.contacts import Contact
+from meshkit.kademlia.holdings import Due
+from meshkit.kademlia.node import KademliaNode
+from meshkit.kademlia.routing import K
+from tests.kademlia.mesh import Mesh
+from tests.kademlia.support import contact, contact_at
+
+STEPS = (
+    "_refresh",
+    "_ping_quiet",
+    "_try_lost",
+    "publish_address",
+    "_publish",
+    "_republish",
+    "_hand_over",
+    "_write",
+)
+
+
+async def _nothing() -> None:
+    pass
+
+
+class Upkeep(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.mesh = Mesh()
+
+    def end(self) -> None:
+        self.mesh.stop()
+        self.assertEqual(self.mesh.clock.waiting, 0)
+
+    def only(self, step: str) -> list[KademliaNode]:
+        """Three nodes that know each other and do just that."""
+        nodes = self.mesh.add(3)
+        self.mesh.run(1.0)
+        for node in nodes:
+            self.assertEqual(len(node.table), 2)
+            for other in STEPS:
+                if other != step:
+                    setattr(node.upkeep, other, _nothing)
+        return nodes
+
+    def test_those_that_are_quiet_are_pinged_and_go_when_they_are_gone(self) -> None:
+        nodes = self.only("_ping_quiet")
+        self.mesh.result(nodes[2].stop())
+        self.mesh.run(1_700)
+        self.assertIn(nodes[2].id, nodes[0].table)
+        self.mesh.run(500)
+        self.assertNotIn(nodes[2].id, nodes[0].table)
+        self.assertIn(nodes[1].id, nodes[0].table)
+        self.end()
+
+    def test_the_table_is_refreshed_every_hour(self) -> None:
+        nodes = self.only("_refresh")
+        self.mesh.run(100)
+        asked = nodes[0].client.asked["find_node"]
+        self.mesh.run(3_300)
+        self.assertEqual(nodes[0].client.asked["find_node"], asked)
+        self.mesh.run(500)
+        self.assertGreater(nodes[0].client.asked["find_node"], asked)
+        self.assertIsNone(nodes[0].size.size)
+        self.mesh.run(5 * 3_600)
+        self.assertEqual(nodes[0].size.size, 3.0)
+        self.end()
+
+    def test_what_fails_does_not_keep_the_rest_from_being_done(self) -> None:
+        nodes = self.only("_ping_quiet")
+        done: list[int] = []
+
+        async def fail() -> None:
+            raise Overloaded("too much")
+
+        async def do() -> None:
+            done.append(1)
+
+        nodes[0].upkeep._refresh = fail  # type: ignore[method-assign]
+        nodes[0].upkeep._write = do  # type: ignore[method-assign]
+        self.mesh.run(400)
+        self.assertGreater(len(done), 4)
+        self.end()
+
+    def republish(self, holders: list[Contact]) -> tuple[list[Any], list[Contact]]:
+        """@return: what others do, and who was given it."""
+        (node,) = self.mesh.add()
+        relieved: list[Any] = []
+        given: list[Contact] = []
+
+        class Found:
+            def holders(self) -> list[Contact]:
+                return holders
+
+        async def look_up(*args: Any, **kwargs: Any) -> Any:
+            return Found()
+
+        def store_at(holder: Contact, raws: Any) -> Deferred[bool]:
+            given.append(holder)
+            return succeed(True)
+
+        node.look_up = look_up  # type: ignore[method-assign]
+        node.store_at = store_at  # type: ignore[method-assign, assignment]
+        self.patch(node.holdings, "relieve", lambda *args: relieved.append(args))
+        due = Due("topic", bytes(32), (b"raw",))
+        self.mesh.result(Deferred.fromCoroutine(node.upkeep._republish_one(due)))
+        self.end()
+        return relieved, given
+
+    def test_where_all_are_nearer_than_we_are_others_go_on(self) -> None:
+        near = [contact_at(bytes(31) + bytes([n]), n) for n in range(1, K + 1)]
+        relieved, given = self.republish(near)
+        self.assertEqual([each[:2] for each in relieved], [("topic", bytes(32))])
+        self.assertEqual(given, near)
+
+    def test_where_one_is_farther_we_go_on(self) -> None:
+        near = [contact_at(bytes(31) + bytes([n]), n) for n in range(1, K)]
+        relieved, given = self.republish([*near, contact_at(b"\xff" * 32, 99)])
+        self.assertEqual((relieved, len(given)), ([], K))
+
+    def test_where_there_are_few_we_go_on(self) -> None:
+        relieved, _ = self.republish([contact(1)])
+        self.assertEqual(relieved, [])
