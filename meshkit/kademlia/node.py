@@ -37,14 +37,15 @@ from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.records import MAX_ADDRESSES, AddressRecord
 from meshkit.identity.records import MAX_LIFETIME as ADDRESS_LIFETIME
 from meshkit.kademlia import store as tables
+from meshkit.kademlia.blocks import Scope
 from meshkit.kademlia.connections import Connections, Endpoints, Limits
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, node_id, number, record_key
 from meshkit.kademlia.estimate import SizeEstimate
 from meshkit.kademlia.holdings import Holdings, Quota, Seen
-from meshkit.kademlia.kinds import Kinds
+from meshkit.kademlia.kinds import Kinds, address_key
 from meshkit.kademlia.lookup import ALPHA, PATHS, SAFE_PATHS, Ask, Lookup
-from meshkit.kademlia.protocol import AddressReader, Answer, Client, Server
+from meshkit.kademlia.protocol import AddressReader, Answer, Client, Server, scope_at
 from meshkit.kademlia.publications import Publications
 from meshkit.kademlia.records import LIFETIME, Record
 from meshkit.kademlia.routing import K, RoutingTable
@@ -64,6 +65,23 @@ MAX_BOOTSTRAP: Final = 32
 _BUSY: Final = frozenset({"OVER_RATE", "OVERLOADED"})
 
 
+class Found(list[T]):
+    """
+    What a lookup has found, as a list, and what it took.
+
+    @ivar questions: that were put to other nodes.
+    @ivar hops: how many nodes told of one another until the nearest was found.
+    @ivar crowded: more nodes are near to the place than chance would have it, and all of the
+        region were asked.
+    """
+
+    def __init__(self, found: Iterable[T], lookup: Lookup[Records]) -> None:
+        super().__init__(found)
+        self.questions = lookup.asked
+        self.hops = lookup.hops
+        self.crowded = lookup.crowded
+
+
 @frozen
 class Placed:
     """
@@ -75,12 +93,16 @@ class Placed:
         nodes that did not answer.
     @ivar crowded: the place is more crowded than chance would have it, and all nodes of the
         region were asked.
+    @ivar questions: that were put to other nodes to find those.
+    @ivar hops: see L{Found}.
     """
 
     accepted: int
     asked: int
     refused: Mapping[str, int] = field(factory=dict)
     crowded: bool = False
+    questions: int = 0
+    hops: int = 0
 
 
 @frozen
@@ -527,7 +549,7 @@ class KademliaNode:
         self.answered(contact)
         return None
 
-    def find_node(self, target: NodeId | PublicKey) -> Deferred[list[Contact]]:
+    def find_node(self, target: NodeId | PublicKey) -> Deferred[Found[Contact]]:
         """
         @param target: a place, or the key of a node.
         @return: Deferred of the nodes that are nearest to it, at most L{K}, the nearest first.
@@ -535,33 +557,60 @@ class KademliaNode:
         place = node_id(target) if isinstance(target, PublicKey) else target
         number(place)
 
-        async def find() -> list[Contact]:
-            return (await self.look_up(place)).closest()
+        async def find() -> Found[Contact]:
+            lookup = await self.look_up(place)
+            return Found(lookup.closest(), lookup)
 
         return self.run(find())
 
-    def find_peer(self, key: PublicKey) -> Deferred[AddressRecord]:
+    def find_peer(self, key: PublicKey) -> Deferred[Contact]:
         """
-        Where can a peer be reached?
+        Where can a peer be dialled?
 
-        @return: Deferred of the newest address record there is.  It fails with L{NotFound
-            <meshkit.errors.NotFound>} if nobody has one.
+        The newest address record counts.  Of its places only those are given that may be
+        dialled on the word of the nearest of the nodes that gave it (L{DialRules.contact}).
+        What is kept here counts as given from far away, as it is not known who has stored it.
+
+        @return: Deferred of the peer.  It fails with L{NotFound <meshkit.errors.NotFound>} if
+            nobody knows where it is, or if there is no place that may be dialled.
         """
         return self.run(self._find_peer(key))
 
-    async def _find_peer(self, key: PublicKey) -> AddressRecord:
-        found = await self._get("address", record_key("address", key.raw), SAFE_PATHS)
-        now = self.wall_ms()
-        records = [AddressRecord.open(each.value, self.network, now) for each in found]
-        if not records:
-            # It may be there without having published anything yet.
+    async def _find_peer(self, key: PublicKey) -> Contact:
+        record, contact = await self._find_published(key)
+        if contact is None:
+            # It may be there without having published anything, or be nearer to us than those
+            # who keep what it has.
             lookup = await self.look_up(node_id(key), paths=SAFE_PATHS)
-            records = [each.record for each in lookup.closest() if each.key == key]
-        if not records:
+            contact = next((each for each in lookup.closest() if each.key == key), None)
+        if contact is not None:
+            return contact
+        if record is None:
             raise NotFound(f"nobody in the hash table knows where {key.short} can be reached")
-        return max(records, key=lambda record: record.sequence)
+        if not record.addresses:
+            raise NotFound(f"{key.short} says that it cannot be reached from outside")
+        places = ", ".join(place.text for place in record.addresses)
+        raise NotFound(
+            f"{key.short} says that it is at {places}: none of these is dialled on the word of "
+            "nodes that are farther away"
+        )
 
-    def get(self, kind: str, name: bytes, *, paths: int = PATHS) -> Deferred[list[Record]]:
+    async def _find_published(self, key: PublicKey) -> tuple[AddressRecord | None, Contact | None]:
+        """@return: what a peer has published last, and where it may be dialled by that."""
+        lookup = await self.look_up(address_key(key), kind="address", paths=SAFE_PATHS)
+        given = [
+            (record, scope_at(contact.places[0].host))
+            for contact, records in lookup.values
+            for record in records
+        ]
+        given += [(record, Scope.WORLD) for record in self._kept("address", lookup.target)]
+        for newest in self._counting(record for record, _ in given):
+            nearest = min(scope for record, scope in given if record.raw == newest.raw)
+            address = AddressRecord.open(newest.value, self.network, self.wall_ms())
+            return address, self.rules.contact(address, nearest)
+        return None, None
+
+    def get(self, kind: str, name: bytes, *, paths: int = PATHS) -> Deferred[Found[Record]]:
         """
         @param kind: of records.
         @param name: what they are found by.
@@ -571,16 +620,23 @@ class KademliaNode:
         """
         return self.run(self._get(kind, record_key(kind, name), paths))
 
-    async def _get(self, kind: str, key: NodeId, paths: int) -> list[Record]:
+    async def _get(self, kind: str, key: NodeId, paths: int) -> Found[Record]:
         self.kinds.find(kind)
         lookup = await self.look_up(key, kind=kind, paths=paths)
         found = [record for _, records in lookup.values for record in records]
-        now = self.wall_ms()
-        for raw in self.holdings.find(kind, key, now).records:
-            found.append(Record.reopen(raw))
-        return [record for record in self.kinds.merged(found) if record.expires > now]
+        return Found(self._counting([*found, *self._kept(kind, key)]), lookup)
 
-    def providers(self, content: bytes) -> Deferred[list[Record]]:
+    def _kept(self, kind: str, key: NodeId) -> list[Record]:
+        """@return: what this node keeps itself."""
+        found = self.holdings.find(kind, key, self.wall_ms())
+        return [Record.reopen(raw) for raw in found.records]
+
+    def _counting(self, records: Iterable[Record]) -> list[Record]:
+        """@return: those of one key that count, and are good still."""
+        now = self.wall_ms()
+        return [record for record in self.kinds.merged(records) if record.expires > now]
+
+    def providers(self, content: bytes) -> Deferred[Found[Record]]:
         """
         @param content: a content id.
         @return: Deferred of the records of those that have it: their owners; where these
@@ -715,7 +771,7 @@ class KademliaNode:
         if self.is_holder(key, holders):
             asked += 1
             accepted += await self._keep(raws, expected, refused)
-        return Placed(accepted, asked, dict(refused), lookup.crowded)
+        return Placed(accepted, asked, dict(refused), lookup.crowded, lookup.asked, lookup.hops)
 
     def is_holder(self, key: NodeId, holders: Sequence[Contact]) -> bool:
         """Are we one of those that should keep what is there, and asked for it?"""

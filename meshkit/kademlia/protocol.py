@@ -86,10 +86,11 @@ ACCEPTED_IDLE: Final = 660.0
 def reached_from(address: IAddress | None) -> Scope:
     """@return: how near whoever is at this address is; what is not known is far away."""
     inner = address.inner if isinstance(address, PeerAddress) else address
-    return _scope(str(getattr(inner, "host", "")))
+    return scope_at(str(getattr(inner, "host", "")))
 
 
-def _scope(host: str) -> Scope:
+def scope_at(host: str) -> Scope:
+    """@return: how near whoever was reached at this address is, likewise."""
     ip = parse_ip(host)
     scope = None if ip is None else scope_of(ip)
     return Scope.WORLD if scope is None else scope
@@ -461,7 +462,9 @@ class Client:
         if not pong.record:
             return None
         try:
-            contact = self._reader.contact(pong.record, _scope(reached.place.host), self._wall_ms())
+            contact = self._reader.contact(
+                pong.record, scope_at(reached.place.host), self._wall_ms()
+            )
         except AddressRecordInvalid as e:
             raise InvalidAnswer(f"{key.short} shows no address record: {e}") from None
         if contact is None or contact.key != key:
@@ -528,7 +531,7 @@ class Client:
 
     def _named(self, raws: list[bytes], place: HostPort) -> tuple[tuple[Contact, ...], int]:
         """@return: whom an answer tells of, and how many of them are nobody."""
-        namer, now = _scope(place.host), self._wall_ms()
+        namer, now = scope_at(place.host), self._wall_ms()
         named: list[Contact] = []
         refused = 0
         for raw in raws:

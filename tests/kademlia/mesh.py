@@ -7,6 +7,7 @@ channel do, without its cryptography: a test has dozens of nodes.  Records are s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
 
@@ -102,8 +103,10 @@ class Mesh:
         """Nanoseconds since 1970."""
         return NOW * 1_000_000 + int(self.clock.seconds() * 1_000_000_000)
 
-    def endpoint(self, n: int, identity: Identity) -> Any:
-        source = PeerAddress(identity.public, IPv4Address("TCP", host_of(n << 16), 40_000))
+    def endpoint(self, n: int, identity: Identity, host: str = "") -> Any:
+        """@param host: from which others see it come; by default that of its place."""
+        address = IPv4Address("TCP", host or place_of(n).host, 40_000)
+        source = PeerAddress(identity.public, address)
         return lambda address: _Way(self, source, address)
 
     def make(
@@ -112,24 +115,31 @@ class Mesh:
         *,
         client: bool = False,
         limits: Limits | None = None,
+        places: Sequence[HostPort] = (),
+        source: str = "",
         **more: Any,
     ) -> KademliaNode:
-        """A node that is not started, at an address of its own."""
+        """
+        A node that is not started.
+
+        @param places: where it is; by default at an address of its own.
+        @param source: from where others see it come; by default from that address.
+        """
         n = len(self.nodes) if n is None else n
         identity = owner(n)
-        place = place_of(n)
+        places = places or [place_of(n)]
         node = KademliaNode(
             self.clock,
             identity,
             NETWORK,
-            self.endpoint(n, identity),
+            self.endpoint(n, identity, source),
             rng=Random(n),
             wall_clock=self.wall_clock,
-            addresses=tuple if client else lambda: [place],
+            addresses=tuple if client else lambda: places,
             limits=limits,
             **more,
         )
-        if not client:
+        for place in () if client else places:
             self.listening[place] = (identity.public, node.server)
         self.nodes.append(node)
         return node

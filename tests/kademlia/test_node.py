@@ -17,7 +17,10 @@ from meshkit.errors import (
     RecordForeignOwner,
     RecordWrongKind,
 )
-from meshkit.identity.addresses import MeshAddress
+from meshkit.identity.addresses import HostPort, MeshAddress
+from meshkit.identity.keys import Identity
+from meshkit.identity.records import MAX_LIFETIME as ADDRESS_LIFETIME
+from meshkit.identity.records import AddressRecord
 from meshkit.kademlia import node as module
 from meshkit.kademlia import protocol
 from meshkit.kademlia.connections import Connections, Limits
@@ -27,8 +30,8 @@ from meshkit.kademlia.holdings import Quota
 from meshkit.kademlia.node import KademliaNode
 from meshkit.kademlia.protocol import MAX_ACCEPTED_PER_PEER
 from meshkit.kademlia.wire import PING, Nodes, Outcome, Ping, Pong, Store, Stored, Values
-from tests.kademlia.mesh import Mesh, place_of
-from tests.kademlia.recording import owner
+from tests.kademlia.mesh import PORT, Mesh, place_of
+from tests.kademlia.recording import NETWORK, address, owner
 
 
 class MeshCase(SynchronousTestCase):
@@ -57,7 +60,7 @@ class Finding(MeshCase):
         (record,) = self.mesh.result(nodes[20].get("topic", b"birds"))
         self.assertEqual((record.value, record.owner), (b"a wren", owner(3).public))
         peer = self.mesh.result(nodes[11].find_peer(owner(25).public))
-        self.assertEqual(peer.addresses, (place_of(25),))
+        self.assertEqual((peer.key, peer.places), (owner(25).public, (place_of(25),)))
         self.end()
 
     def test_a_node_alone_finds_nothing_and_keeps_what_it_puts(self) -> None:
@@ -103,7 +106,83 @@ class Finding(MeshCase):
         for node in nodes:
             self.assertEqual(node.holdings.find("address", key, node.wall_ms()).held, 0)
         found = self.mesh.result(nodes[1].find_peer(fresh.identity.public))
-        self.assertEqual(found.addresses, (place_of(4),))
+        self.assertEqual(found.places, (place_of(4),))
+        self.end()
+
+    def test_near_places_are_given_only_to_those_that_are_as_near(self) -> None:
+        near, far, only = (
+            HostPort("192.168.0.7", PORT),
+            place_of(8),
+            HostPort("192.168.0.9", PORT),
+        )
+        nodes = self.mesh.add(4)
+        both = self.mesh.make(8, places=[near, far])
+        hidden = self.mesh.make(9, places=[only])
+        for node in (both, hidden):
+            self.mesh.result(node.start())
+            self.mesh.result(node.bootstrap([self.mesh.address(0)]))
+        # Those that keep the records are far away.
+        found = self.mesh.result(nodes[1].find_peer(both.identity.public))
+        self.assertEqual(found.places, (far,))
+        error = self.failureResultOf(self.wait(nodes[1].find_peer(hidden.identity.public)))
+        error.trap(NotFound)
+        self.assertIn(only.text, str(error.value))
+        # A neighbour is told by themselves, at those places.
+        neighbour = self.mesh.make(7)
+        self.mesh.result(neighbour.start())
+        begin = [
+            MeshAddress(place.host, place.port, node.identity.public)
+            for place, node in ((near, both), (only, hidden))
+        ]
+        self.mesh.result(neighbour.bootstrap(begin))
+        found = self.mesh.result(neighbour.find_peer(both.identity.public))
+        self.assertEqual(set(found.places), {near, far})
+        found = self.mesh.result(neighbour.find_peer(hidden.identity.public))
+        self.assertEqual(found.places, (only,))
+        self.end()
+
+    def test_what_is_kept_here_was_given_from_far_away(self) -> None:
+        (node,) = self.mesh.add()
+        place = HostPort("127.0.0.1", PORT)
+        self.keep_address(node, owner(5), place_of(5), place)
+        self.assertEqual(self.mesh.result(node.find_peer(owner(5).public)).places, (place_of(5),))
+        self.keep_address(node, owner(6), place)
+        error = self.failureResultOf(self.wait(node.find_peer(owner(6).public)), NotFound)
+        self.assertIn(place.text, str(error.value))
+        self.end()
+
+    def test_who_says_that_it_cannot_be_reached_is_not_found(self) -> None:
+        (node,) = self.mesh.add()
+        self.keep_address(node, owner(5))
+        error = self.failureResultOf(self.wait(node.find_peer(owner(5).public)), NotFound)
+        self.assertIn("cannot be reached", str(error.value))
+        self.end()
+
+    def keep_address(self, node: KademliaNode, who: Identity, *places: HostPort) -> None:
+        now = node.wall_ms()
+        inner = AddressRecord.seal(
+            who, NETWORK, places, sequence=now, expires=now + ADDRESS_LIFETIME
+        )
+        record = address(who, inner.raw, sequence=now, expires=inner.expires)
+        node.holdings.store(record.raw, now, who.public)
+
+    def wait(self, deferred: Deferred[Any]) -> Deferred[Any]:
+        self.mesh.run(60)
+        return deferred
+
+    def test_what_is_found_says_what_it_took(self) -> None:
+        nodes = self.mesh.add(30)
+        before = nodes[3].client.asked["find_node"]
+        found = self.mesh.result(nodes[3].find_node(bytes(32)))
+        asked = nodes[3].client.asked["find_node"] - before
+        self.assertEqual((found.questions, found.crowded), (asked, False))
+        self.assertGreaterEqual(found.questions, 20)
+        self.assertGreaterEqual(found.hops, 1)
+        placed = self.mesh.result(nodes[3].put("topic", b"birds", b""))
+        self.assertGreaterEqual((placed.questions, placed.hops), (20, 1))
+        found = self.mesh.result(nodes[4].get("topic", b"birds"))
+        self.assertEqual(len(found), 1)
+        self.assertEqual(found.questions, nodes[4].client.asked["find_value"])
         self.end()
 
     def test_a_client_finds_and_stores_and_is_in_nobodys_table(self) -> None:
@@ -547,7 +626,7 @@ class Living(MeshCase):
             node.upkeep.stop()
         self.mesh.run(30 * 3_600)
         found = self.mesh.result(nodes[0].find_peer(owner(2).public))
-        self.assertGreater(found.expires, nodes[0].wall_ms())
+        self.assertGreater(found.record.expires, nodes[0].wall_ms())
         self.end()
 
 
