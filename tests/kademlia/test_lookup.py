@@ -8,9 +8,9 @@ answer comes next is chosen by the test.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, evolve, field
 from hypothesis import given
@@ -64,7 +64,7 @@ class Town:
     def honest(self, ask: Ask) -> Answer:
         return self.tables[ask.contact.id].told(ask.target, 1.0), None
 
-    def lookup(self, target: bytes = TARGET, paths: int = PATHS, **changed: float) -> Lookup[bytes]:
+    def lookup(self, target: bytes = TARGET, paths: int = PATHS, **changed: Any) -> Lookup[bytes]:
         starts = self.tables[OWN.id].closest(target, max(K, ALPHA * paths))
         return Lookup(target, starts, own=OWN.id, paths=paths, **changed)
 
@@ -203,10 +203,14 @@ class Honest(SynchronousTestCase):
 
 
 class Values(SynchronousTestCase):
+    @staticmethod
+    def keep(value: bytes, ask: Ask) -> Answer:
+        return town().honest(ask)[0], value
+
     def run_with(self, keepers: dict[bytes, bytes], paths: int = PATHS) -> Run:
         run = Run(town().lookup(paths=paths), town())
         for place, value in keepers.items():
-            run.behaviours[place] = lambda ask, value=value: (town().honest(ask)[0], value)
+            run.behaviours[place] = partial(self.keep, value)
         run.finish()
         return run
 
