@@ -27,12 +27,13 @@ __all__ = [
     "IFeedStore",
     "IFiles",
     "IForeignProtocols",
+    "IHashTable",
     "IMeshPart",
     "IMeshProtocol",
     "IMetrics",
     "IPeerBook",
+    "IPeerFinder",
     "IRecordKind",
-    "IRecordKinds",
     "ISelection",
     "IToolAliases",
     "Interest",
@@ -496,6 +497,12 @@ class IRecordKind(Interface):
         of every key, so kinds never meet.
         """
     )
+    written: str = Attribute(
+        """
+        How its names are written at the doors: C{id}, that of a peer; C{hex}; or C{text},
+        which is taken as UTF-8.
+        """
+    )
     max_value: int = Attribute("Bytes of a value, at most 32 KiB.")
     max_entries: int = Attribute("Records that are kept of one key, 1 to 1,000.")
     counts_on_storer: bool = Attribute(
@@ -537,14 +544,77 @@ class IRecordKind(Interface):
         """
 
 
-class IRecordKinds(Interface):
-    """What a part provides beside L{IMeshPart} that has the hash table keep its records."""
+class IHashTable(Interface):
+    """
+    The hash table of the network: provided by the part C{dht}.
 
-    def record_kinds() -> Any:
+    Each Deferred fails with L{meshkit.errors.NotReady} before the node is started, and when it
+    stops; with L{meshkit.errors.Overloaded} where too many lookups are under way.  It can be
+    cancelled.
+    """
+
+    def register_kind(kind: Any) -> None:
         """
-        Asked once, before the hash table is started.
+        Have records of a kind kept, here as everywhere a node has the same part.  To be called
+        while parts are made, as all records of a node are judged when it starts.
 
-        @return: sequence of L{IRecordKind}.
+        @param kind: L{IRecordKind}.
+        @raise ValueError: there is one of this name.
+        """
+
+    def get(kind: str, name: bytes) -> Any:
+        """
+        @param kind: name of an L{IRecordKind}.
+        @param name: what its records are found by.
+        @return: Deferred of a list of L{meshkit.kademlia.records.Record}, those that count;
+            empty if there are none.
+        """
+
+    def put(kind: str, name: bytes, value: bytes, *, salt: bytes = b"", until: Any = None) -> Any:
+        """
+        Publish something of this node's, and go on publishing it until it is withdrawn.
+
+        @param until: milliseconds since 1970 at which it ends.
+        @return: Deferred of L{meshkit.kademlia.node.Placed}: how many nodes keep it.  It fails
+            with L{meshkit.errors.RecordError} if it is nothing that the kind takes.
+        """
+
+    def withdraw(kind: str, name: bytes, salt: bytes = b"") -> Any:
+        """
+        Take back what was published.
+
+        @return: Deferred of L{meshkit.kademlia.node.Placed}; it fails with
+            L{meshkit.errors.NotFound} if nothing was.
+        """
+
+    def provide(content: bytes) -> Any:
+        """
+        Say that this node has some content, until C{withdraw("provider", content)}.
+
+        @param content: its id, which those who keep the record are not told.
+        @return: as L{put}.
+        """
+
+    def providers(content: bytes) -> Any:
+        """@return: Deferred of a list of L{meshkit.kademlia.node.Provider}."""
+
+    def find_node(target: Any) -> Any:
+        """
+        @param target: 32 bytes, or a L{meshkit.identity.keys.PublicKey}.
+        @return: Deferred of the nearest nodes, L{meshkit.kademlia.contacts.Contact}, the
+            nearest first, at most 20.
+        """
+
+
+class IPeerFinder(Interface):
+    """What knows where peers can be reached, by their keys: provided by the part C{dht}."""
+
+    def find_peer(key: Any) -> Any:
+        """
+        @param key: L{meshkit.identity.keys.PublicKey}.
+        @return: Deferred of a list of L{meshkit.identity.addresses.MeshAddress}, the best
+            first, never empty; they may be dialled.  It fails with
+            L{meshkit.errors.NotFound} if nobody knows it, and as those of L{IHashTable} do.
         """
 
 

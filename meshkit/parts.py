@@ -36,6 +36,7 @@ from meshkit.interfaces import IConnections, IFiles, IMeshPart, IMeshProtocol, I
 from meshkit.operations import BoundOperation
 
 if TYPE_CHECKING:
+    from meshkit.identity.addresses import HostPort
     from meshkit.identity.keys import Identity, PublicKey, Verify
     from meshkit.identity.network import NetworkKey
 
@@ -134,6 +135,8 @@ class PartContext:
     @ivar find: gives the part that provides an interface, or L{None} for one that is
         only wanted and not there.
     @ivar verify: L{PublicKey.verifies}, for what many nodes verify.
+    @ivar listening: gives where the node listens for others, a list of
+        L{meshkit.identity.addresses.HostPort}; a host may be a wildcard, C{0.0.0.0} or C{::}.
     """
 
     reactor: Any
@@ -152,6 +155,7 @@ class PartContext:
     find: Callable[[Any], Any]
     verify: Verify
     metrics: IMetrics = field(factory=_Uncounted)
+    listening: Callable[[], Sequence[HostPort]] = tuple
 
 
 @implementer(IMeshPart)

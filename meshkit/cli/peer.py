@@ -126,7 +126,11 @@ def remove_peer(flag: str | None, address: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def dial_peer(flag: str | None, address: str, as_json: bool) -> None:
-    """Dial ADDRESS once: can it be reached, and who is there?"""
+    """
+    Dial ADDRESS once: can it be reached, and who is there?
+
+    A peer's id, @...ed25519, is enough: where it can be reached is looked up.
+    """
     _try(flag, address, 0, as_json)
 
 

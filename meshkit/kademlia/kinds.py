@@ -1,7 +1,8 @@
 """
 Kinds of records: what a record of each has to be, and which of two counts.
 
-A kind is an L{IRecordKind}.  Parts bring their own (L{IRecordKinds}); these five are here:
+A kind is an L{IRecordKind}.  Parts bring their own (L{IHashTable.register_kind
+<meshkit.interfaces.IHashTable>}); these five are here:
 
     address    where a peer can be reached, as it says itself; one per peer
     provider   who has some content; one per peer that has it
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from attrs import field, frozen
 from zope.interface import implementer
@@ -42,6 +43,8 @@ MAX_ENTRIES: Final = 1_000
 #: Bytes of what an author says under a topic.  Who has more to say puts it into an item, and
 #: says here where; so an answer has room for many authors.
 MAX_TOPIC_VALUE: Final = 4 * 1024
+#: How names are written at the doors: see L{IRecordKind}.
+Written: TypeAlias = Literal["id", "hex", "text"]
 #: Kinds that a node knows.
 MAX_KINDS: Final = 64
 
@@ -97,12 +100,14 @@ class Kind:
     """
     A kind of records made of functions: see L{IRecordKind}.
 
+    @ivar written: how names are written at the doors.
     @ivar validate: C{validate(record, now)}.
     @ivar slot: C{slot(record)}.
     @ivar merge: C{merge(held, new)}.
     """
 
     name: str = field(validator=_check_name)
+    written: Written = field(default="text", kw_only=True)
     max_value: int = field(default=MAX_VALUE, kw_only=True, validator=_check_value)
     max_entries: int = field(default=1, kw_only=True, validator=_check_entries)
     counts_on_storer: bool = field(default=False, kw_only=True)
@@ -140,7 +145,9 @@ def _open_inner(record: Record, now: int) -> AddressRecord:
     return inner
 
 
-ADDRESS: Final = Kind("address", max_value=MAX_ADDRESS_RECORD, validate=_validate_address)
+ADDRESS: Final = Kind(
+    "address", written="id", max_value=MAX_ADDRESS_RECORD, validate=_validate_address
+)
 
 
 # --- provider --------------------------------------------------------------------------
@@ -162,6 +169,7 @@ def _validate_provider(record: Record, now: int) -> None:
 
 PROVIDER: Final = Kind(
     "provider",
+    written="hex",
     max_value=MAX_ADDRESS_RECORD,
     max_entries=MAX_ENTRIES,
     validate=_validate_provider,
@@ -187,7 +195,7 @@ def _validate_mutable(record: Record, _now: int) -> None:
         )
 
 
-MUTABLE: Final = Kind("mutable", validate=_validate_mutable)
+MUTABLE: Final = Kind("mutable", written="id", validate=_validate_mutable)
 
 
 # --- immutable -------------------------------------------------------------------------
@@ -205,7 +213,11 @@ def _validate_immutable(record: Record, _now: int) -> None:
 
 
 IMMUTABLE: Final = Kind(
-    "immutable", counts_on_storer=True, validate=_validate_immutable, merge=lasting
+    "immutable",
+    written="hex",
+    counts_on_storer=True,
+    validate=_validate_immutable,
+    merge=lasting,
 )
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, S
 from random import Random
 from typing import Any, Final, TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -95,6 +95,8 @@ class Placed:
         region were asked.
     @ivar questions: that were put to other nodes to find those.
     @ivar hops: see L{Found}.
+    @ivar sequence: of the record, if it was one of ours; of several, of the last.
+    @ivar expires: until when it is good, milliseconds since 1970.
     """
 
     accepted: int
@@ -103,6 +105,24 @@ class Placed:
     crowded: bool = False
     questions: int = 0
     hops: int = 0
+    sequence: int = 0
+    expires: int = 0
+
+
+@frozen
+class Provider:
+    """
+    Somebody who says that he has some content.
+
+    @ivar key: of the peer.
+    @ivar places: where it says that it can be reached, as far as one may dial there; empty if
+        it does not say so: then ask L{KademliaNode.find_peer}.
+    @ivar expires: until when that is good, milliseconds since 1970.
+    """
+
+    key: PublicKey
+    places: tuple[HostPort, ...]
+    expires: int
 
 
 @frozen
@@ -234,6 +254,8 @@ class KademliaNode:
         # What is being done for somebody, or by ourselves.
         self._tasks: dict[Deferred[Any], None] = {}
         self._running = False
+        # Our own place was looked up, and there was somebody.
+        self._placed = False
         self.upkeep = Upkeep(self)
 
     # --- what the parts of it ask for -------------------------------------------------------
@@ -327,7 +349,7 @@ class KademliaNode:
     async def _stop(self) -> None:
         if not self._running:
             return
-        self._running = False
+        self._running = self._placed = False
         self.upkeep.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -446,6 +468,12 @@ class KademliaNode:
         if check is not None:
             self.check(check)
 
+    def shun(self, key: PublicKey) -> None:
+        """Have nothing to do with a peer, until it is dialled or let in again."""
+        self.table.remove(node_id(key))
+        self.connections.close(key)
+        self.server.close(key)
+
     def check(self, contact: Contact) -> None:
         """Find out whether a node is there, and tell the table."""
         if not self._running:
@@ -519,7 +547,8 @@ class KademliaNode:
         Find our place in the network.
 
         @param addresses: nodes to begin with, L{MAX_BOOTSTRAP} of which are tried.  Their
-            hosts may be names.
+            hosts may be names.  If none of them answers, and our place is known already,
+            nothing else is done.
         @return: Deferred of how many nodes are known then; 0 if nobody was reached.
         """
         return self.run(self._bootstrap(list(addresses)[:MAX_BOOTSTRAP]))
@@ -530,7 +559,11 @@ class KademliaNode:
             self.client.ping(each.key, [each.place]).addCallbacks(self._found_at, _why)
             for each in others
         ]
-        for address, why in zip(others, await together(pings), strict=True):
+        whys = await together(pings)
+        if others and self._placed and None not in whys:
+            # Nobody new, and our place is known.
+            return len(self.table)
+        for address, why in zip(others, whys, strict=True):
             if why is not None:
                 self._log.info(
                     "the hash table does not begin at {address}: {why}",
@@ -540,6 +573,7 @@ class KademliaNode:
         await self.look_up(self.id, own=True)
         for target in self.table.refreshes(self.wall_ms() / 1000, self.rng):
             await self.look_up(target, own=True, paths=1)
+        self._placed = len(self.table) > 0
         await self.upkeep.publish_address()
         return len(self.table)
 
@@ -636,13 +670,18 @@ class KademliaNode:
         now = self.wall_ms()
         return [record for record in self.kinds.merged(records) if record.expires > now]
 
-    def providers(self, content: bytes) -> Deferred[Found[Record]]:
+    def providers(self, content: bytes) -> Deferred[Found[Provider]]:
         """
         @param content: a content id.
-        @return: Deferred of the records of those that have it: their owners; where these
-            are is asked of L{find_peer}.
+        @return: Deferred of those that have it.
         """
-        return self.get("provider", content)
+        return self.run(self._find_providers(record_key("provider", content)))
+
+    async def _find_providers(self, key: NodeId) -> Found[Provider]:
+        lookup = await self.look_up(key, kind="provider")
+        found = [record for _, records in lookup.values for record in records]
+        counting = self._counting([*found, *self._kept("provider", key)])
+        return Found((Provider(each.owner, (), each.expires) for each in counting), lookup)
 
     # --- storing ------------------------------------------------------------------------------
 
@@ -670,7 +709,7 @@ class KademliaNode:
                 kind, key, value, self.wall_ms(), salt=salt, until=until
             )
             await self.written()
-            return await self.place(kind, key, [record.raw])
+            return await self._place_ours(record)
 
         return self.run(put())
 
@@ -683,7 +722,7 @@ class KademliaNode:
         return self.put("mutable", self.identity.public.raw + salt, value, salt=salt)
 
     def swap_mutable(
-        self, value: bytes, expected: Record | None, salt: bytes = b""
+        self, value: bytes, expected: Record | Seen | None, salt: bytes = b""
     ) -> Deferred[Placed]:
         """
         Publish an item of ours, where it still is what was read.
@@ -696,7 +735,7 @@ class KademliaNode:
         """
         return self.run(self._swap(value, expected, salt))
 
-    async def _swap(self, value: bytes, expected: Record | None, salt: bytes) -> Placed:
+    async def _swap(self, value: bytes, expected: Record | Seen | None, salt: bytes) -> Placed:
         name = self.identity.public.raw + salt
         key = record_key("mutable", name)
         now = self.wall_ms()
@@ -718,7 +757,7 @@ class KademliaNode:
         )
         self.kinds.check(record, now)
         seen = Seen(0) if expected is None else Seen(expected.sequence, expected.digest)
-        placed = await self.place("mutable", key, [record.raw], seen)
+        placed = await self._place_ours(record, seen)
         if placed.accepted:
             # The same times make the same record.
             self.publications.publish("mutable", key, value, now, salt=salt, sequence=sequence)
@@ -745,9 +784,13 @@ class KademliaNode:
             key = record_key(kind, name)
             record = self.publications.withdraw(kind, key, self.wall_ms(), salt)
             await self.written()
-            return await self.place(kind, key, [record.raw])
+            return await self._place_ours(record)
 
         return self.run(withdraw())
+
+    async def _place_ours(self, record: Record, expected: Seen | None = None) -> Placed:
+        placed = await self.place(record.kind, record.key, [record.raw], expected)
+        return evolve(placed, sequence=record.sequence, expires=record.expires)
 
     async def place(
         self,

@@ -284,6 +284,12 @@ class Server(Factory):
             gone, self._all_gone = self._all_gone, None
             gone.callback(None)
 
+    def close(self, key: PublicKey) -> None:
+        """Close the connections of a peer."""
+        for protocol in list(self._by_peer.get(key, ())):
+            self._leave(protocol)
+            protocol.close()
+
     def close_all(self, seconds: float) -> Deferred[None]:
         """
         Close all connections; the host says that it does not run, so no new one is taken.

@@ -8,7 +8,7 @@ pinned: the first use is trusted because nothing better is at hand, and shown as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -212,6 +212,23 @@ class Dialler:
             if pinging.transport is not None:
                 pinging.transport.loseConnection()
         return Dialled(address, handshake, round_trips)
+
+    async def dial_one_of(self, addresses: Sequence[MeshAddress], pings: int = 0) -> Dialled:
+        """
+        Dial a peer at one of its addresses after the other, until it answers.
+
+        @param addresses: of one peer, at least one, the best first.
+        @raise MeshkitError: why it could not be reached at the last of them.
+        """
+        *others, last = addresses
+        for address in others:
+            try:
+                return await self.dial(address, pings)
+            except MeshkitError as e:
+                self._log.info(
+                    "{address} is not where to reach it: {e}", address=address.text, e=str(e)
+                )
+        return await self.dial(last, pings)
 
     async def _pinged(self, place: HostPort, pinging: Pinging) -> float:
         return await self._reach(place, lambda: Deferred.fromCoroutine(pinging.ping()))

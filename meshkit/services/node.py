@@ -58,6 +58,7 @@ from meshkit.interfaces import (
     IFiles,
     IForeignProtocols,
     IMeshPart,
+    IPeerFinder,
     IToolAliases,
 )
 from meshkit.operations import BoundOperation, Nothing, Operation
@@ -87,7 +88,7 @@ from meshkit.services import ping
 from meshkit.services.agents import AgentDoor
 from meshkit.services.auto import AUTO_DOOR, AutoEndpoint
 from meshkit.services.config import NodeConfig
-from meshkit.services.dialling import Dialler
+from meshkit.services.dialling import Dialled, Dialler
 from meshkit.services.door import MAX_CONNECTIONS, NodeDoor
 from meshkit.services.health import Health, Progress
 from meshkit.services.measuring import LoopLag, measure_node
@@ -377,6 +378,7 @@ class NodeService(Service):
                 find=partial(self._find, maker),
                 verify=self._verify,
                 metrics=self._metrics.part(maker.name),
+                listening=self._listening,
             )
         )
         for interface in (IMeshPart, *maker.provides):
@@ -786,7 +788,18 @@ class NodeService(Service):
         await self._peers.remove(address)
 
     async def _answer_peer_dial(self, request: offered.DialPeer) -> offered.Dialled:
-        target = self._parse_peer(request.address)
+        if request.address.startswith("@"):
+            done = await self._dial_by_key(PublicKey.parse(request.address), request.pings)
+        else:
+            done = await self._dial_at(self._parse_peer(request.address), request.pings)
+        return offered.Dialled(
+            address=done.address.text,
+            public_id=done.address.key.text,
+            handshake_ms=round(1000 * done.handshake, 3),
+            round_trips_ms=[round(1000 * seconds, 3) for seconds in done.round_trips],
+        )
+
+    async def _dial_at(self, target: HostPort | MeshAddress, pings: int) -> Dialled:
         pin = self._peers.pin(target) if isinstance(target, HostPort) else None
         if isinstance(target, MeshAddress):
             address = target
@@ -794,13 +807,29 @@ class NodeService(Service):
             address = MeshAddress(target.host, target.port, pin.key)
         else:
             address = MeshAddress(target.host, target.port, await self._dialler.ask(target))
-        done = await self._dialler.dial(address, request.pings)
-        return offered.Dialled(
-            address=address.text,
-            public_id=address.key.text,
-            handshake_ms=round(1000 * done.handshake, 3),
-            round_trips_ms=[round(1000 * seconds, 3) for seconds in done.round_trips],
-        )
+        return await self._dialler.dial(address, pings)
+
+    async def _dial_by_key(self, key: PublicKey, pings: int) -> Dialled:
+        """
+        @raise NotFound: nobody knows where the peer can be reached.
+        """
+        if key == self.identity.public:
+            raise ConfigError(f"{key.text} is this node itself")
+        known = [each for each in self._peers.dialable() if each.key == key]
+        finder = self._composition.providers.get(IPeerFinder)
+        if known:
+            try:
+                return await self._dialler.dial_one_of(known, pings)
+            except MeshkitError:
+                # It may be somewhere else by now.
+                if finder is None:
+                    raise
+        if finder is None:
+            raise NotFound(
+                f"{key.text} is not among the peers of this node, and no part of it finds others "
+                "by their keys: give its address, or enable the part 'dht'"
+            )
+        return await self._dialler.dial_one_of(await self._parts[finder].find_peer(key), pings)
 
     async def _answer_peer_repin(self, request: offered.PeerByAddress) -> offered.Repinned:
         target = self._parse_peer(request.address)
@@ -815,12 +844,20 @@ class NodeService(Service):
             before=None if before is None else before.text,
         )
 
+    def _listening(self) -> list[HostPort]:
+        """Where others reach this node, as far as that is by TCP; hosts may be wildcards."""
+        hosts = (port.getHost() for port in self._ports)
+        return [
+            HostPort(host.host, host.port)
+            for host in hosts
+            if isinstance(host, (IPv4Address, IPv6Address))
+        ]
+
     def _mesh_addresses(self) -> list[str]:
         """Addresses that name a host.  A wildcard is shown as the loopback address."""
         return [
-            MeshAddress(_shown_host(host), host.port, self.identity.public).text
-            for host in (port.getHost() for port in self._ports)
-            if isinstance(host, (IPv4Address, IPv6Address))
+            MeshAddress(_shown_host(place.host), place.port, self.identity.public).text
+            for place in self._listening()
         ]
 
     def _door_urls(self) -> list[str]:
@@ -828,7 +865,7 @@ class NodeService(Service):
         found = []
         for host in (port.getHost() for port in self._door_ports):
             if isinstance(host, (IPv4Address, IPv6Address)):
-                shown = _shown_host(host)
+                shown = _shown_host(host.host)
                 found.append(f"http://{f'[{shown}]' if ':' in shown else shown}:{host.port}")
             elif isinstance(host, UNIXAddress) and host.name is not None:
                 found.append(f"unix:{os.path.abspath(os.fsdecode(host.name))}")
@@ -839,8 +876,8 @@ _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _shown_host(host: IPv4Address | IPv6Address) -> str:
-    return _WILDCARDS.get(host.host, host.host)
+def _shown_host(host: str) -> str:
+    return _WILDCARDS.get(host, host)
 
 
 def _rfc3339(ns: int) -> str:

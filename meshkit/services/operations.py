@@ -19,6 +19,7 @@ from meshkit.errors import (
     MalformedFrame,
     NetworkKeyRefused,
     NotFound,
+    NotReady,
     Overloaded,
     PeerKeyChanged,
     PeerKeyRefused,
@@ -177,7 +178,14 @@ class PeerByAddress(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DialPeer(msgspec.Struct, forbid_unknown_fields=True):
-    address: _Target
+    address: Annotated[
+        str,
+        Meta(
+            description="net:HOST:PORT~shs:KEY, HOST:PORT, or the peer's id, "
+            "@<base64>.ed25519, to find out where it is",
+            max_length=512,
+        ),
+    ]
     pings: Annotated[int, Meta(description="round trips to measure", ge=0, le=32)] = 0
 
 
@@ -357,11 +365,12 @@ PEER_DIAL = Operation(
     path="/v1/peers/dial",
     request=DialPeer,
     answer=Dialled,
-    doc="Dial an address once, to see whether it can be reached and who is there.",
+    doc="Dial an address once, to see whether it can be reached and who is there; or a peer by its "
+    "id alone, wherever it is.",
     permission="admin",
     idempotent=True,
     open_world=True,
-    errors=(*_REACHED, *_TALKED),
+    errors=(NotFound, NotReady, Overloaded, *_REACHED, *_TALKED),
 )
 PEER_REPIN = Operation(
     name="peers_repin",
