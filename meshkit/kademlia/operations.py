@@ -21,9 +21,10 @@ from meshkit.errors import (
     RecordWrongKind,
     StorageFailed,
 )
-from meshkit.operations import MAX_BODY as MAX_BODY
+from meshkit.kademlia.records import MAX_VALUE
 from meshkit.operations import Id, Nothing, Operation
 
+_MAX_BASE64: Final = -(-MAX_VALUE // 3) * 4
 # Of whatever asks other nodes.
 _ASKED: Final = (Overloaded, NotReady)
 # Of what is named by the kind of a record and its name.
@@ -127,39 +128,37 @@ GET: Final = Operation(
 )
 
 
-class Swap(msgspec.Struct, forbid_unknown_fields=True):
-    """
-    @ivar sequence: of the record that was read; 0 if there was none.
-    @ivar digest: its C{digest}; empty if there was none.
-    """
-
-    sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-    digest: Annotated[str, Meta(max_length=64)] = ""
-
-
 class PutRecord(msgspec.Struct, forbid_unknown_fields=True):
     kind: _Kind
     name: Annotated[
-        str | None,
+        Annotated[str, Meta(max_length=2048)] | None,
         Meta(
-            max_length=2048,
             description="of a topic or provider record, or of the kind of a part; what is mutable "
-            "is found by this node's own id, what is immutable by the SHA-256 of its value",
+            "is found by this node's own id, what is immutable by the SHA-256 of its value"
         ),
     ] = None
-    text: Annotated[str | None, Meta(max_length=32_768, description="the value, as UTF-8")] = None
+    text: Annotated[
+        Annotated[str, Meta(max_length=MAX_VALUE)] | None, Meta(description="the value, as UTF-8")
+    ] = None
     value: Annotated[
-        str | None, Meta(max_length=43_692, description="in place of text: the value in base64")
+        Annotated[str, Meta(max_length=_MAX_BASE64)] | None,
+        Meta(description="in place of text: the value in base64"),
     ] = None
     salt: _Salt = ""
     expires_secs: Annotated[
-        int | None,
-        Meta(ge=60, le=10 * 365 * 86_400, description="publish it no longer than for so long"),
+        Annotated[int, Meta(ge=60, le=10 * 365 * 86_400)] | None,
+        Meta(description="publish it no longer than for so long"),
     ] = None
-    swap: Annotated[
-        Swap | None,
-        Meta(description="of what is mutable: only where this is still what is there"),
+    swap_sequence: Annotated[
+        Annotated[int, Meta(ge=0, le=2**63 - 1)] | None,
+        Meta(
+            description="of what is mutable: only where the record with this sequence is still "
+            "what is there; 0, only where there is none"
+        ),
     ] = None
+    swap_digest: Annotated[
+        str, Meta(max_length=64, description="the digest of the same record, in hex")
+    ] = ""
 
 
 class Placed(msgspec.Struct):

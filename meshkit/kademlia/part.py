@@ -392,22 +392,24 @@ class DHTPart(Part):
         self.node.kinds.find(kind)
         if kind == "address":
             raise InvalidRequest("a node publishes its address by itself", field="kind")
-        if request.swap is not None and kind != "mutable":
-            raise InvalidRequest("only mutable items can be swapped", field="swap")
+        swaps = request.swap_sequence is not None
+        if swaps and kind != "mutable":
+            raise InvalidRequest("only mutable items can be swapped", field="swap_sequence")
         name = self._own_name(request, value)
         until = None
         if request.expires_secs is not None:
             until = self.node.wall_ms() + 1000 * request.expires_secs
         raw = self._named(kind, name, request.salt)
-        if request.swap is None:
-            # Who goes away does not take back what was begun.
-            done = self.node.put(kind, raw, value, salt=salt, until=until)
+        # Who goes away does not take back what was begun.
+        if not swaps:
+            placed = await shield(self.node.put(kind, raw, value, salt=salt, until=until))
+        elif until is not None:
+            raise InvalidRequest(
+                "what is swapped stays until it is withdrawn", field="expires_secs"
+            )
         else:
-            if until is not None:
-                raise InvalidRequest("what is swapped stays until it is withdrawn", field="swap")
-            done = self.node.swap_mutable(value, _seen(request.swap), salt)
-        placed = await shield(done)
-        if request.swap is not None and not placed.accepted:
+            placed = await shield(self.node.swap_mutable(value, _seen(request), salt))
+        if swaps and not placed.accepted:
             raise RecordChanged(
                 f"none of the {placed.asked} nodes that keep it has what was given as what is "
                 "there: get it again, and see whether your change is still wanted"
@@ -578,13 +580,13 @@ def _value(request: offered.PutRecord) -> bytes:
         raise InvalidRequest("the value is not base64", field="value") from None
 
 
-def _seen(swap: offered.Swap) -> Seen:
-    if not swap.sequence:
+def _seen(request: offered.PutRecord) -> Seen:
+    if not request.swap_sequence:
         return Seen(0)
-    digest = _from_hex(swap.digest, "swap")
+    digest = _from_hex(request.swap_digest, "swap_digest")
     if len(digest) != 32:
-        raise InvalidRequest("the digest of a record has 64 hex digits", field="swap")
-    return Seen(swap.sequence, digest)
+        raise InvalidRequest("the digest of a record has 64 hex digits", field="swap_digest")
+    return Seen(request.swap_sequence, digest)
 
 
 def _took(found: Found[Any] | Placed) -> offered.Lookup:
