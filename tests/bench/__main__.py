@@ -21,6 +21,7 @@ from tests.bench import (
     bulk,
     handshakes,
     idle,
+    kademlia,
     large,
     mcp,
     publishing,
@@ -48,6 +49,7 @@ BENCHES: Final[dict[str, Callable[[bool], str]]] = {
     "mcp": mcp.measure,
     "starting": starting.measure,
     "sim": sim.measure,
+    "kademlia": kademlia.measure,
 }
 
 

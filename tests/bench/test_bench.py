@@ -5,12 +5,13 @@ process is started: tests/process does that.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.testing.transports import connect_protocols
-from tests.bench import sim
+from tests.bench import kademlia, sim
 from tests.bench.__main__ import BENCHES, chosen, parser
 from tests.bench.children import ChildFailed
 from tests.bench.contenders import Contender, Program, absences
@@ -63,6 +64,58 @@ class WorldTests(SynchronousTestCase):
             [cell.partition(" ")[0] for cell in sim.row(11, 100, [run])],
             ["11", "100", "20", "1.50", "120", "5.00", "1,500", "2.00"],
         )
+
+
+class NetworkTests(SynchronousTestCase):
+    def network(self, name: str, **times: float) -> kademlia.Contender:
+        made = kademlia.Contender(name, [], 50)
+        for key, value in times.items():
+            made.figures["rate" if key == "rate" else (key, 0.5)].append(value)
+        return made
+
+    def cells(self, *contenders: kademlia.Contender) -> dict[str, list[str]]:
+        rows = kademlia.render(list(contenders)).splitlines()[2:]
+        cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows if "|" in row]
+        return {head: rest for head, *rest in cells}
+
+    def test_who_takes_half_the_time_or_does_twice_as_many_is_twice_as_good(self) -> None:
+        cells = self.cells(
+            self.network("ours", get=2.0, rate=200.0), self.network("theirs", get=4.0, rate=100.0)
+        )
+        self.assertEqual(cells["get, p50, ms"][2], "2.00 [2.00..2.00]")
+        self.assertEqual(cells["gets a second, 8 in flight"][2], "2.00 [2.00..2.00]")
+
+    def test_who_is_not_installed_is_absent_and_so_is_what_it_is_compared_with(self) -> None:
+        theirs = kademlia.Contender("theirs", None, 50)
+        with ExitStack() as stack:
+            theirs.start(stack)
+        theirs.operate("get", 10)
+        theirs.rate(1.0)
+        ours = self.network("ours", get=2.0)
+        self.assertEqual(self.cells(ours, theirs)["get, p50, ms"][1:], ["absent", "absent"])
+        told = kademlia.render([ours, theirs])
+        self.assertIn("\nabsent: theirs: it is not installed", told)
+
+    def test_of_those_on_disks_only_what_was_measured_is_told(self) -> None:
+        ours, disks = self.network("ours", get=2.0, put=4.0), self.network("disks", put=8.0)
+        disks.disk = True
+        cells = self.cells(ours, disks)
+        self.assertEqual(cells["get, p50, ms"][1:], ["", ""])
+        self.assertEqual(cells["put, p50, ms"][2], "2.00 [2.00..2.00]")
+
+    def test_ours_may_not_fail_and_theirs_has_no_figures_then(self) -> None:
+        class Broken:
+            def ask(self, job: str, **how: Any) -> Any:
+                raise ChildFailed("it ended")
+
+        broken = self.network("broken", get=2.0)
+        broken._child = Broken()  # type: ignore[assignment]
+        broken.foreign = False
+        with self.assertRaises(ChildFailed):
+            broken.operate("get", 10)
+        broken.foreign = True
+        broken.operate("get", 10)
+        self.assertEqual((broken.absent, dict(broken.figures)), ("it ended", {}))
 
 
 class CommandTests(SynchronousTestCase):

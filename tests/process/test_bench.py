@@ -39,6 +39,16 @@ class ChildTests(SynchronousTestCase):
                 self.assertGreater(sent["seconds"], 0)
                 self.assertEqual(client.ask("hold", address=server.ask("listen"), count=20), 20)
 
+    def test_a_network_of_the_hash_table_in_memory_and_on_disks(self) -> None:
+        for disk in (False, True):
+            with child("network", python("hash_tables")) as network:
+                network.ask("start", nodes=4, asking=2, disk=disk)
+                for what in ("get", "put", "absent"):
+                    done = network.ask("latencies", what=what, count=3)
+                    self.assertEqual(len(done["ms"]), 3)
+                    self.assertGreaterEqual(done["questions"], 3)
+                self.assertGreater(network.ask("rate", in_flight=2, seconds=0.1), 0)
+
     def test_one_that_fails_tells_why_and_can_be_asked_again(self) -> None:
         with child("client", python("links", "tcp")) as client:
             with self.assertRaisesRegex(ChildFailed, "client failed at 'connect'(.|\n)*refused"):

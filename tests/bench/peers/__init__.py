@@ -13,7 +13,9 @@ C{.ci/tools bench}:
   - C{links}: the secure channel, and connections without it that set the ceiling;
   - C{calls}: calls by RPC, by AMP, and 64 bytes sent back without a protocol;
   - C{shs.js}: the JavaScript reference of the secure channel;
-  - C{libp2p_peer.py}: py-libp2p with Noise and yamux.
+  - C{libp2p_peer.py}: py-libp2p with Noise and yamux;
+  - C{hash_tables}, C{kademlia_peer.py}, C{libp2p_dht.py}: networks of nodes of the hash table
+    in one process, ours, of PyPI's kademlia, and of py-libp2p.
 
 B{A transfer} is the same on all of them: the sender writes the count of bytes (u64,
 big-endian) and then so many bytes, in writes of one size and no faster than the
