@@ -21,9 +21,10 @@ from meshkit.errors import (
     RecordWrongKind,
     StorageFailed,
 )
-from meshkit.kademlia.records import MAX_VALUE
 from meshkit.operations import Id, Nothing, Operation
 
+#: Bytes of a value, as in L{meshkit.kademlia.records}, which is not imported for a number.
+MAX_VALUE: Final = 32 * 1024
 _MAX_BASE64: Final = -(-MAX_VALUE // 3) * 4
 # Of whatever asks other nodes.
 _ASKED: Final = (Overloaded, NotReady)

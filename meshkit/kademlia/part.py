@@ -60,6 +60,9 @@ LAST_PAUSE: Final = 300.0
 #: Seconds that are waited for more peers to be added before they are all asked.
 GATHER: Final = 0.5
 
+#: Seconds that others have to let go when the node stops: nothing that matters is on its way.
+CLOSE_GRACE: Final = 2.0
+
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 _METHODS: Final = ("find_node", "find_value", "ping", "store")
 
@@ -72,7 +75,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="IP:PORT where this node is reached from outside, if it cannot find that "
             "out by itself",
-            extra={"flag": "dht-address"},
+            extra={"flag": "address"},
         ),
     ] = ()
     client: Annotated[
@@ -83,7 +86,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="address block such as 10.0.0.0/8 in which all nodes are the operator's "
             "own: any number of them may be in the table",
-            extra={"flag": "dht-own-block"},
+            extra={"flag": "own-block"},
         ),
     ] = ()
     low_ports: Annotated[
@@ -197,7 +200,7 @@ class DHTPart(Part):
             quota=Quota(records=config.max_records, size=config.max_bytes),
             trusted=_Trusted(context.peers, context.find(ISelection)),
             database=context.database,
-            limits=Limits(connections=config.connections),
+            limits=Limits(connections=config.connections, close=CLOSE_GRACE),
         )
         self._measure(context.metrics)
 

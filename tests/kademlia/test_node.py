@@ -253,11 +253,11 @@ class Storing(MeshCase):
         for node in nodes[:3]:
             self.mesh.result(node.provide(b"content"))
         found = self.mesh.result(nodes[3].providers(b"content"))
-        self.assertEqual({record.owner for record in found}, {owner(n).public for n in range(3)})
+        self.assertEqual({provider.key for provider in found}, {owner(n).public for n in range(3)})
         self.mesh.result(nodes[1].withdraw("provider", b"content"))
         self.mesh.run(61)
         found = self.mesh.result(nodes[3].providers(b"content"))
-        self.assertEqual({record.owner for record in found}, {owner(n).public for n in (0, 2)})
+        self.assertEqual({provider.key for provider in found}, {owner(n).public for n in (0, 2)})
         self.end()
 
     def test_a_swap_wins_only_where_nothing_has_changed(self) -> None:

@@ -276,7 +276,9 @@ class EmbeddingTests(ExampleCase):
         bob.wait_line(rf"{self.short('ada')} [\d.]+")
         ada.wait_line(rf"{self.short('bob')} [\d.]+")
         # The node inside is like any other: its door is open to its owner.
-        self.assertEqual(sorted(self.member("bob").status["parts"]), ["feed", "gossip", "hooks"])
+        self.assertEqual(
+            sorted(self.member("bob").status["parts"]), ["dht", "feed", "gossip", "hooks"]
+        )
         for child in (bob, ada):
             code = child.stop()
             self.assertEqual(code, 0, child.lines)

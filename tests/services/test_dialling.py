@@ -6,7 +6,7 @@ and what happens while a network's secret is replaced.
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
@@ -28,6 +28,10 @@ from meshkit.testing.nodes import MemoryMesh, MemoryNode
 from tests.shs.common import OneFactory, Recorder
 
 NEW = NetworkSecret(b"n" * 32)
+
+
+#: Where the channels of gossip are counted.
+WITHOUT_DHT: Final = 'disable = ["dht"]'
 
 
 class DiallingTestCase(SynchronousTestCase):
@@ -312,8 +316,8 @@ class TryingTests(DiallingTestCase):
 
     def test_one_peer_has_so_many_connections(self) -> None:
         self.assertEqual(MAX_CHANNELS_PER_PEER, 8)
-        ada = self.node("ada")
-        bob = self.node("bob", f'peers = ["{ada.address}"]')
+        ada = self.node("ada", WITHOUT_DHT)
+        bob = self.node("bob", f'{WITHOUT_DHT}\npeers = ["{ada.address}"]')
         self.mesh.run(1)
         # The same peer runs wild with another protocol: gossip goes on.
         pings = []
@@ -368,12 +372,12 @@ class RotationTests(DiallingTestCase):
         node.files.write_atomic(f"{node.folder}/network.secret", secrets)
 
     def test_both_secrets_are_answered_and_those_with_the_old_one_counted(self) -> None:
-        ada = self.node("ada", start=False)
+        ada = self.node("ada", WITHOUT_DHT, start=False)
         self.rotate(ada)
         ada.start()
         old, new = (
-            self.node("old", f'peers = ["{ada.address}"]', start=False),
-            self.node("new", f'peers = ["{ada.address}"]', start=False),
+            self.node(name, f'{WITHOUT_DHT}\npeers = ["{ada.address}"]', start=False)
+            for name in ("old", "new")
         )
         self.rotate(new)
         for node in (old, new):
@@ -479,8 +483,8 @@ class RenewingTests(DiallingTestCase):
 
     def test_channels_are_replaced_and_nothing_is_missed(self) -> None:
         self.patch(link, "RENEW_SECONDS", 60.0)
-        a = self.node("a")
-        b = self.node("b", f'peers = ["{a.address}"]')
+        a = self.node("a", WITHOUT_DHT)
+        b = self.node("b", f'{WITHOUT_DHT}\npeers = ["{a.address}"]')
         self.mesh.run(1)
         seen: dict[int, Any] = {}
         for n in range(40):

@@ -83,7 +83,7 @@ class World:
         self.mesh = MemoryMesh(seed=4, latency=0.01)
         self._steps = 0
         parts = makers()
-        few = [maker for maker in parts if maker.name in ("feed", "gossip", "roundtrip")]
+        few = [maker for maker in parts if maker.name in ("dht", "feed", "gossip", "roundtrip")]
         bob = self.mesh.node("bob", makers=few)
         bob.start()
         for message in PEERS_MESSAGES:
@@ -231,7 +231,7 @@ class CompleteTests(FourDoorsCase):
             bound.operation.name for part in service._parts.values() for bound in part.operations()
         }
         self.assertLessEqual(declared, set(self.operations))
-        for part in ("feed", "gossip", "hooks", "egregore", "roundtrip"):
+        for part in ("feed", "gossip", "dht", "hooks", "egregore", "roundtrip"):
             self.assertIn(part, service._parts)
         listed = self.worlds.by_rest.good("operations_list", {})
         self.assertEqual({each["name"] for each in listed}, set(self.operations))

@@ -49,8 +49,9 @@ class MeshCase(SynchronousTestCase):
 
 class NodeTests(MeshCase):
     def test_two_nodes_tell_what_went_between_them(self) -> None:
-        ada = self.mesh.node("ada")
-        bob = self.mesh.node("bob", f'peers = ["{ada.address}"]')
+        # One protocol, so one channel.
+        ada = self.mesh.node("ada", 'disable = ["dht"]')
+        bob = self.mesh.node("bob", f'disable = ["dht"]\npeers = ["{ada.address}"]')
         ada.start()
         bob.start()
         for number in range(3):
@@ -263,7 +264,7 @@ class DoorTests(MeshCase):
         self.assertEqual((alive.status, alive.json["data"]), (200, {"alive": True}))
         ready = node.ask("GET", "/v1/ready", Authorization=None)
         self.assertEqual(ready.status, 200)
-        self.assertEqual(ready.json["data"]["started"], ["feed", "gossip", "hooks"])
+        self.assertEqual(ready.json["data"]["started"], ["feed", "gossip", "dht", "hooks"])
         self.assertEqual(ready.json["data"]["ready"], True)
 
     def test_while_it_starts_the_part_that_is_awaited_is_named(self) -> None:

@@ -612,8 +612,8 @@ class Stopping(NodeCase):
         ada.start()
         bob.start()
         self.mesh.run(1)
-        (wire,) = self.mesh.network.wires
-        wire.intercept = lambda source, data: b""
+        for wire in self.mesh.network.wires:
+            wire.intercept = lambda source, data: b""
         for node in (bob, ada):
             before = self.mesh.clock.seconds()
             node.stop()
