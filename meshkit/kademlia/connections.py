@@ -87,12 +87,14 @@ class TrackedProtocol(RPCProtocol):
     A connection whose keeper is told when it is gone, before the calls on it fail.
 
     @ivar heard: when something came over it last.
+    @ivar shown: the address record that the peer was shown on it.
     """
 
     def __init__(self, *args: Any, lost: Callable[[TrackedProtocol], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lost = lost
         self.heard = self._reactor.seconds()
+        self.shown = b""
 
     @property
     def usable(self) -> bool:
@@ -178,7 +180,7 @@ class Connections:
         self,
         reactor: IReactorTime,
         endpoint: Endpoints,
-        opened: Callable[[RPCProtocol], None],
+        opened: Callable[[TrackedProtocol], None],
         *,
         limits: Limits = _LIMITS,
         own_blocks: tuple[Network, ...] = (),
@@ -223,6 +225,10 @@ class Connections:
     def queued(self) -> int:
         """Peers that wait for their turn to be dialled."""
         return len(self._queue)
+
+    def connected(self) -> list[TrackedProtocol]:
+        """@return: the connections over which peers can be asked now."""
+        return [protocol for protocol in self._protocols if protocol.usable]
 
     # --- asking -----------------------------------------------------------------------------
 

@@ -9,8 +9,10 @@ A node of the hash table, whole, for any Twisted application::
     await node.put("topic", b"birds", b"a sentence")
     records = await node.get("topic", b"birds")
 
-C{endpoint} says how a peer is dialled, such as with L{meshkit.shs.wrap_client}.  Without
-C{addresses} the node is a client: it asks, and is in nobody's table.
+C{endpoint} says how a peer is dialled, such as with L{meshkit.shs.wrap_client}.  With
+C{listening} in the place of C{addresses} the node finds out from others where it can be reached
+(L{meshkit.kademlia.reachability}).  As long as it cannot be, or with neither, it is a client: it
+asks, and is in nobody's table.
 
 B{What ends what.}  Every Deferred that is given out can be cancelled, which ends the lookup
 beneath and all that it has in flight.  L{KademliaNode.stop} ends them all; they fail with
@@ -38,7 +40,7 @@ from meshkit.identity.records import MAX_ADDRESSES, AddressRecord
 from meshkit.identity.records import MAX_LIFETIME as ADDRESS_LIFETIME
 from meshkit.kademlia import store as tables
 from meshkit.kademlia.blocks import Scope
-from meshkit.kademlia.connections import Connections, Endpoints, Limits
+from meshkit.kademlia.connections import Connections, Endpoints, Limits, TrackedProtocol
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, node_id, number, record_key
 from meshkit.kademlia.estimate import SizeEstimate
@@ -46,7 +48,8 @@ from meshkit.kademlia.holdings import Holdings, Quota, Seen
 from meshkit.kademlia.kinds import Kinds, address_key
 from meshkit.kademlia.lookup import ALPHA, PATHS, SAFE_PATHS, Ask, Lookup
 from meshkit.kademlia.protocol import AddressReader, Answer, Client, Server, scope_at
-from meshkit.kademlia.publications import Publications
+from meshkit.kademlia.publications import FAREWELL, Publications
+from meshkit.kademlia.reachability import Reachability
 from meshkit.kademlia.records import LIFETIME, Record
 from meshkit.kademlia.routing import K, RoutingTable
 from meshkit.kademlia.search import Records, Search, together
@@ -180,6 +183,7 @@ class KademliaNode:
     @ivar holdings: what we keep for others.
     @ivar publications: what we have published.
     @ivar size: how many nodes there are.
+    @ivar reachability: what others say of where we can be reached.
     """
 
     _log = Logger()
@@ -194,6 +198,7 @@ class KademliaNode:
         rng: Random,
         wall_clock: Callable[[], int],
         addresses: Callable[[], Sequence[HostPort]] = tuple,
+        listening: Callable[[], Sequence[HostPort]] = tuple,
         kinds: Kinds | None = None,
         rules: DialRules | None = None,
         quota: Quota | None = None,
@@ -206,7 +211,9 @@ class KademliaNode:
         @param endpoint: C{endpoint(address)}: where a peer is dialled.
         @param wall_clock: nanoseconds since 1970.
         @param addresses: asked where we can be reached from outside, the best first; none if
-            we cannot.
+            that is not known.
+        @param listening: asked where we listen for others, if C{addresses} gives nothing; a
+            host may be the wildcard C{0.0.0.0} or C{::}.  None, if others are not to come.
         @param kinds: of records that are kept here; by default those of
             L{meshkit.kademlia.kinds}.
         @param rules: where we dial on somebody's word.
@@ -229,8 +236,11 @@ class KademliaNode:
         self._trusted = trusted
         self._wall_clock = wall_clock
         self._addresses = addresses
+        self._listening = listening
+        self.reachability = Reachability(self.rules.own_blocks)
         self._database = database
         self._record: AddressRecord | None = None
+        self._sequence = 0
         self._number = number(self.id)
         reader = AddressReader(network, self.rules)
         self.connections = Connections(
@@ -248,6 +258,7 @@ class KademliaNode:
             network,
             self.wall_ms,
             self.own_record,
+            self.seen_from,
         )
         self.server = Server(reactor, self, reader)
         self._searches: dict[Search, None] = {}
@@ -270,34 +281,55 @@ class KademliaNode:
 
     def own_address(self) -> AddressRecord | None:
         """@return: our address record, good for half its life at least, if we have one."""
-        places = tuple(self._addresses())[:MAX_ADDRESSES]
+        places = tuple(self._addresses()) or self.reachability.places(
+            self._listening(), self.reactor.seconds()
+        )
+        places = places[:MAX_ADDRESSES]
         if not places:
             self._record = None
             return None
-        now = self.wall_ms()
         record = self._record
         if (
             record is None
             or record.addresses != places
-            or record.expires - now < ADDRESS_LIFETIME // 2
+            or record.expires - self.wall_ms() < ADDRESS_LIFETIME // 2
         ):
-            sequence = max(now, 0 if record is None else record.sequence + 1)
-            record = self._record = AddressRecord.seal(
-                self.identity,
-                self.network,
-                places,
-                sequence=sequence,
-                expires=now + ADDRESS_LIFETIME,
-            )
+            record = self._record = self._seal_address(places, ADDRESS_LIFETIME)
         return record
+
+    def farewell(self) -> AddressRecord:
+        """@return: an address record that says for a moment that nobody reaches us."""
+        return self._seal_address((), FAREWELL)
+
+    def _seal_address(self, places: Sequence[HostPort], lifetime: int) -> AddressRecord:
+        now = self.wall_ms()
+        published = self.publications.find("address", address_key(self.identity.public))
+        # Also if the clock was set back, perhaps while we were not there.
+        before = max(self._sequence, published.record.sequence if published else 0)
+        self._sequence = max(now, before + 1)
+        return AddressRecord.seal(
+            self.identity,
+            self.network,
+            places,
+            sequence=self._sequence,
+            expires=now + lifetime,
+        )
 
     def own_record(self) -> bytes:
         """@return: the same as it travels; empty if there is none."""
         record = self.own_address()
         return b"" if record is None else record.raw
 
-    def _connected(self, protocol: Any) -> None:
+    def _connected(self, protocol: TrackedProtocol) -> None:
         self.client.introduce(protocol)
+
+    def seen_from(self, peer: PublicKey, peer_host: str, host: str) -> None:
+        """A peer that we have dialled says from where we come."""
+        self.reachability.seen_from(peer, peer_host, host, self._listening())
+
+    def dialled_at(self, peer: PublicKey, peer_host: str, place: str) -> None:
+        """A peer that has dialled us says where."""
+        self.reachability.dialled_at(peer, peer_host, place, self.reactor.seconds())
 
     # --- the life of it -----------------------------------------------------------------------
 

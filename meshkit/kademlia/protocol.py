@@ -85,8 +85,21 @@ ACCEPTED_IDLE: Final = 660.0
 
 def reached_from(address: IAddress | None) -> Scope:
     """@return: how near whoever is at this address is; what is not known is far away."""
+    return scope_at(host_of(address))
+
+
+def host_of(address: IAddress | None) -> str:
+    """@return: the IP address of somebody; empty if he has none, such as behind a tunnel."""
     inner = address.inner if isinstance(address, PeerAddress) else address
-    return scope_at(str(getattr(inner, "host", "")))
+    ip = parse_ip(str(getattr(inner, "host", "")))
+    return "" if ip is None else str(ip)
+
+
+def place_of(address: IAddress | None) -> str:
+    """@return: the same, and the port; empty if there is none."""
+    inner = address.inner if isinstance(address, PeerAddress) else address
+    host, port = host_of(address), getattr(inner, "port", None)
+    return HostPort(host, port).text if host and isinstance(port, int) else ""
 
 
 def scope_at(host: str) -> Scope:
@@ -176,15 +189,23 @@ class Host(Protocol):
     def offered(self, contact: Contact) -> None:
         """Somebody came to us who can be dialled, too."""
 
+    def dialled_at(self, peer: PublicKey, peer_host: str, place: str) -> None:
+        """Somebody who came to us says where he has dialled us."""
+
     def written(self) -> Deferred[None]:
         """Fires when all that has changed of the holdings is on the disk."""
 
 
 @define(eq=False)
 class _Caller:
-    """Who is at the other end of a connection, as it has said itself."""
+    """
+    Who is at the other end of a connection, as it has said itself.
+
+    @ivar dialled: where it has reached us.
+    """
 
     contact: Contact | None = None
+    dialled: str = ""
 
 
 class Server(Factory):
@@ -321,6 +342,11 @@ class Server(Factory):
         for protocol in list(self._all):
             protocol.abort()
 
+    def dialled(self, since: float) -> list[str]:
+        """@return: where those have reached us from whom something came since then."""
+        places = {each.dialled: None for p, each in self._callers.items() if p.heard >= since}
+        return [place for place in places if place]
+
     # --- calls ----------------------------------------------------------------------------------
 
     def _heard(self, peer: RPCProtocol, method: str) -> PublicKey:
@@ -335,12 +361,16 @@ class Server(Factory):
 
     def _ping(self, peer: RPCProtocol, request: Ping) -> Pong:
         key = self._heard(peer, "ping")
+        observed = host_of(peer.connected_to)
+        if request.dialled:
+            self._callers[peer].dialled = request.dialled  # type: ignore[index]
+            self._host.dialled_at(key, observed, request.dialled)
         if request.record:
             contact = self._introduced(peer, key, request.record)
             if contact is not None:
                 self._callers[peer].contact = contact  # type: ignore[index]
                 self._host.offered(contact)
-        return Pong(self._host.own_record())
+        return Pong(self._host.own_record(), observed)
 
     def _introduced(self, peer: RPCProtocol, key: PublicKey, raw: bytes) -> Contact | None:
         try:
@@ -433,7 +463,12 @@ class Client:
         network: bytes,
         wall_ms: Callable[[], int],
         own_record: Callable[[], bytes],
+        seen_from: Callable[[PublicKey, str, str], None],
     ) -> None:
+        """
+        @param own_record: gives our address record, as it travels.
+        @param seen_from: told which peer, at which host, says from which host we come.
+        """
         self._connections = connections
         self._reader = reader
         self._rules = rules
@@ -441,17 +476,24 @@ class Client:
         self._network = network
         self._wall_ms = wall_ms
         self._own_record = own_record
+        self._seen_from = seen_from
         self.asked = {method.name: 0 for method in (PING, FIND_NODE, FIND_VALUE, STORE)}
 
-    def introduce(self, protocol: RPCProtocol) -> None:
+    def introduce(self, protocol: TrackedProtocol) -> None:
         """
-        Tell a node to which we have just connected who we are, so that it may come to know
-        us.  Whether it answers is of no matter: it is asked something else anyway.
+        Tell a node to which we have connected who we are, so that it may come to know us, and
+        where it was reached.  Whether it answers is of no matter: it is asked something else
+        anyway.
         """
-        record = self._own_record()
-        if record:
-            self.asked["ping"] += 1
-            protocol.call(PING, Ping(record), timeout=ANSWER_TIMEOUT).addErrback(lambda _: None)
+        self.asked["ping"] += 1
+        protocol.shown = self._own_record()
+        request = Ping(protocol.shown, place_of(protocol.connected_to))
+        asked = protocol.call(PING, request, timeout=ANSWER_TIMEOUT)
+        asked.addCallback(self._introduced, protocol).addErrback(lambda _: None)
+
+    def _introduced(self, pong: Pong, protocol: RPCProtocol) -> None:
+        if protocol.key is not None:
+            self._seen_from(protocol.key, host_of(protocol.connected_to), pong.observed)
 
     def ping(self, key: PublicKey, places: Iterable[HostPort]) -> Deferred[Contact | None]:
         """

@@ -126,10 +126,21 @@ class Publications:
         self._keep(Publication(record, until), now)
         return record
 
-    def withdraw(self, kind: str, key: NodeId, now: int, salt: bytes = b"") -> Record:
+    def withdraw(
+        self,
+        kind: str,
+        key: NodeId,
+        now: int,
+        salt: bytes = b"",
+        *,
+        value: bytes | None = None,
+        sequence: int | None = None,
+    ) -> Record:
         """
         Take something back.
 
+        @param value: what to say for a last time; left out, the same again.
+        @param sequence: of that, where the value has one itself.
         @return: what to store at the nodes that are nearest to the key: in a moment it is
             gone there, and keeps others from bringing back what it replaces.
         @raise NotFound: we have published nothing there that is good still.
@@ -140,8 +151,11 @@ class Publications:
         if before is None or before.over(now):
             raise NotFound(f"this node has published no {kind} record there that is good still")
         expires = now + FAREWELL if before.until is None else min(now + FAREWELL, before.until)
-        sequence = max(now, before.record.sequence + 1)
-        record = self._seal(name, before.record.value, now, sequence, expires)
+        if sequence is None:
+            sequence = max(now, before.record.sequence + 1)
+        if value is None:
+            value = before.record.value
+        record = self._seal(name, value, now, sequence, expires)
         self._forget(name)
         return record
 

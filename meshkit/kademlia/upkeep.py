@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what is to be done, about.
 PAUSE: Final = 60.0
+#: Seconds for which a connection counts as used after something came over it.
+IN_USE: Final = 600.0
 #: Seconds between tries of those that are gone, and how many each time.
 LOST_PAUSE: Final = 3_600.0
 LOST: Final = 4
@@ -52,7 +54,6 @@ class Upkeep:
         self._newcomers: dict[bytes, Contact] = {}
         self._lost_at = float("-inf")
         self._saved_at = float("-inf")
-        self._address_sequence = 0
         self._started = False
 
     def start(self) -> None:
@@ -133,23 +134,36 @@ class Upkeep:
     # --- records --------------------------------------------------------------------------------
 
     async def publish_address(self) -> None:
-        """Publish where we can be reached, if that was not done yet."""
-        node = self._node
+        """
+        Say where we can be reached, or that nobody does any more, if that has changed: to those
+        with whom we are connected, and to those that keep our address.
+        """
+        node, seconds = self._node, self._node.reactor.seconds()
+        for place in node.server.dialled(seconds - IN_USE):
+            node.reachability.in_use(place, seconds)
         record = node.own_address()
-        if record is None or record.sequence == self._address_sequence or not len(node.table):
-            return
+        sequence, raw = (0, b"") if record is None else (record.sequence, record.raw)
+        for protocol in node.connections.connected():
+            if protocol.shown != raw:
+                node.client.introduce(protocol)
         key = address_key(node.identity.public)
-        published = node.publications.publish(
-            "address",
-            key,
-            record.raw,
-            node.wall_ms(),
-            until=record.expires,
-            sequence=record.sequence,
-        )
-        self._address_sequence = record.sequence
+        published = node.publications.find("address", key)
+        now = node.wall_ms()
+        if not len(node.table) or sequence == (published.record.sequence if published else 0):
+            return
+        if record is not None:
+            stored = node.publications.publish(
+                "address", key, raw, now, until=record.expires, sequence=sequence
+            )
+        elif published is not None and not published.over(now):
+            last = node.farewell()
+            stored = node.publications.withdraw(
+                "address", key, now, value=last.raw, sequence=last.sequence
+            )
+        else:
+            return
         await node.written()
-        await node.place("address", key, [published.raw])
+        await node.place("address", key, [stored.raw])
 
     async def _publish(self) -> None:
         node = self._node

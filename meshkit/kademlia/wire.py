@@ -4,7 +4,7 @@ What nodes of the hash table ask each other: four methods of MessagePack-RPC
 
 ::
 
-    ping        [record]                        -> [record]
+    ping        [record, dialled]               -> [record, observed]
     find_node   [target]                        -> [contacts]
     find_value  [kind, key]                     -> [records, held, contacts]
     store       [records, expected]             -> [[code, sequence], ...]
@@ -39,6 +39,8 @@ STORE_BYTES: Final = 64 * 1024
 MAX_STORED: Final = 200
 #: Characters of the code of an outcome.
 MAX_CODE: Final = 64
+#: Characters of an IP address and a port.
+MAX_WHERE: Final = 64
 #: What MessagePack takes around a string of bytes that is as large as one is here.
 _AROUND_EACH: Final = 3
 #: What a request or an answer has around its lists and byte strings.
@@ -52,6 +54,8 @@ RECORD_COST: Final = 0.25
 
 Id = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 KindName = Annotated[str, Meta(pattern=rf"\A{KIND.pattern}\Z")]
+#: An IP address, with a port or without; empty if it is not known.
+Where = Annotated[str, Meta(max_length=MAX_WHERE)]
 #: An address record; empty if there is none.
 Own = Annotated[bytes, Meta(max_length=MAX_ADDRESS_RECORD)]
 Contact = Annotated[bytes, Meta(min_length=1, max_length=MAX_ADDRESS_RECORD)]
@@ -67,9 +71,12 @@ class Ping(msgspec.Struct, array_like=True, frozen=True):
 
     @ivar record: the asker's address record; empty, if nobody reaches it from outside: then
         it enters nobody's table.
+    @ivar dialled: where the asker has reached the other, C{IP:PORT}: said once on a connection,
+        by who has opened it.
     """
 
     record: Own = b""
+    dialled: Where = ""
 
 
 class Pong(msgspec.Struct, array_like=True, frozen=True):
@@ -77,9 +84,11 @@ class Pong(msgspec.Struct, array_like=True, frozen=True):
     Yes.
 
     @ivar record: that of who answers, likewise.
+    @ivar observed: the IP address from which the asker comes.
     """
 
     record: Own = b""
+    observed: Where = ""
 
 
 class FindNode(msgspec.Struct, array_like=True, frozen=True):

@@ -117,6 +117,7 @@ class Mesh:
         limits: Limits | None = None,
         places: Sequence[HostPort] = (),
         source: str = "",
+        wildcard: bool = False,
         **more: Any,
     ) -> KademliaNode:
         """
@@ -124,6 +125,7 @@ class Mesh:
 
         @param places: where it is; by default at an address of its own.
         @param source: from where others see it come; by default from that address.
+        @param wildcard: it does not know where it is.
         """
         n = len(self.nodes) if n is None else n
         identity = owner(n)
@@ -135,7 +137,8 @@ class Mesh:
             self.endpoint(n, identity, source),
             rng=Random(n),
             wall_clock=self.wall_clock,
-            addresses=tuple if client else lambda: places,
+            addresses=tuple if client or wildcard else lambda: places,
+            listening=(lambda: [HostPort("0.0.0.0", PORT)]) if wildcard else tuple,
             limits=limits,
             **more,
         )

@@ -12,7 +12,7 @@ from meshkit.kademlia.contacts import Contact
 from meshkit.kademlia.holdings import Due
 from meshkit.kademlia.node import KademliaNode
 from meshkit.kademlia.routing import K
-from tests.kademlia.mesh import Mesh
+from tests.kademlia.mesh import Mesh, place_of
 from tests.kademlia.support import contact, contact_at
 
 STEPS = (
@@ -87,6 +87,22 @@ class Upkeep(SynchronousTestCase):
         nodes[0].upkeep._write = do  # type: ignore[method-assign]
         self.mesh.run(400)
         self.assertGreater(len(done), 4)
+        self.end()
+
+    def test_a_clock_that_was_set_back_makes_no_older_address(self) -> None:
+        nodes = self.only("publish_address")
+        self.mesh.run(120)
+        before = nodes[2].own_address()
+        assert before is not None
+        early = self.mesh.wall_clock
+        nodes[2]._wall_clock = lambda: early() - 300 * 1_000_000_000
+        # As after a restart, when only what was published is known.
+        nodes[2]._record, nodes[2]._sequence = None, 0
+        nodes[2]._addresses = lambda: [place_of(2), place_of(9)]
+        self.mesh.run(120)
+        found = self.mesh.result(nodes[0].find_peer(nodes[2].identity.public))
+        self.assertEqual(found.record.sequence, before.sequence + 1)
+        self.assertEqual(found.places, (place_of(2), place_of(9)))
         self.end()
 
     def republish(self, holders: list[Contact]) -> tuple[list[Any], list[Contact]]:

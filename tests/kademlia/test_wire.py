@@ -35,6 +35,7 @@ from meshkit.kademlia.wire import (
     FIND_VALUE,
     MAX_CODE,
     MAX_STORED,
+    MAX_WHERE,
     METHODS,
     PING,
     RATE,
@@ -77,8 +78,10 @@ class Vectors(SynchronousTestCase):
         self.assertEqual(msgspec.msgpack.decode(raw, type=kind), message)
 
     def test_requests_and_answers(self) -> None:
-        self.check(Ping(), Ping, b"\x91\xc4\x00")
-        self.check(Pong(b"me"), Pong, b"\x91\xc4\x02me")
+        self.check(Ping(), Ping, b"\x92\xc4\x00\xa0")
+        self.check(Ping(b"me", "11.0.0.1:7"), Ping, b"\x92\xc4\x02me\xaa11.0.0.1:7")
+        self.check(Pong(b"me"), Pong, b"\x92\xc4\x02me\xa0")
+        self.check(Pong(b"me", "11.0.0.1"), Pong, b"\x92\xc4\x02me\xa811.0.0.1")
         self.check(FindNode(KEY), FindNode, b"\x91\xc4\x20" + KEY)
         self.check(Nodes([b"one"]), Nodes, b"\x91\x91\xc4\x03one")
         self.check(FindValue("topic", KEY), FindValue, b"\x92\xa5topic\xc4\x20" + KEY)
@@ -101,10 +104,13 @@ class Vectors(SynchronousTestCase):
 
     def test_what_may_be_left_out_may_be_left_out(self) -> None:
         self.assertEqual(PING.read_request(b"\x90"), Ping())
+        self.assertEqual(PING.read_request(b"\x91\xc4\x02me"), Ping(b"me"))
+        self.assertEqual(PING.read_answer(b"\x91\xc4\x02me"), Pong(b"me"))
         self.assertEqual(STORE.read_request(b"\x91\x91\xc4\x01a"), Store([b"a"]))
 
     def test_what_later_versions_add_is_left_alone(self) -> None:
-        self.assertEqual(PING.read_request(b"\x92\xc4\x00\x01"), Ping())
+        self.assertEqual(PING.read_request(b"\x93\xc4\x00\xa0\x01"), Ping())
+        self.assertEqual(PING.read_answer(b"\x93\xc4\x00\xa0\x01"), Pong())
         self.assertEqual(FIND_NODE.read_answer(b"\x92\x90\xc0"), Nodes([]))
 
 
@@ -126,6 +132,12 @@ class Limits(SynchronousTestCase):
         self.refuse_request(PING, Ping(CONTACT + b"x"))
         self.take_answer(PING, Pong(CONTACT))
         self.refuse_answer(PING, Pong(CONTACT + b"x"))
+
+    def test_a_place_has_few_characters(self) -> None:
+        self.take_request(PING, Ping(b"", "x" * MAX_WHERE))
+        self.refuse_request(PING, Ping(b"", "x" * (MAX_WHERE + 1)))
+        self.take_answer(PING, Pong(b"", "x" * MAX_WHERE))
+        self.refuse_answer(PING, Pong(b"", "x" * (MAX_WHERE + 1)))
 
     def test_an_id_has_32_bytes(self) -> None:
         for size in (0, 31, 33):
