@@ -931,3 +931,10 @@ class RecordQuotaReached(RecordNotKept):
     """One owner, or one peer with items that are nobody's, has as much kept here as one may."""
 
     code = "RECORD_QUOTA"
+
+
+class RecordNotPlaced(MeshkitError):
+    """A record of this node is published, and nobody keeps it yet: it is tried again hourly."""
+
+    code = "RECORD_NOT_PLACED"
+    status = 503

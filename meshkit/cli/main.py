@@ -18,6 +18,7 @@ _VERBS: Final = {
     "call": ("meshkit.cli.call", "call", "Call any operation of the running node."),
     "config": ("meshkit.cli.config", "config", "Show the settings and where they come from."),
     "doctor": ("meshkit.cli.doctor", "doctor", "Examine everything that is stored."),
+    "dht": ("meshkit.cli.dht", "dht", "Find peers and records in the hash table, and publish."),
     "demo": ("meshkit.cli.demo", "demo", "Three strangers build a mesh, before your eyes."),
     "feed": ("meshkit.cli.feed", "feed", "Publish, read, search, export, import and follow."),
     "follow": ("meshkit.cli.feed", "follow", "Follow an author, or list whom you follow."),

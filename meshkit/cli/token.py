@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from random import SystemRandom
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from meshkit.cli.backup import held
 from meshkit.cli.door import Door, ask, open_folder, segment
 from meshkit.cli.output import json_option, line, print_json, table, visible
+from meshkit.cli.spans import span
 from meshkit.errors import DoorUnreachable
 from meshkit.runtime.keyring import DOOR_TOKEN, make_token, write_token
-
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
-_SPAN: Final = re.compile(r"([1-9][0-9]{0,9}) ?([smhdw])")
-
-
-def _seconds(text: str) -> int:
-    """A length of time, such as 30d."""
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise click.BadParameter(
-            f"{text!r} is no length of time: write a number and s, m, h, d or w, such as 30d"
-        )
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 @click.group()
@@ -45,7 +32,7 @@ def token() -> None:
 )
 @click.option(
     "--expires",
-    type=_seconds,
+    type=span,
     metavar="TIME",
     help="How long it is good, such as 12h or 30d [default: no end].",
 )

@@ -13,7 +13,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from meshkit.cli import call as verb
+from meshkit.cli import call, dht, peer
 from meshkit.cli.bearer import TokenSource
 from meshkit.cli.door import Door
 from meshkit.cli.main import main
@@ -51,7 +51,9 @@ def run_command(mesh: MemoryMesh, node: MemoryNode, *arguments: str, stdin: byte
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     given = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
     with (
-        patch.object(verb, "ask", ask),
+        patch.multiple(call, ask=ask),
+        patch.multiple(dht, ask=ask),
+        patch.multiple(peer, ask=ask),
         patch.object(sys, "stdin", given),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

@@ -1,11 +1,11 @@
-"""Tests of L{meshkit.cli.token}: what is said on the command line.  The rest is tests/process."""
+"""Tests of L{meshkit.cli.spans}."""
 
 from __future__ import annotations
 
 import click
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.cli.token import _seconds
+from meshkit.cli.spans import span
 
 
 class SpanTests(SynchronousTestCase):
@@ -18,9 +18,9 @@ class SpanTests(SynchronousTestCase):
             ("30d", 2_592_000),
             ("2w", 1_209_600),
         ):
-            self.assertEqual(_seconds(text), seconds, text)
+            self.assertEqual(span(text), seconds, text)
 
     def test_what_is_none_is_refused_by_name(self) -> None:
         for text in ("", "30", "d", "0d", "-1d", "1.5h", "1y", "1D", "30d ", " 30d", "\u0663d"):
-            error = self.assertRaises(click.BadParameter, _seconds, text)
+            error = self.assertRaises(click.BadParameter, span, text)
             self.assertIn(repr(text), str(error))
