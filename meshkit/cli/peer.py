@@ -129,7 +129,13 @@ def dial_peer(flag: str | None, address: str, as_json: bool) -> None:
     """
     Dial ADDRESS once: can it be reached, and who is there?
 
-    A peer's id, @...ed25519, is enough: where it can be reached is looked up.
+    A peer's id, @...ed25519, is enough in its place: the node tries the addresses of that peer
+    that it has, and then those that the hash table tells.
+
+    \b
+    Examples:
+      meshkit peer dial 192.0.2.7:7655
+      meshkit peer dial @3Wz...=.ed25519
     """
     _try(flag, address, 0, as_json)
 
@@ -140,7 +146,13 @@ def dial_peer(flag: str | None, address: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def ping_peer(flag: str | None, address: str, count: int, as_json: bool) -> None:
-    """Dial ADDRESS and measure how long a round trip takes."""
+    """
+    Dial ADDRESS and measure how long a round trip takes.
+
+    A peer's id is enough in place of the address, as it is for dial.
+
+    Example: meshkit peer ping @3Wz...=.ed25519 --count 8
+    """
     _try(flag, address, count, as_json)
 
 
@@ -153,6 +165,10 @@ def _try(flag: str | None, address: str, pings: int, as_json: bool) -> None:
         print_json(done)
         return
     line(f"{done['public_id']} answers at {done['address']}")
+    if done["found_by"] == "peers":
+        line("found       among the peers to dial")
+    elif done["found_by"] is not None:
+        line(f"found       by the part {done['found_by']}")
     line(f"handshake   {done['handshake_ms']:.1f} ms")
     for number, taken in enumerate(done["round_trips_ms"], 1):
         line(f"round trip  {taken:.1f} ms ({number} of {pings})")

@@ -788,13 +788,16 @@ class NodeService(Service):
         await self._peers.remove(address)
 
     async def _answer_peer_dial(self, request: offered.DialPeer) -> offered.Dialled:
+        found_by = None
         if request.address.startswith("@"):
-            done = await self._dial_by_key(PublicKey.parse(request.address), request.pings)
+            key = PublicKey.parse(request.address)
+            done, found_by = await self._dial_by_key(key, request.pings)
         else:
             done = await self._dial_at(self._parse_peer(request.address), request.pings)
         return offered.Dialled(
             address=done.address.text,
             public_id=done.address.key.text,
+            found_by=found_by,
             handshake_ms=round(1000 * done.handshake, 3),
             round_trips_ms=[round(1000 * seconds, 3) for seconds in done.round_trips],
         )
@@ -809,8 +812,9 @@ class NodeService(Service):
             address = MeshAddress(target.host, target.port, await self._dialler.ask(target))
         return await self._dialler.dial(address, pings)
 
-    async def _dial_by_key(self, key: PublicKey, pings: int) -> Dialled:
+    async def _dial_by_key(self, key: PublicKey, pings: int) -> tuple[Dialled, str]:
         """
+        @return: what came of it, and who knew the address, as the door tells it.
         @raise NotFound: nobody knows where the peer can be reached.
         """
         if key == self.identity.public:
@@ -819,7 +823,7 @@ class NodeService(Service):
         finder = self._composition.providers.get(IPeerFinder)
         if known:
             try:
-                return await self._dialler.dial_one_of(known, pings)
+                return await self._dialler.dial_one_of(known, pings), _PEERS
             except MeshkitError:
                 # It may be somewhere else by now.
                 if finder is None:
@@ -829,7 +833,8 @@ class NodeService(Service):
                 f"{key.text} is not among the peers of this node, and no part of it finds others "
                 "by their keys: give its address, or enable the part 'dht'"
             )
-        return await self._dialler.dial_one_of(await self._parts[finder].find_peer(key), pings)
+        found = await self._parts[finder].find_peer(key)
+        return await self._dialler.dial_one_of(found, pings), finder
 
     async def _answer_peer_repin(self, request: offered.PeerByAddress) -> offered.Repinned:
         target = self._parse_peer(request.address)
@@ -873,6 +878,8 @@ class NodeService(Service):
 
 
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+#: Who knew the address of a peer: see L{offered.Dialled}.
+_PEERS: Final = "peers"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

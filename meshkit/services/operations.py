@@ -193,12 +193,15 @@ class Dialled(msgspec.Struct):
     """
     @ivar address: where it answered.
     @ivar public_id: who proved to be there.
+    @ivar found_by: of a peer that was asked for by its id, who knew the address: C{peers}, if
+        it is one of those that this node dials, else the name of a part, such as C{dht}.
     @ivar handshake_ms: milliseconds until it was authenticated.
     @ivar round_trips_ms: milliseconds of each ping.
     """
 
     address: str
     public_id: str
+    found_by: str | None
     handshake_ms: float
     round_trips_ms: list[float]
 

@@ -1,4 +1,4 @@
-"""Tests of C{meshkit dht}, against nodes in memory."""
+"""Tests of C{meshkit dht}, and of C{meshkit peer dial} by key, against nodes in memory."""
 
 from __future__ import annotations
 
@@ -294,6 +294,45 @@ class NodeTests(DHTCase):
         self.assertEqual(self.good(bob, "find-peer", eve.identity.public.text), [eve.address])
         said = self.refused(bob, "NOT_FOUND", "find-peer", STRANGER.public.text)
         self.assertIn(STRANGER.public.short, said)
+
+
+class DialTests(DHTCase):
+    """C{meshkit peer dial KEY}."""
+
+    def dial(self, node: MemoryNode, *arguments: str) -> Done:
+        return run_command(self.mesh, node, "peer", *arguments)
+
+    def test_a_peer_that_only_another_knows(self) -> None:
+        bob, eve = self.others
+        key = eve.identity.public
+        done = self.dial(bob, "dial", key.text)
+        self.assertEqual((done.code, done.err), (0, ""))
+        said, found, handshake = done.out.decode().splitlines()
+        self.assertEqual(said, f"{key.text} answers at {eve.address}")
+        self.assertEqual(found, "found       by the part dht")
+        self.assertRegex(handshake, r"\Ahandshake   \d+\.\d ms\Z")
+        shown = json.loads(self.dial(bob, "dial", key.text, "--json").out)
+        self.assertEqual((shown["address"], shown["found_by"]), (eve.address, "dht"))
+        pinged = self.dial(bob, "ping", key.text, "--count", "2").out.decode()
+        self.assertEqual(pinged.count("round trip "), 2)
+
+    def test_one_that_is_known_is_not_looked_up(self) -> None:
+        bob, _ = self.others
+        asked = self.json(bob, "stats")["asked"]
+        done = self.dial(bob, "dial", self.ada.identity.public.text)
+        self.assertIn("found       among the peers to dial\n", done.out.decode())
+        self.assertEqual(self.json(bob, "stats")["asked"], asked)
+
+    def test_an_address_is_not_said_to_have_been_found(self) -> None:
+        bob, eve = self.others
+        done = self.dial(bob, "dial", eve.address)
+        self.assertNotIn("found", done.out.decode())
+        self.assertIsNone(json.loads(self.dial(bob, "dial", eve.address, "--json").out)["found_by"])
+
+    def test_one_that_nobody_knows(self) -> None:
+        done = self.dial(self.others[0], "dial", STRANGER.public.text)
+        self.assertEqual((done.code, done.out), (1, b""))
+        self.assertTrue(done.err.endswith("[NOT_FOUND]\n"), done.err)
 
 
 class AloneTests(DHTCase):
