@@ -40,7 +40,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
-from meshkit.errors import CallTimedOut, NotReady, Overloaded, PeerUnreachable
+from meshkit.errors import CallTimedOut, NotReady, Overloaded, PeerKeyRefused, PeerUnreachable
 from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.records import MAX_ADDRESSES
@@ -184,8 +184,10 @@ class Connections:
         *,
         limits: Limits = _LIMITS,
         own_blocks: tuple[Network, ...] = (),
+        shunned: Callable[[PublicKey], bool] = lambda _: False,
     ) -> None:
         """
+        @param shunned: with which peers there is nothing to be done; asked for each call.
         @param endpoint: gives where a peer is dialled; its C{connect} fires when the peer has
             proved its key.
         @param opened: told of each connection, before it is used.
@@ -194,6 +196,7 @@ class Connections:
         self._reactor = reactor
         self._endpoint = endpoint
         self._opened = opened
+        self._shunned = shunned
         self.limits = limits
         self.failed_dials = FailedDials(own_blocks)
         self.dialled = 0
@@ -249,7 +252,8 @@ class Connections:
             <meshkit.rpc.protocol.RPCProtocol.call>} does, with that which the last dial failed
             with, L{PeerUnreachable <meshkit.errors.PeerUnreachable>} if there is no place to
             dial now, L{CallTimedOut <meshkit.errors.CallTimedOut>} if there was no connection
-            in time, L{Overloaded <meshkit.errors.Overloaded>} or L{NotReady
+            in time, L{PeerKeyRefused <meshkit.errors.PeerKeyRefused>} for one that is
+            shunned, L{Overloaded <meshkit.errors.Overloaded>} or L{NotReady
             <meshkit.errors.NotReady>}.  Cancelling it gives up, and ends the dial if nobody
             else waits for it.
         """
@@ -279,6 +283,8 @@ class Connections:
     def _connected(self, key: PublicKey, places: Sequence[HostPort]) -> Deferred[_Link]:
         if self._stopped:
             return fail(NotReady("the hash table is stopping, or not started"))
+        if self._shunned(key):
+            return fail(PeerKeyRefused(f"{key.short} is blocked or banned here"))
         link = self._links.get(key)
         if link is not None and link.protocol is not None:
             if link.protocol.usable:

@@ -205,6 +205,7 @@ class KademliaNode:
         trusted: Container[PublicKey] = (),
         database: Database | None = None,
         limits: Limits | None = None,
+        shunned: Callable[[PublicKey], bool] = lambda _: False,
     ) -> None:
         """
         @param network: id of the network, 16 bytes.
@@ -218,6 +219,8 @@ class KademliaNode:
             L{meshkit.kademlia.kinds}.
         @param rules: where we dial on somebody's word.
         @param trusted: those whom we follow, or who are vouched for.
+        @param shunned: with whom we have nothing to do; such a peer is not to be let in,
+            either.  When somebody becomes one, call L{shun}.
         @param database: with the tables of L{meshkit.kademlia.store}; left out, nothing
             outlives a restart.
         """
@@ -249,6 +252,7 @@ class KademliaNode:
             self._connected,
             limits=Limits() if limits is None else limits,
             own_blocks=self.rules.own_blocks,
+            shunned=shunned,
         )
         self.client = Client(
             self.connections,
@@ -501,7 +505,7 @@ class KademliaNode:
             self.check(check)
 
     def shun(self, key: PublicKey) -> None:
-        """Have nothing to do with a peer, until it is dialled or let in again."""
+        """Forget a peer, and close the connections to it and of it."""
         self.table.remove(node_id(key))
         self.connections.close(key)
         self.server.close(key)

@@ -201,6 +201,7 @@ class DHTPart(Part):
             trusted=_Trusted(context.peers, context.find(ISelection)),
             database=context.database,
             limits=Limits(connections=config.connections, close=CLOSE_GRACE),
+            shunned=self._shunned,
         )
         self._measure(context.metrics)
 

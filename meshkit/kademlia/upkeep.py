@@ -18,7 +18,7 @@ from meshkit.kademlia.distance import number
 from meshkit.kademlia.holdings import NEAREST, STEP, Due
 from meshkit.kademlia.kinds import address_key
 from meshkit.kademlia.lookup import PATHS
-from meshkit.kademlia.routing import K
+from meshkit.kademlia.routing import REFRESH, K
 from meshkit.kademlia.search import together
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PAUSE: Final = 60.0
 #: Seconds for which a connection counts as used after something came over it.
 IN_USE: Final = 600.0
+#: Seconds after the start at which our neighbours are looked for again: those that started
+#: together with us may have been found by nobody yet.  Then twice as long, up to L{REFRESH}.
+FIRST_NEIGHBOURS: Final = 60.0
 #: Seconds between tries of those that are gone, and how many each time.
 LOST_PAUSE: Final = 3_600.0
 LOST: Final = 4
@@ -52,7 +55,8 @@ class Upkeep:
         self._node = node
         self._due: IDelayedCall | None = None
         self._newcomers: dict[bytes, Contact] = {}
-        self._lost_at = float("-inf")
+        self._neighbours_at = self._lost_at = float("-inf")
+        self._neighbours_pause = FIRST_NEIGHBOURS
         self._saved_at = float("-inf")
         self._started = False
 
@@ -60,7 +64,8 @@ class Upkeep:
         """Begin to look, after a pause."""
         self._started = True
         now = self._node.reactor.seconds()
-        self._lost_at = self._saved_at = now
+        self._neighbours_at = self._lost_at = self._saved_at = now
+        self._neighbours_pause = FIRST_NEIGHBOURS
         self._schedule()
 
     def stop(self) -> None:
@@ -89,6 +94,7 @@ class Upkeep:
         """Do all that is due now."""
         try:
             steps: tuple[Callable[[], Awaitable[Any]], ...] = (
+                self._find_neighbours,
                 self._refresh,
                 self._ping_quiet,
                 self._try_lost,
@@ -113,6 +119,15 @@ class Upkeep:
             self._schedule()
 
     # --- the table ----------------------------------------------------------------------------
+
+    async def _find_neighbours(self) -> None:
+        node, now = self._node, self._node.reactor.seconds()
+        # From then on that is done by the refresh.
+        if self._neighbours_pause < REFRESH and now - self._neighbours_at >= self._neighbours_pause:
+            self._neighbours_at = now
+            self._neighbours_pause *= 2
+            if len(node.table):
+                await node.look_up(node.id, own=True)
 
     async def _refresh(self) -> None:
         node = self._node

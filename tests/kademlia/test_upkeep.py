@@ -16,6 +16,7 @@ from tests.kademlia.mesh import Mesh, place_of
 from tests.kademlia.support import contact, contact_at
 
 STEPS = (
+    "_find_neighbours",
     "_refresh",
     "_ping_quiet",
     "_try_lost",
@@ -71,6 +72,18 @@ class Upkeep(SynchronousTestCase):
         self.assertIsNone(nodes[0].size.size)
         self.mesh.run(5 * 3_600)
         self.assertEqual(nodes[0].size.size, 3.0)
+        self.end()
+
+    def test_neighbours_are_looked_for_often_at_first(self) -> None:
+        nodes = self.only("_find_neighbours")
+        asked = []
+        for _ in range(10):
+            before = nodes[0].client.asked["find_node"]
+            self.mesh.run(600)
+            asked.append(nodes[0].client.asked["find_node"] - before)
+        # After 1, 3, 7, 15, 31 and 63 minutes, and a little.
+        looked = [number for number, count in enumerate(asked) if count]
+        self.assertEqual(looked, [0, 1, 3, 6])
         self.end()
 
     def test_what_fails_does_not_keep_the_rest_from_being_done(self) -> None:
