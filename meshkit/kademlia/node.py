@@ -47,6 +47,7 @@ from meshkit.kademlia.estimate import SizeEstimate
 from meshkit.kademlia.holdings import Holdings, Quota, Seen
 from meshkit.kademlia.kinds import Kinds, address_key
 from meshkit.kademlia.lookup import ALPHA, PATHS, SAFE_PATHS, Ask, Lookup
+from meshkit.kademlia.opening import Opener
 from meshkit.kademlia.protocol import AddressReader, Answer, Client, Server, scope_at
 from meshkit.kademlia.publications import FAREWELL, Publications
 from meshkit.kademlia.reachability import Reachability
@@ -245,6 +246,7 @@ class KademliaNode:
         self._record: AddressRecord | None = None
         self._sequence = 0
         self._number = number(self.id)
+        self.opener = Opener(reactor)
         reader = AddressReader(network, self.rules)
         self.connections = Connections(
             reactor,
@@ -260,6 +262,7 @@ class KademliaNode:
             self.rules,
             self.kinds,
             network,
+            self.opener,
             self.wall_ms,
             self.own_record,
             self.seen_from,

@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from attrs import define, frozen
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -24,6 +25,7 @@ from meshkit.errors import (
     AddressRecordInvalid,
     InvalidAnswer,
     NotReady,
+    Overloaded,
     OverRate,
     RecordError,
 )
@@ -36,6 +38,7 @@ from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, node_id
 from meshkit.kademlia.holdings import Holdings
 from meshkit.kademlia.kinds import Kinds
+from meshkit.kademlia.opening import Opened, Opener
 from meshkit.kademlia.records import Record
 from meshkit.kademlia.routing import RoutingTable
 from meshkit.kademlia.wire import (
@@ -73,6 +76,8 @@ ANSWER_TIMEOUT: Final = 5.0
 STORE_TIMEOUT: Final = 15.0
 #: Address records that are not verified again.
 MAX_READ: Final = 4_096
+#: Bytes of records of requests to store that are verified or written at the same time.
+MAX_STORING: Final = 16 * 1024 * 1024
 #: Connections that others may have here, and one of them.
 MAX_ACCEPTED: Final = 1_024
 MAX_ACCEPTED_PER_PEER: Final = 2
@@ -176,6 +181,8 @@ class Host(Protocol):
     holdings: Holdings
     network: bytes
     elders: Container[PublicKey]
+    kinds: Kinds
+    opener: Opener
 
     @property
     def running(self) -> bool: ...
@@ -235,6 +242,9 @@ class Server(Factory):
         self.served = {method.name: 0 for method in self.dispatcher.methods}
         self._callers: dict[TrackedProtocol, _Caller] = {}
         self._by_peer: dict[PublicKey, list[TrackedProtocol]] = {}
+        # What one peer brings is kept in the order in which it came.
+        self._turns: dict[PublicKey, DeferredLock] = {}
+        self._storing = 0
         # These, and those that are being closed.
         self._all: dict[TrackedProtocol, None] = {}
         self._idle_due: IDelayedCall | None = None
@@ -404,23 +414,63 @@ class Server(Factory):
             # One that does not heed refusals is dropped at its next call.
             after = None if wait == PeerBuckets.BEYOND else round(wait, 3)
             raise OverRate("too many records were stored at once", retry_after=after)
-        return ensureDeferred(self._keep(key, request))
+        size = sum(map(len, request.records))
+        if self._storing + size > MAX_STORING:
+            raise Overloaded(
+                f"records of {self._storing} bytes are being stored already, of {MAX_STORING} at "
+                "most: store fewer at once"
+            )
+        return ensureDeferred(self._keep(key, request, size))
 
-    async def _keep(self, storer: PublicKey, request: Store) -> Stored:
-        now = self._host.wall_ms()
+    async def _keep(self, storer: PublicKey, request: Store, size: int) -> Stored:
+        self._storing += size
+        try:
+            outcomes = await self._in_turn(storer, request)
+            # Also what was known may still be on its way to the disk.
+            if any(outcome.kept for outcome in outcomes):
+                await self._host.written()
+            return Stored(outcomes)
+        finally:
+            self._storing -= size
+
+    async def _in_turn(self, storer: PublicKey, request: Store) -> list[Outcome]:
+        """Verify and keep what somebody brings, after all that he has brought before."""
+        turn = self._turns.setdefault(storer, DeferredLock())
+        await turn.acquire()
+        try:
+            opened = await self._open(request.records)
+            return self._store_all(storer, request, opened)
+        finally:
+            turn.release()
+            if not turn.locked:
+                self._turns.pop(storer, None)
+
+    async def _open(self, raws: list[bytes]) -> dict[bytes, Opened]:
+        """@return: what came of verifying those that are not kept already."""
+        host, now = self._host, self._host.wall_ms()
+        fresh = list(dict.fromkeys(raw for raw in raws if not host.holdings.has(raw, now)))
+        opened = await host.opener.open(
+            fresh, partial(host.kinds.open, network=host.network, now=now)
+        )
+        return dict(zip(fresh, opened, strict=True))
+
+    def _store_all(
+        self, storer: PublicKey, request: Store, opened: dict[bytes, Opened]
+    ) -> list[Outcome]:
+        host, now = self._host, self._host.wall_ms()
         expected = None if request.expected is None else request.expected.seen
         outcomes: list[Outcome] = []
         for raw in request.records:
+            record = opened.get(raw)
             try:
-                self._host.holdings.store(raw, now, storer, self._host.elders, expected)
+                if isinstance(record, RecordError):
+                    raise record
+                host.holdings.store(raw, now, storer, host.elders, expected, record)
             except RecordError as e:
                 outcomes.append(Outcome.refused(e))
             else:
                 outcomes.append(Outcome())
-        # Also what was known may still be on its way to the disk.
-        if any(outcome.kept for outcome in outcomes):
-            await self._host.written()
-        return Stored(outcomes)
+        return outcomes
 
 
 # --- the side that asks ------------------------------------------------------------------
@@ -461,6 +511,7 @@ class Client:
         rules: DialRules,
         kinds: Kinds,
         network: bytes,
+        opener: Opener,
         wall_ms: Callable[[], int],
         own_record: Callable[[], bytes],
         seen_from: Callable[[PublicKey, str, str], None],
@@ -474,6 +525,7 @@ class Client:
         self._rules = rules
         self._kinds = kinds
         self._network = network
+        self._opener = opener
         self._wall_ms = wall_ms
         self._own_record = own_record
         self._seen_from = seen_from
@@ -546,18 +598,16 @@ class Client:
         answer: Values = reached.answer
         check_values(answer)
         named, refused = self._named(answer.contacts, reached.place)
-        now = self._wall_ms()
-        records: list[Record] = []
-        for raw in answer.records:
-            record = known.get(raw)
-            if record is None:
-                try:
-                    record = self._kinds.open_answer(raw, self._network, now, kind, key)
-                except RecordError:
-                    refused += 1
-                    continue
+        fresh = [raw for raw in answer.records if raw not in known]
+        verify = partial(
+            self._kinds.open_answer, network=self._network, now=self._wall_ms(), kind=kind, key=key
+        )
+        for raw, record in zip(fresh, await self._opener.open(fresh, verify), strict=True):
+            if isinstance(record, Record):
                 known[raw] = record
-            records.append(record)
+            else:
+                refused += 1
+        records = [known[raw] for raw in answer.records if raw in known]
         reached_contact = self._rules.reached(contact, reached.place)
         return Answer(reached_contact, named, tuple(records), refused)
 
