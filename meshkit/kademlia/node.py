@@ -245,6 +245,8 @@ class KademliaNode:
         self._database = database
         self._record: AddressRecord | None = None
         self._sequence = 0
+        # Writes that failed so far.
+        self._unwritten = 0
         self._number = number(self.id)
         self.opener = Opener(reactor)
         reader = AddressReader(network, self.rules)
@@ -452,7 +454,14 @@ class KademliaNode:
             self.holdings.changes()
             self.publications.changes()
             return succeed(None)
-        return shield(self._write(self._database))
+        return shield(self._write_all(self._database))
+
+    async def _write_all(self, database: Database) -> None:
+        unwritten = -1
+        while unwritten != self._unwritten:
+            # If what was on its way before failed meanwhile, it is part of this now.
+            unwritten = self._unwritten
+            await self._write(database)
 
     async def _write(self, database: Database) -> None:
         kept, published = self.holdings.changes(), self.publications.changes()
@@ -468,6 +477,7 @@ class KademliaNode:
             # before it.
             await database.write(job)
         except BaseException:
+            self._unwritten += 1
             self.holdings.not_written(kept)
             self.publications.not_written(published)
             raise
@@ -907,8 +917,12 @@ class KademliaNode:
                 stored = await self.client.store(holder, request)
             except CancelledError:
                 raise
-            except Exception as e:
-                refused[e.code if isinstance(e, RemoteError) else ""] += 1
+            except RemoteError as e:
+                # It is there, and may well be asked, even if its disk is full.
+                refused[e.code] += 1
+                return False
+            except Exception:
+                refused[""] += 1
                 self.failed(holder, Failure())
                 return False
             for outcome in stored.outcomes:

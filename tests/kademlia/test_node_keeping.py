@@ -46,11 +46,15 @@ class Disk:
         self._waiting.append((waiting, job))
         return waiting
 
-    def release(self) -> None:
+    def release(self, failing: int = 0) -> None:
+        """@param failing: how many of the first that wait fail."""
         self.held = False
         waiting, self._waiting = self._waiting, []
-        for deferred, job in waiting:
-            deferred.callback(job(self.connection))
+        for n, (deferred, job) in enumerate(waiting):
+            if n < failing:
+                deferred.errback(StorageFailed("the disk is full"))
+            else:
+                deferred.callback(job(self.connection))
 
     def count(self) -> int:
         (count,) = self.connection.execute(
@@ -86,6 +90,40 @@ class Keeping(SynchronousTestCase):
         self.assertNoResult(again)
         self.disk.release()
         self.assertEqual(self.mesh.result(put).accepted, 2)
+        self.assertEqual(self.mesh.result(again).accepted, 2)
+        self.assertEqual(self.disk.count(), 1)
+        self.end()
+
+    def store_twice(self) -> tuple[Deferred[Any], Deferred[Any]]:
+        """The second time it is known already, and on its way to the disk."""
+        self.disk.held = True
+        put = self.other.put("topic", b"birds", b"a wren")
+        self.mesh.run(1.0)
+        raws = self.keeper.holdings.find("topic", BIRDS, self.keeper.wall_ms()).records
+        again = Deferred.fromCoroutine(self.other.place("topic", BIRDS, raws))
+        self.mesh.run(1.0)
+        self.assertEqual(len(self.disk._waiting), 2)
+        return put, again
+
+    def test_what_is_known_is_not_accepted_if_what_was_on_its_way_fails(self) -> None:
+        put, again = self.store_twice()
+        self.disk.release(failing=1)
+        self.assertEqual(self.mesh.result(put).refused, {"STORAGE_FAILED": 1})
+        # The other has written it anew.
+        self.assertEqual(self.mesh.result(again).accepted, 2)
+        self.assertEqual(self.disk.count(), 1)
+        self.end()
+
+    def test_what_is_known_is_not_accepted_while_the_disk_fails(self) -> None:
+        put, again = self.store_twice()
+        self.disk.failing = True
+        self.disk.release(failing=1)
+        for each in (put, again):
+            self.assertEqual(self.mesh.result(each).refused, {"STORAGE_FAILED": 1})
+        self.assertEqual(self.disk.count(), 0)
+        self.disk.failing = False
+        raws = self.keeper.holdings.find("topic", BIRDS, self.keeper.wall_ms()).records
+        again = Deferred.fromCoroutine(self.other.place("topic", BIRDS, raws))
         self.assertEqual(self.mesh.result(again).accepted, 2)
         self.assertEqual(self.disk.count(), 1)
         self.end()
