@@ -168,6 +168,11 @@ class AddressRecord:
             raw,
         )
 
+    @property
+    def good_from(self) -> int:
+        """Milliseconds since 1970 before which it comes out of the future: L{check_time}."""
+        return max(self.expires - MAX_LIFETIME, self.sequence) - MAX_SKEW
+
     def check_time(self, now: int) -> None:
         """
         @param now: milliseconds since 1970.

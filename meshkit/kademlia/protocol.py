@@ -9,9 +9,8 @@ asked for, and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -114,6 +113,22 @@ def scope_at(host: str) -> Scope:
     return Scope.WORLD if scope is None else scope
 
 
+@frozen
+class _Read:
+    """
+    A record that was verified.
+
+    @ivar contacts: whom it is of, by how near whoever gave it was.
+    @ivar since: milliseconds since 1970 from which it is good.
+    @ivar until: likewise, until when.
+    """
+
+    record: AddressRecord
+    contacts: dict[Scope, Contact | None]
+    since: int
+    until: int
+
+
 class AddressReader:
     """Makes contacts of address records, and verifies each record only once."""
 
@@ -122,8 +137,8 @@ class AddressReader:
         self._network = network
         self._rules = rules
         self._limit = limit
-        self._read: OrderedDict[bytes, AddressRecord] = OrderedDict()
-        self._contacts: OrderedDict[tuple[bytes, Scope], Contact | None] = OrderedDict()
+        # By their bytes, the one that was asked for longest ago first.
+        self._read: OrderedDict[bytes, _Read] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._read)
@@ -133,21 +148,21 @@ class AddressReader:
         @param now: milliseconds since 1970.
         @raise AddressRecordInvalid: it is none, or not good now.
         """
-        record = self._verified(raw)
+        record = self._verified(raw).record
         record.check_time(now)
         return record
 
-    def _verified(self, raw: bytes) -> AddressRecord:
-        digest = hashlib.sha256(raw).digest()
-        record = self._read.get(digest)
-        if record is None:
+    def _verified(self, raw: bytes) -> _Read:
+        read = self._read.get(raw)
+        if read is None:
             record = AddressRecord.open_kept(raw, self._network)
-            self._read[digest] = record
+            # Of bytes that are kept anyway.
+            read = self._read[record.raw] = _Read(record, {}, record.good_from, record.expires)
             if len(self._read) > self._limit:
                 self._read.popitem(last=False)
         else:
-            self._read.move_to_end(digest)
-        return record
+            self._read.move_to_end(raw)
+        return read
 
     def contact(self, raw: bytes, namer: Scope, now: int) -> Contact | None:
         """
@@ -156,19 +171,31 @@ class AddressReader:
             good at this time, which may be the fault of a clock.
         @raise AddressRecordInvalid: it is none, whatever the time.
         """
-        record = self._verified(raw)
-        try:
-            record.check_time(now)
-        except AddressRecordInvalid:
+        read = self._verified(raw)
+        if not read.since <= now < read.until:
             return None
-        name = (raw, namer)
-        if name in self._contacts:
-            self._contacts.move_to_end(name)
-            return self._contacts[name]
-        contact = self._contacts[name] = self._rules.contact(record, namer)
-        if len(self._contacts) > self._limit:
-            self._contacts.popitem(last=False)
-        return contact
+        try:
+            return read.contacts[namer]
+        except KeyError:
+            contact = read.contacts[namer] = self._rules.contact(read.record, namer)
+            return contact
+
+    def contacts(self, raws: Iterable[bytes], namer: Scope, now: int) -> tuple[list[Contact], int]:
+        """
+        @param raws: what somebody gave who is as near as that.
+        @return: whom L{contact} makes of them, and how many are none.
+        """
+        contacts: list[Contact] = []
+        refused = 0
+        for raw in raws:
+            try:
+                contact = self.contact(raw, namer, now)
+            except AddressRecordInvalid:
+                refused += 1
+            else:
+                if contact is not None:
+                    contacts.append(contact)
+        return contacts, refused
 
 
 # --- the side that answers ---------------------------------------------------------------
@@ -488,8 +515,8 @@ class Answer:
     """
 
     contact: Contact
-    named: tuple[Contact, ...] = ()
-    records: tuple[Record, ...] = ()
+    named: Sequence[Contact] = ()
+    records: Sequence[Record] = ()
     refused: int = 0
 
 
@@ -627,17 +654,6 @@ class Client:
         self.asked[method.name] += 1
         return self._connections.call(contact.key, contact.places, method, request, timeout)
 
-    def _named(self, raws: list[bytes], place: HostPort) -> tuple[tuple[Contact, ...], int]:
+    def _named(self, raws: list[bytes], place: HostPort) -> tuple[list[Contact], int]:
         """@return: whom an answer tells of, and how many of them are nobody."""
-        namer, now = scope_at(place.host), self._wall_ms()
-        named: list[Contact] = []
-        refused = 0
-        for raw in raws:
-            try:
-                contact = self._reader.contact(raw, namer, now)
-            except AddressRecordInvalid:
-                refused += 1
-                continue
-            if contact is not None:
-                named.append(contact)
-        return tuple(named), refused
+        return self._reader.contacts(raws, scope_at(place.host), self._wall_ms())

@@ -38,7 +38,6 @@ class Reading(SynchronousTestCase):
             self.reader.contact(raw, Scope.WORLD, NOW)
         self.assertEqual(len(self.reader), 3)
         self.assertIs(self.reader.record(raws[0], NOW), first)
-        self.assertEqual(len(self.reader._contacts), 3)
 
     def test_what_is_none_is_refused_and_what_is_late_is_nobody(self) -> None:
         raw = record(1)
@@ -49,6 +48,25 @@ class Reading(SynchronousTestCase):
         for _ in range(2):
             with self.assertRaises(AddressRecordInvalid):
                 self.reader.contact(forged, Scope.WORLD, NOW)
+
+    def test_of_what_somebody_gave_those_that_are_none_are_counted_and_the_others_read(
+        self,
+    ) -> None:
+        good, late = record(1), record(2, sequence=NOW - MAX_LIFETIME)
+        early = record(3, sequence=NOW + MAX_LIFETIME)
+        for _ in range(2):  # verified, and remembered
+            found, refused = self.reader.contacts([late, b"none", good, early], Scope.WORLD, NOW)
+            self.assertEqual([each.key for each in found], [owner(1).public])
+            self.assertEqual(refused, 1)
+
+    def test_a_record_is_good_from_where_it_does_not_come_out_of_the_future(self) -> None:
+        for made, lasts in ((NOW, MAX_LIFETIME), (NOW, 1), (NOW - MAX_LIFETIME, 2 * MAX_LIFETIME)):
+            it = AddressRecord.seal(
+                owner(1), NETWORK, [place_of(1)], sequence=made, expires=made + lasts
+            )
+            self.assertRaises(AddressRecordInvalid, it.check_time, it.good_from - 1)
+            if it.good_from < it.expires:
+                it.check_time(it.good_from)
 
     def test_near_places_are_for_those_that_are_near(self) -> None:
         near, far = HostPort("10.0.0.7", 7655), place_of(1)
