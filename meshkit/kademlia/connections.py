@@ -257,28 +257,32 @@ class Connections:
             <meshkit.errors.NotReady>}.  Cancelling it gives up, and ends the dial if nobody
             else waits for it.
         """
-        return Deferred.fromCoroutine(self._call(key, places, method, request, timeout))
+        link = self._links.get(key)
+        if (
+            link is not None
+            and link.protocol is not None
+            and link.protocol.usable
+            and not self._shunned(key)
+        ):
+            return self._ask(link, method, request, timeout)
+        return self._connected(key, places).addCallback(self._ask, method, request, timeout)
 
-    async def _call(
-        self,
-        key: PublicKey,
-        places: Sequence[HostPort],
-        method: Method[Q, A],
-        request: Q,
-        timeout: float,
-    ) -> Reached:
-        link = await self._connected(key, places)
+    def _ask(
+        self, link: _Link, method: Method[Q, A], request: Q, timeout: float
+    ) -> Deferred[Reached]:
         protocol, place = link.protocol, link.place
         if protocol is None or place is None:
             # It was lost while others were told that it is there.
-            raise PeerUnreachable(f"the connection to {key.short} was lost as it was made")
+            raise PeerUnreachable(f"the connection to {link.key.short} was lost as it was made")
         link.calls += 1
-        try:
-            return Reached(await protocol.call(method, request, timeout=timeout), place)
-        finally:
-            link.calls -= 1
-            link.used = self._reactor.seconds()
-            self._go_on()
+        asked: Deferred[Any] = protocol.call(method, request, timeout=timeout)
+        return asked.addBoth(self._over, link, place)
+
+    def _over(self, result: Any, link: _Link, place: HostPort) -> Any:
+        link.calls -= 1
+        link.used = self._reactor.seconds()
+        self._go_on()
+        return result if isinstance(result, Failure) else Reached(result, place)
 
     def _connected(self, key: PublicKey, places: Sequence[HostPort]) -> Deferred[_Link]:
         if self._stopped:
@@ -287,8 +291,6 @@ class Connections:
             return fail(PeerKeyRefused(f"{key.short} is blocked or banned here"))
         link = self._links.get(key)
         if link is not None and link.protocol is not None:
-            if link.protocol.usable:
-                return succeed(link)
             del self._links[key]  # it is on its way out
             link = None
         if link is None:

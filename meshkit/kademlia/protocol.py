@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 from attrs import define, frozen
@@ -106,6 +106,7 @@ def place_of(address: IAddress | None) -> str:
     return HostPort(host, port).text if host and isinstance(port, int) else ""
 
 
+@lru_cache(maxsize=1_024)
 def scope_at(host: str) -> Scope:
     """@return: how near whoever was reached at this address is, likewise."""
     ip = parse_ip(host)
@@ -516,7 +517,7 @@ class Answer:
 
     contact: Contact
     named: Sequence[Contact] = ()
-    records: Sequence[Record] = ()
+    records: tuple[Record, ...] = ()
     refused: int = 0
 
 
@@ -600,10 +601,10 @@ class Client:
 
     def find_node(self, contact: Contact, target: NodeId) -> Deferred[Answer]:
         """@return: Deferred of an L{Answer} without records."""
-        return ensureDeferred(self._find_node(contact, target))
+        asked = self._call(contact, FIND_NODE, FindNode(target))
+        return asked.addCallback(self._nodes, contact)
 
-    async def _find_node(self, contact: Contact, target: NodeId) -> Answer:
-        reached = await self._call(contact, FIND_NODE, FindNode(target))
+    def _nodes(self, reached: Reached, contact: Contact) -> Answer:
         answer: Nodes = reached.answer
         named, refused = self._named(answer.contacts, reached.place)
         return Answer(self._rules.reached(contact, reached.place), named, (), refused)
@@ -616,12 +617,17 @@ class Client:
             answer are added.
         @return: Deferred of an L{Answer}.
         """
-        return ensureDeferred(self._find_value(contact, kind, key, known))
+        asked = self._call(contact, FIND_VALUE, FindValue(kind, key))
+        return asked.addCallback(self._values, contact, kind, key, known)
 
-    async def _find_value(
-        self, contact: Contact, kind: str, key: NodeId, known: dict[bytes, Record]
+    def _values(
+        self,
+        reached: Reached,
+        contact: Contact,
+        kind: str,
+        key: NodeId,
+        known: dict[bytes, Record],
     ) -> Answer:
-        reached = await self._call(contact, FIND_VALUE, FindValue(kind, key))
         answer: Values = reached.answer
         check_values(answer)
         named, refused = self._named(answer.contacts, reached.place)
@@ -640,10 +646,10 @@ class Client:
 
     def store(self, contact: Contact, request: Store) -> Deferred[Stored]:
         """@return: Deferred of the outcomes, one for each record."""
-        return ensureDeferred(self._store(contact, request))
+        asked = self._call(contact, STORE, request, STORE_TIMEOUT)
+        return asked.addCallback(self._stored, request)
 
-    async def _store(self, contact: Contact, request: Store) -> Stored:
-        reached = await self._call(contact, STORE, request, STORE_TIMEOUT)
+    def _stored(self, reached: Reached, request: Store) -> Stored:
         answer: Stored = reached.answer
         check_stored(request, answer)
         return answer
