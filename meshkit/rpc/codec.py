@@ -200,17 +200,33 @@ class MessageDecoder:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._unpacker = msgpack.Unpacker(max_buffer_size=MAX_UNREAD, read_size=_FIRST_READ)
+        # Only while there is something of which the end has to be found: its buffer is large.
+        self._unpacker: msgpack.Unpacker | None = None
         # The message that is being read: what came of it before, and what came last.
         self._before = bytearray()
         self._data = b""
         self._at = 0  # in the data
-        self._base = 0  # place of the data's first byte in the stream
+        self._base = 0  # place of the data's first byte in what the unpacker was given
 
     @property
     def mid_message(self) -> bool:
         """Is a message begun and not complete?  Only after L{next_message} gave none."""
         return bool(self._before)
+
+    def whole(self, data: bytes) -> Message | None:
+        """
+        Read bytes that are just one message, as those of most reads of a transport are.
+
+        @return: L{None} if they are something else, if there are too many, or if others are
+            there that were not taken: they have to be given to L{feed}.
+        """
+        if self._unpacker is not None or len(data) > self.limit:
+            return None
+        try:
+            message: Message = _decoder.decode(data)
+        except DECODE_ERRORS:
+            return None  # whether it is wrong, or a part, or several, is found out there
+        return message
 
     def feed(self, data: bytes) -> None:
         """
@@ -218,6 +234,9 @@ class MessageDecoder:
 
         @raise FrameTooLarge: more than L{MAX_UNREAD} bytes were added and none taken.
         """
+        if self._unpacker is None:
+            self._unpacker = msgpack.Unpacker(max_buffer_size=MAX_UNREAD, read_size=_FIRST_READ)
+            self._base = 0
         try:
             self._unpacker.feed(data)
         except msgpack.BufferFull:
@@ -238,6 +257,14 @@ class MessageDecoder:
         @raise MalformedFrame: this is not MessagePack, or nested deeper than
             L{MAX_NESTING}.
         """
+        if self._unpacker is None:
+            return None
+        if self._at == len(self._data):
+            if not self._before:
+                self._unpacker = None
+                self._data = b""
+                self._at = 0
+            return None
         try:
             self._unpacker.skip()
         except msgpack.OutOfData:
@@ -261,14 +288,12 @@ class MessageDecoder:
 
     def _keep(self) -> None:
         """What is here is the beginning of a message."""
-        rest = self._data[self._at :]
-        if rest:
-            self._before += rest
-            self._base += len(self._data)
-            self._data = b""
-            self._at = 0
-            if len(self._before) > self.limit:
-                raise self._too_large(len(self._before))
+        self._before += self._data[self._at :]
+        self._base += len(self._data)
+        self._data = b""
+        self._at = 0
+        if len(self._before) > self.limit:
+            raise self._too_large(len(self._before))
 
     def _too_large(self, size: int) -> FrameTooLarge:
         return FrameTooLarge(

@@ -326,25 +326,35 @@ class RPCProtocol(Protocol):
         if not self._open:
             return
         self._expect(self._dispatcher.largest_request)
-        try:
-            self._decoder.feed(data)
-        except FrameTooLarge as e:
-            self._drop(e)
-            return
-        self._read()
+        message = None
+        if not self._reading and not self._blocked:
+            message = self._decoder.whole(data)
+        if message is None:
+            try:
+                self._decoder.feed(data)
+            except FrameTooLarge as e:
+                self._drop(e)
+                return
+        self._read(message)
 
     def _expect(self, size: int) -> None:
         """Messages with so many bytes of params or result are welcome."""
         if size + ENVELOPE_BYTES > self._decoder.limit:
             self._decoder.limit = size + ENVELOPE_BYTES
 
-    def _read(self) -> None:
-        """Handle the messages that are here, and send what comes of it in one piece."""
+    def _read(self, message: Message | None = None) -> None:
+        """
+        Handle the messages that are here, and send what comes of it in one piece.
+
+        @param message: one that was read before.
+        """
         if self._reading:
             return
         self._reading = True
-        progress = False
+        progress = message is not None
         try:
+            if message is not None:
+                self._handle(message)
             while self._open:
                 if self._crowded():
                     self._reading_paused = True

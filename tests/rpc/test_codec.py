@@ -172,6 +172,42 @@ class BoundaryTests(SynchronousTestCase):
         self.assertEqual(received, encoded)
         self.assertFalse(decoder.mid_message)
 
+    @given(st.lists(messages, max_size=6), st.randoms(use_true_random=False))
+    def test_pieces_that_are_whole_messages_are_read_at_once_and_in_order(
+        self, sent: list[Any], rng: Random
+    ) -> None:
+        decoder = MessageDecoder(LIMIT)
+        encoded = [pack(message) for message in sent]
+        cut = rng.random() < 0.5
+        stream = pieces(b"".join(encoded), rng, 40) if cut else encoded
+        received: list[Any] = []
+        for piece in stream:
+            message = decoder.whole(piece)
+            if message is None:
+                decoder.feed(piece)
+                received += [plain(decode_message(each)) for each in taken(decoder)]
+            else:
+                received.append(plain(message))
+        self.assertEqual(received, sent)
+        self.assertFalse(decoder.mid_message)
+
+    def test_nothing_else_is_read_at_once(self) -> None:
+        data = encode_request(1, "add", [1, 2])
+        for piece in (data[:-1], data + data, data + b"\x94", b"", b"\xc0", b"\x91" * 2_000):
+            self.assertIsNone(self.decoder.whole(piece))
+        self.assertIsNone(MessageDecoder(len(data) - 1).whole(data))
+        self.assertIsNotNone(MessageDecoder(len(data)).whole(data))
+
+    def test_nothing_is_read_before_what_came_earlier(self) -> None:
+        first, second = encode_request(1, "add", [1, 2]), encode_request(2, "add", [3, 4])
+        self.decoder.feed(first + second[:5])
+        self.assertIsNone(self.decoder.whole(second))
+        self.assertEqual(taken(self.decoder), [first])
+        self.assertIsNone(self.decoder.whole(second))
+        self.decoder.feed(second[5:])
+        self.assertEqual(taken(self.decoder), [second])
+        self.assertIsNotNone(self.decoder.whole(first))
+
     @given(st.lists(messages, min_size=1, max_size=6), st.randoms(use_true_random=False))
     def test_what_was_not_taken_is_still_there(self, sent: list[Any], rng: Random) -> None:
         """A reader that pauses in the middle of what it was given loses nothing."""
