@@ -63,7 +63,6 @@ GATHER: Final = 0.5
 #: Seconds that others have to let go when the node stops: nothing that matters is on its way.
 CLOSE_GRACE: Final = 2.0
 
-_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 _METHODS: Final = ("find_node", "find_value", "ping", "store")
 
 
@@ -179,7 +178,7 @@ class DHTPart(Part):
         config: Config = context.config
         self._context = context
         self._config = config
-        self._places = config.places()
+        places = config.places()
         self._store = context.find(IFeedStore)
         self._peers = context.peers
         self._ledger = context.peers.ledger
@@ -195,7 +194,8 @@ class DHTPart(Part):
             self._endpoint,
             rng=context.rng,
             wall_clock=context.wall_clock,
-            addresses=self._own_places,
+            addresses=lambda: () if config.client else places,
+            listening=(lambda: ()) if config.client else context.listening,
             rules=DialRules(config.blocks(), config.low_ports),
             quota=Quota(records=config.max_records, size=config.max_bytes),
             trusted=_Trusted(context.peers, context.find(ISelection)),
@@ -263,11 +263,6 @@ class DHTPart(Part):
             address, LABEL, VERSION
         )
         return endpoint
-
-    def _own_places(self) -> Sequence[HostPort]:
-        if self._config.client or self._places:
-            return () if self._config.client else self._places
-        return [place for place in self._context.listening() if place.host not in _WILDCARDS]
 
     def status(self) -> offered.DHTStats:
         return self._answer_stats(Nothing())
