@@ -627,22 +627,39 @@ class Client:
         kind: str,
         key: NodeId,
         known: dict[bytes, Record],
-    ) -> Answer:
+    ) -> Answer | Deferred[Answer]:
         answer: Values = reached.answer
         check_values(answer)
-        named, refused = self._named(answer.contacts, reached.place)
         fresh = [raw for raw in answer.records if raw not in known]
+        if not fresh:
+            return self._valued(0, reached, contact, known)
         verify = partial(
             self._kinds.open_answer, network=self._network, now=self._wall_ms(), kind=kind, key=key
         )
-        for raw, record in zip(fresh, await self._opener.open(fresh, verify), strict=True):
+        opened: Deferred[Any] = self._opener.open(fresh, verify)
+        opened.addCallback(self._learn, fresh, known)
+        return opened.addCallback(self._valued, reached, contact, known)
+
+    def _learn(
+        self, opened: Sequence[Opened], fresh: list[bytes], known: dict[bytes, Record]
+    ) -> int:
+        """@return: how many are none."""
+        refused = 0
+        for raw, record in zip(fresh, opened, strict=True):
             if isinstance(record, Record):
                 known[raw] = record
             else:
                 refused += 1
-        records = [known[raw] for raw in answer.records if raw in known]
+        return refused
+
+    def _valued(
+        self, refused: int, reached: Reached, contact: Contact, known: dict[bytes, Record]
+    ) -> Answer:
+        answer: Values = reached.answer
+        named, nobody = self._named(answer.contacts, reached.place)
+        records = tuple(known[raw] for raw in answer.records if raw in known)
         reached_contact = self._rules.reached(contact, reached.place)
-        return Answer(reached_contact, named, tuple(records), refused)
+        return Answer(reached_contact, named, records, refused + nobody)
 
     def store(self, contact: Contact, request: Store) -> Deferred[Stored]:
         """@return: Deferred of the outcomes, one for each record."""
