@@ -294,7 +294,9 @@ class SimNetwork:
         number = len(self.hosts) + 1
         if address is None:
             high, middle, low = number >> 16, number >> 8 & 255, number & 255
-            address = f"192.168.{middle}.{low}" if behind else f"10.{high}.{middle}.{low}"
+            # Hosts of the common network are far from each other, as those of different
+            # people: no two of the first 65,535 are in one /24.
+            address = f"192.168.{middle}.{low}" if behind else f"10.{low}.{middle}.{high + 1}"
         known = self._addresses if behind is None else behind.hosts
         if name in self.hosts or address in known:
             raise ValueError(f"there is a host {name} or at {address} already")

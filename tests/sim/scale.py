@@ -59,8 +59,12 @@ class Crowd:
     before: int = 0
 
     @classmethod
-    def make(cls, count: int, seed: int, *, memo: bool = True) -> Crowd:
-        """Make the nodes, and start none of them."""
+    def make(cls, count: int, seed: int, *, memo: bool = True, config: str = "") -> Crowd:
+        """
+        Make the nodes, and start none of them.
+
+        @param config: more of the configuration of each.
+        """
         # So that the code of all parts is in memory before.
         first = World(seed)
         first.node("first").start()
@@ -70,7 +74,7 @@ class Crowd:
         for number in range(count):
             known = sorted(rng.sample(range(number), min(number, KNOWN)))
             peers = ", ".join(f'"{made.nodes[each].address}"' for each in known)
-            made.nodes.append(made.world.node(f"n{number:04}", f"peers = [{peers}]"))
+            made.nodes.append(made.world.node(f"n{number:04}", f"peers = [{peers}]\n{config}"))
         return made
 
     def start(self) -> None:

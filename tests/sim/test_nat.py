@@ -19,9 +19,9 @@ from meshkit.sim.seeds import Seeds
 from .test_network import Client, Recorder
 
 INSIDE = ("192.168.0.5", 50_000)
-BOB = ("10.0.0.2", 7655)
-BOB_TOO = ("10.0.0.2", 1)
-EVE = ("10.0.0.9", 7655)
+BOB = ("10.2.0.1", 7655)
+BOB_TOO = ("10.2.0.1", 1)
+EVE = ("10.9.0.1", 7655)
 
 
 class MappingTests(SynchronousTestCase):

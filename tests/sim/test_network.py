@@ -197,7 +197,7 @@ class ConnectingTests(NetworkTestCase):
         client, server = factory.protocols[0].raw, self.servers[0].raw
         self.assertEqual(client.getHost(), server.getPeer())
         self.assertEqual(client.getPeer(), server.getHost())
-        self.assertEqual((client.getPeer().host, client.getPeer().port), ("10.0.0.2", PORT))
+        self.assertEqual((client.getPeer().host, client.getPeer().port), ("10.2.0.1", PORT))
 
     def test_a_host_is_a_reactor_for_endpoints(self) -> None:
         self.make()

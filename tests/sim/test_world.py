@@ -279,7 +279,7 @@ class CrashTests(WorldTestCase):
         self.until(lambda: len(held(self.bob)) == 1)
 
     def test_a_crash_can_come_at_any_moment_of_a_publish(self) -> None:
-        seen = {self.crash_while_publishing(us * 1000) for us in range(0, 6000, 400)}
+        seen = {self.crash_while_publishing(us * 1000) for us in range(0, 6000, 200)}
         # Never acknowledged and lost, but each of the others: also stored and not told.
         self.assertEqual(seen, {(0, 0), (0, 1), (1, 1)})
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from meshkit.gossip import digestion, link, spread
 from meshkit.gossip.codec import MAX_FRAME
 from meshkit.gossip.part import MAX_INTEREST, MAX_LINKS_PER_PEER
-from meshkit.runtime import database, ledger, peers, workers
+from meshkit.kademlia import contacts, holdings, protocol, publications, routing, upkeep
+from meshkit.kademlia import node as kademlia
+from meshkit.runtime import database, ledger, limits, peers, workers
 from meshkit.shs import hellos, listener
 from meshkit.sim.invariants.invariant import Invariant
 
@@ -24,8 +26,11 @@ __all__ = ["CONNECTIONS", "REST", "TIMERS", "TIMERS_PER_CONNECTION", "Bounded", 
 #: Timers of a node, and for each of its connections.
 TIMERS: Final = 32
 TIMERS_PER_CONNECTION: Final = 12
+#: Connections of the hash table of a machine with that of one other: each may have dialled
+#: one, and one more that is being closed.
+_HASH_TABLES: Final = 2 * (1 + protocol.MAX_ACCEPTED_PER_PEER)
 #: Connections of a machine with one other, in whatever state.
-CONNECTIONS: Final = 2 * MAX_LINKS_PER_PEER + listener.MAX_UNAUTHENTICATED_PER_ORIGIN
+CONNECTIONS: Final = 2 * MAX_LINKS_PER_PEER + _HASH_TABLES + listener.MAX_UNAUTHENTICATED_PER_ORIGIN
 # Seconds that a sign of life may take.
 _SLACK: Final = 5.0
 #: Seconds in which nodes that have agreed come to rest: each hears of the peers that are there,
@@ -68,6 +73,9 @@ def sizes(node: SimNode) -> Iterator[_Size]:
     gossip = service._parts.get("gossip")
     if gossip is not None:
         yield from _gossip_sizes(gossip)
+    hashing = service._parts.get("dht")
+    if hashing is not None:
+        yield from _hash_table_sizes(hashing.node)
 
 
 def _gossip_sizes(part: Any) -> Iterator[_Size]:
@@ -90,6 +98,35 @@ def _gossip_sizes(part: Any) -> Iterator[_Size]:
         yield f"claims of {peer}", len(partner.claims), spread.MAX_CLAIMS
         yield f"feeds told to {peer}", len(partner.told), spread.MAX_TOLD
         yield f"news for {peer}", len(each.telling._news), link.MAX_NEWS
+
+
+def _hash_table_sizes(node: Any) -> Iterator[_Size]:
+    table, kept, quota = node.table, node.holdings, node.holdings.quota
+    yield "nodes in a bucket", max(table.sizes().values(), default=0), routing.K
+    waiting = max((len(each.waiting) for each in table._buckets.values()), default=0)
+    yield "nodes that wait for a bucket", waiting, routing.MAX_WAITING
+    yield "nodes that are gone", len(table._lost), routing.MAX_LOST
+    yield "nodes that are pinged", len(table._checks), routing.MAX_CHECKS
+    yield "lookups", len(node._searches), kademlia.MAX_LOOKUPS
+    yield "records", len(kept), quota.records
+    yield "bytes of records", kept.size, quota.size
+    owners = Counter(entry.account for entry in kept._entries.values())
+    most = max(owners.values(), default=0)
+    yield "records of one owner", most, quota.each_records
+    yield "places of old records", kept.floors, holdings.MAX_FLOORS
+    yield "records of its own", len(node.publications), publications.MAX_PUBLICATIONS
+    yield "newcomers", len(node.upkeep._newcomers), upkeep.MAX_NEWCOMERS
+    asking, served = node.connections, node.server
+    yield "hash tables connected", len(asking), asking.limits.connections
+    yield "hash tables dialled", asking.dialling, asking.limits.dials
+    yield "hash tables to be dialled", asking.queued, asking.limits.waiting
+    yield "hosts that do not answer", len(asking.failed_dials), contacts.MAX_FAILED_HOSTS
+    # Those that are being closed are counted by neither.
+    yield "hash tables accepted", len(served._callers), protocol.MAX_ACCEPTED
+    by_peer = max(map(len, served._by_peer.values()), default=0)
+    yield "hash tables accepted of one peer", by_peer, protocol.MAX_ACCEPTED_PER_PEER
+    yield "peers of whom calls are counted", len(served.buckets), limits.MAX_PEERS
+    yield "address records", len(node.client._reader), protocol.MAX_READ
 
 
 def _left(node: SimNode, calm: bool) -> Iterator[tuple[str, int]]:
@@ -121,12 +158,20 @@ def _left(node: SimNode, calm: bool) -> Iterator[tuple[str, int]]:
             yield f"news for {peer}", len(each.telling._news)
 
 
+def _lookups(node: SimNode) -> set[Any]:
+    """@return: those that are under way in its hash table."""
+    service: Any = node.service
+    part = service._parts.get("dht")
+    return set() if part is None else {*part.node._searches}
+
+
 class Bounded(Invariant):
     """
     While a run goes on, no table and no queue of a node is over its limit: those that peers
     and callers can make grow, by the limits that stand in the code and in docs/protocol, and
     the timers and connections of the process.  When all have agreed and some seconds have
-    passed, nothing is waiting in any of them, unless somebody lies and goes on.
+    passed, nothing is waiting in any of them, unless somebody lies and goes on; and no lookup
+    of the hash table is under way any more that was when they began.
 
     The innards of a node are read for that, as no door shows all of them.
     """
@@ -153,11 +198,16 @@ class Bounded(Invariant):
                 run.violated(self.name, node.name, f"{what}: {size}, and the limit is {limit}")
 
     def settled(self, run: Run) -> None:
+        nodes = [node for node in run.nodes.values() if node.ready]
+        lookups = {node.name: _lookups(node) for node in nodes}
         run.world.run(REST)
         for node in run.nodes.values():
             if node.ready:
                 self._check(run, node)
                 left = [f"{what}: {size}" for what, size in _left(node, not run.liars) if size]
+                endless = lookups.get(node.name, set()) & _lookups(node)
+                if endless:
+                    left.append(f"lookups that do not end: {len(endless)}")
                 if left:
                     text = f"it has nothing to do, and there is still {', '.join(left)}"
                     run.violated(self.name, node.name, text)

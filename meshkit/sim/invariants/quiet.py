@@ -17,7 +17,8 @@ __all__ = ["Quiet"]
 class Quiet(Invariant):
     """
     When a node has stopped in good order, nothing is left of it: no timer, no port, no
-    connection or attempt at one, no database that is open, and no lock.  That is looked at
+    connection or attempt at one, no database that is open, and no lock; nor does its hash
+    table look for anything or owe anybody an answer any more.  That is looked at
     at the moment when its service says that it has stopped, before its process ends; at the
     end of a run all of them are stopped so.
 
@@ -35,5 +36,19 @@ class Quiet(Invariant):
         held = node.host.storage.files.system.held(node.process)
         if held:
             left.append(f"{held} x open or locked file")
+        service: Any = node.service
+        hashing = service._parts.get("dht")
+        if hashing is not None:
+            left += _left_of(hashing.node)
         if left:
             run.violated(self.name, host, f"it has stopped, and there is still {', '.join(left)}")
+
+
+def _left_of(node: Any) -> list[str]:
+    """@return: what a hash table that has stopped still does."""
+    doing = {
+        "lookup": len(node._searches),
+        "task of the hash table": len(node._tasks),
+        "connection of the hash table": len(node.connections) + len(node.server),
+    }
+    return [f"{count} x {what}" for what, count in doing.items() if count]
