@@ -144,17 +144,6 @@ class Finding(PartCase):
         found = self.ok(ada, "GET", "/v1/dht/records/topic/birds")
         self.assertEqual([each["text"] for each in found["records"]], ["a heron"])
 
-    def test_a_node_that_listens_everywhere_finds_out_where_it_is(self) -> None:
-        ada = self.node("ada", 'listen = "tcp:7655"')
-        self.mesh.run(5)
-        self.assertEqual(self.ok(ada, "GET", "/v1/dht/stats")["reachable"], False)
-        bob = self.node("bob", f'listen = "tcp:7655"\npeers = ["{ada.address}"]')
-        self.mesh.run(5)
-        for node, other in ((ada, bob), (bob, ada)):
-            stats = self.ok(node, "GET", "/v1/dht/stats")
-            self.assertEqual((stats["reachable"], stats["addresses"]), (True, [node.address]))
-            self.assertEqual(self.known(node), {other.identity.public.text})
-
     def test_a_node_that_knows_nobody_goes_on_looking(self) -> None:
         ada = self.mesh.node("ada")
         bob = self.node("bob", f'peers = ["{ada.address}"]')
