@@ -7,8 +7,8 @@ C{address-record/1}, whose payload is the MessagePack array::
 
     [network: bin 16, sequence: uint, expires: uint, addresses: [str], more: {str: bin}]
 
-in its shortest form, with the keys of the map ascending; the bytes are described in
-C{docs/protocol/statements.md}.  Pure.
+in its shortest form, as the envelope is, with the keys of the map ascending; the bytes are
+described in C{docs/protocol/statements.md}.  Pure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from meshkit.errors import AddressRecordInvalid, EnvelopeError, InvalidAddress
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.contexts import ADDRESS_RECORD
 from meshkit.identity.envelope import Envelope
-from meshkit.identity.keys import Identity, PublicKey
+from meshkit.identity.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicKey
 
 NETWORK_BYTES: Final = 16
 
@@ -39,6 +39,11 @@ MAX_LIFETIME: Final = 24 * 3_600_000
 #: Milliseconds that the clocks of two nodes may differ.
 MAX_SKEW: Final = 600_000
 MAX_SEQUENCE: Final = 2**63 - 1
+
+# An envelope is an array of four (1 byte), a short text (1 and its characters), and three
+# byte strings, whose lengths take 2 bytes each, that of a larger payload 3.
+_AROUND_PAYLOAD: Final = 1 + 1 + len(ADDRESS_RECORD) + 2 + KEY_BYTES + 2 + 2 + SIGNATURE_BYTES
+_SHORT: Final = 0xFF
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9.-]{0,31}")
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
@@ -141,20 +146,41 @@ class AddressRecord:
                 f"an address record of {len(raw)} bytes is over the limit of {MAX_RECORD}"
             )
         try:
-            envelope = Envelope.open(raw, ADDRESS_RECORD)
-            payload = _decoder.decode(envelope.payload)
+            record = cls._read(Envelope.open(raw, ADDRESS_RECORD))
         except EnvelopeError as e:
             raise AddressRecordInvalid(str(e)) from None
+        if record.network != network:
+            raise AddressRecordInvalid(
+                f"the address record of {record.key.short} is meant for another network"
+            )
+        return record
+
+    @classmethod
+    def reopen(cls, raw: bytes) -> AddressRecord:
+        """
+        Read a record that was verified before.  Neither its signature is looked at, nor its
+        network and times.
+
+        @raise AddressRecordInvalid: it cannot be read.
+        """
+        try:
+            return cls._read(Envelope.reopen(raw, ADDRESS_RECORD))
+        except EnvelopeError as e:
+            raise AddressRecordInvalid(str(e)) from None
+
+    @classmethod
+    def _read(cls, envelope: Envelope) -> AddressRecord:
+        try:
+            payload = _decoder.decode(envelope.payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise AddressRecordInvalid("the address record is malformed") from None
         _check_form(payload)
-        if _encoder.encode(payload) != envelope.payload:
+        size = len(envelope.payload)
+        # Any other encoding of the same is longer.
+        shortest = len(envelope.raw) == _AROUND_PAYLOAD + size + (size > _SHORT)
+        if not shortest or _encoder.encode(payload) != envelope.payload:
             raise AddressRecordInvalid("the address record is not in its shortest form")
-        if payload.network != network:
-            raise AddressRecordInvalid(
-                f"the address record of {envelope.signer.short} is meant for another network"
-            )
-        return cls._made(envelope.signer, payload, raw)
+        return cls._made(envelope.signer, payload, envelope.raw)
 
     @classmethod
     def _made(cls, key: PublicKey, payload: _Payload, raw: bytes) -> AddressRecord:

@@ -235,7 +235,9 @@ class KademliaNode:
         self.table = RoutingTable(self.id)
         self.size = SizeEstimate()
         self.holdings = Holdings(self.id, network, self.kinds, rng, quota)
-        self.publications = Publications(identity, network, self.kinds, rng)
+        self.publications = Publications(
+            identity, network, self.kinds, rng, {"provider": self._provided}
+        )
         self.elders: Container[PublicKey] = _Elders(self.table, trusted)
         self._trusted = trusted
         self._wall_clock = wall_clock
@@ -323,6 +325,11 @@ class KademliaNode:
             sequence=self._sequence,
             expires=now + lifetime,
         )
+
+    def _provided(self) -> tuple[bytes, int | None]:
+        """What provider records of ours say, and until when that is good."""
+        record = self.own_address()
+        return (b"", None) if record is None else (record.raw, record.expires)
 
     def own_record(self) -> bytes:
         """@return: the same as it travels; empty if there is none."""
@@ -681,17 +688,25 @@ class KademliaNode:
     async def _find_published(self, key: PublicKey) -> tuple[AddressRecord | None, Contact | None]:
         """@return: what a peer has published last, and where it may be dialled by that."""
         lookup = await self.look_up(address_key(key), kind="address", paths=SAFE_PATHS)
-        given = [
-            (record, scope_at(contact.places[0].host))
-            for contact, records in lookup.values
-            for record in records
-        ]
-        given += [(record, Scope.WORLD) for record in self._kept("address", lookup.target)]
-        for newest in self._counting(record for record, _ in given):
-            nearest = min(scope for record, scope in given if record.raw == newest.raw)
-            address = AddressRecord.open(newest.value, self.network, self.wall_ms())
+        for newest, nearest in self._given(lookup, "address"):
+            address = AddressRecord.reopen(newest.value)
             return address, self.rules.contact(address, nearest)
         return None, None
+
+    def _given(self, lookup: Lookup[Records], kind: str) -> list[tuple[Record, Scope]]:
+        """
+        @return: the records that count, and how near the nearest of those is who gave it.
+            What is kept here was given from far away, as it is not known who has stored it.
+        """
+        nearest: dict[bytes, Scope] = {}
+        found = self._kept(kind, lookup.target)
+        for contact, records in lookup.values:
+            scope = scope_at(contact.places[0].host)
+            found += records
+            for record in records:
+                nearest[record.raw] = min(scope, nearest.get(record.raw, scope))
+        counting = self._counting(found)
+        return [(record, nearest.get(record.raw, Scope.WORLD)) for record in counting]
 
     def get(self, kind: str, name: bytes, *, paths: int = PATHS) -> Deferred[Found[Record]]:
         """
@@ -728,9 +743,15 @@ class KademliaNode:
 
     async def _find_providers(self, key: NodeId) -> Found[Provider]:
         lookup = await self.look_up(key, kind="provider")
-        found = [record for _, records in lookup.values for record in records]
-        counting = self._counting([*found, *self._kept("provider", key)])
-        return Found((Provider(each.owner, (), each.expires) for each in counting), lookup)
+        given = self._given(lookup, "provider")
+        return Found((self._provider(record, nearest) for record, nearest in given), lookup)
+
+    def _provider(self, record: Record, nearest: Scope) -> Provider:
+        places: tuple[HostPort, ...] = ()
+        if record.value:
+            address = AddressRecord.reopen(record.value)
+            places = tuple(each for each in address.addresses if self.rules.may_dial(each, nearest))
+        return Provider(record.owner, places, record.expires)
 
     # --- storing ------------------------------------------------------------------------------
 
@@ -747,6 +768,7 @@ class KademliaNode:
         Publish something, and go on publishing it until it is withdrawn.
 
         @param name: what it is found by; of a mutable item our key and the salt.
+        @param value: of a provider record, whatever it is, our address record takes its place.
         @param until: milliseconds since 1970 at which it ends.
         @return: Deferred of how many keep it.  It fails with L{RecordError
             <meshkit.errors.RecordError>} if it is nothing that the kind takes.
@@ -815,7 +837,7 @@ class KademliaNode:
 
     def provide(self, content: bytes) -> Deferred[Placed]:
         """
-        Say that we have some content.
+        Say that we have some content, and where we can be reached, as it is at each time.
 
         @param content: its id, which nobody is told.
         """

@@ -8,8 +8,9 @@ said.  Pure: times are milliseconds since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from attrs import field, frozen
@@ -27,6 +28,10 @@ MAX_PUBLICATIONS: Final = 10_000
 RENEW: Final = LIFETIME // 2
 #: Milliseconds for which the record is good that takes another one back.
 FAREWELL: Final = 60_000
+
+#: Gives a value, and until when it is good, in milliseconds since 1970, if not for ever.
+Current: TypeAlias = Callable[[], tuple[bytes, int | None]]
+_NOTHING: Final[Mapping[str, Current]] = MappingProxyType({})
 
 #: What tells publications apart: kind, key, salt.
 Name: TypeAlias = tuple[str, NodeId, bytes]
@@ -71,15 +76,25 @@ class Published:
 class Publications:
     """What one node publishes."""
 
-    def __init__(self, identity: Identity, network: bytes, kinds: Kinds, rng: Random) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        network: bytes,
+        kinds: Kinds,
+        rng: Random,
+        current: Mapping[str, Current] = _NOTHING,
+    ) -> None:
         """
         @param network: id of our network, 16 bytes.
         @param rng: chooses the moments.
+        @param current: what gives the value of records of a kind, whenever they are stored,
+            whatever they were published with; such as where we can be reached just then.
         """
         self._identity = identity
         self._network = network
         self._kinds = kinds
         self._rng = rng
+        self._current = current
         self._publications: dict[Name, Publication] = {}
         self._schedule: Schedule[Name] = Schedule()
         self._changed: dict[Name, None] = {}
@@ -122,7 +137,8 @@ class Publications:
             raise RecordNotKept(f"{MAX_PUBLICATIONS} records are published by this node already")
         if sequence is None:
             sequence = max(now, after + 1, 0 if before is None else before.record.sequence + 1)
-        record = self._seal(name, value, now, sequence, _expiry(now, until))
+        value, good = self._made(kind, value)
+        record = self._seal(name, value, now, sequence, _earliest(now + LIFETIME, until, good))
         self._keep(Publication(record, until), now)
         return record
 
@@ -150,11 +166,12 @@ class Publications:
         before = self._publications.get(name)
         if before is None or before.over(now):
             raise NotFound(f"this node has published no {kind} record there that is good still")
-        expires = now + FAREWELL if before.until is None else min(now + FAREWELL, before.until)
         if sequence is None:
             sequence = max(now, before.record.sequence + 1)
         if value is None:
             value = before.record.value
+        value, good = self._made(kind, value)
+        expires = _earliest(now + FAREWELL, before.until, good)
         record = self._seal(name, value, now, sequence, expires)
         self._forget(name)
         return record
@@ -183,14 +200,21 @@ class Publications:
         record, until = publication.record, publication.until
         if publication.over(now):
             return None
-        expires = _expiry(now, until)
-        if record.expires - now >= RENEW or record.expires >= expires:
+        value, good = self._made(record.kind, record.value)
+        expires = _earliest(now + LIFETIME, until, good)
+        lasts = record.expires - now >= RENEW or record.expires >= expires
+        if lasts and value == record.value:
             return publication
         sequence = max(now, record.sequence + 1)
-        again = self._seal(publication.name, record.value, now, sequence, expires)
+        again = self._seal(publication.name, value, now, sequence, expires)
         self._changed[publication.name] = None
         renewed = self._publications[publication.name] = Publication(again, until)
         return renewed
+
+    def _made(self, kind: str, value: bytes) -> tuple[bytes, int | None]:
+        """@return: what to say now, and until when that is good."""
+        current = self._current.get(kind)
+        return (value, None) if current is None else current()
 
     def _seal(self, name: Name, value: bytes, now: int, sequence: int, expires: int) -> Record:
         kind, key, salt = name
@@ -266,5 +290,5 @@ class Publications:
         return len(self)
 
 
-def _expiry(now: int, until: int | None) -> int:
-    return now + LIFETIME if until is None else min(now + LIFETIME, until)
+def _earliest(latest: int, *others: int | None) -> int:
+    return min([latest, *(other for other in others if other is not None)])

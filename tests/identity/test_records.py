@@ -145,6 +145,25 @@ class AddressRecords(SynchronousTestCase):
         for raw, network in ((made(), bytes(16)), (made()[:-1], NETWORK)):
             self.assertRaises(AddressRecordInvalid, AddressRecord.open_kept, raw, network)
 
+    def test_there_is_no_other_form_of_it(self) -> None:
+        raw = self.seal(*PLACES).raw
+        assert raw[52:54] == b"\xc4\x49"
+        # The length of the payload in two bytes; as the envelope is not signed, anybody can.
+        self.assertIn("shortest", self.refuse(raw[:52] + b"\xc5\x00\x49" + raw[54:]))
+        larger = self.seal(*PLACES, more={"a": bytes(200)}).raw
+        self.assertEqual(AddressRecord.open(larger, NETWORK, NOW).raw, larger)
+        self.assertIn("shortest", self.refuse(b"\xdc\x00\x04" + larger[1:]))
+
+    def test_one_that_was_verified_is_read_without_that(self) -> None:
+        raw = made()
+        self.assertEqual(AddressRecord.reopen(raw), AddressRecord.open(raw, NETWORK, NOW))
+        forged = raw[:-1] + bytes([raw[-1] ^ 1])
+        self.assertEqual(
+            AddressRecord.reopen(forged).addresses, AddressRecord.reopen(raw).addresses
+        )
+        for bad in (raw[:-1], signed(b"nonsense"), b"\xdc\x00\x04" + raw[1:]):
+            self.assertRaises(AddressRecordInvalid, AddressRecord.reopen, bad)
+
     def test_no_sequence_pins_a_key_for_ever(self) -> None:
         self.assertIn("future", self.refuse(made(sequence=MAX_SEQUENCE)))
         self.assertIn("out of range", self.refuse(made(sequence=MAX_SEQUENCE + 1)))

@@ -260,6 +260,33 @@ class Storing(MeshCase):
         self.assertEqual({provider.key for provider in found}, {owner(n).public for n in (0, 2)})
         self.end()
 
+    def test_who_finds_providers_is_told_where_they_are(self) -> None:
+        nodes = self.mesh.add(4)
+        (client,) = self.mesh.add(client=True)
+        near = HostPort("192.168.0.7", PORT)
+        neighbour = self.mesh.make(places=[near, place_of(5)])
+        self.mesh.result(neighbour.start())
+        self.mesh.result(neighbour.bootstrap([self.mesh.address(0)]))
+        for node in (nodes[0], client, neighbour):
+            self.mesh.result(node.provide(b"content"))
+        found = self.mesh.result(nodes[3].providers(b"content"))
+        self.assertEqual(
+            {each.key: each.places for each in found},
+            {
+                nodes[0].identity.public: (place_of(0),),
+                client.identity.public: (),
+                # Those who gave it are not near it.
+                neighbour.identity.public: (place_of(5),),
+            },
+        )
+        # Where it is later is said with the next publishing.
+        nodes[0]._addresses = lambda: [place_of(77)]
+        self.mesh.run(76 * 60)
+        found = self.mesh.result(nodes[3].providers(b"content"))
+        places = {each.key: each.places for each in found}
+        self.assertEqual(places[nodes[0].identity.public], (place_of(77),))
+        self.end()
+
     def test_a_swap_wins_only_where_nothing_has_changed(self) -> None:
         nodes = self.mesh.add(4)
         placed = self.mesh.result(nodes[0].swap_mutable(b"1", None))

@@ -184,6 +184,79 @@ class Repeating(SynchronousTestCase):
         self.assertEqual(len(publications), 0)
 
 
+class Current(SynchronousTestCase):
+    """Values that are made whenever a record is signed."""
+
+    key = provider_key(b"content")
+
+    def setUp(self) -> None:
+        self.value = b""
+        self.good: int | None = None
+        self.publications = Publications(
+            ME, NETWORK, KINDS, Random(1), {"provider": lambda: (self.value, self.good)}
+        )
+
+    def reach(self, now: int) -> None:
+        """There is an address, good for a day."""
+        self.good = now + LIFETIME
+        self.value = inner(ME, now, self.good)
+
+    def test_they_take_the_place_of_what_is_given(self) -> None:
+        self.reach(NOW - HOUR)
+        record = self.publications.publish("provider", self.key, b"", NOW)
+        self.assertEqual((record.value, record.expires), (self.value, NOW + 23 * HOUR))
+        KINDS.open(record.raw, NETWORK, NOW)
+        record = self.publications.publish("topic", KEY, b"a robin", NOW)
+        self.assertEqual((record.value, record.expires), (b"a robin", NOW + LIFETIME))
+
+    def test_what_has_changed_is_signed_anew_when_it_is_due(self) -> None:
+        first = self.publications.publish("provider", self.key, b"", NOW)
+        (same,) = self.publications.due(NOW + LATEST, 10)
+        self.assertEqual(same, first)
+        self.reach(NOW + LATEST)
+        (changed,) = self.publications.due(NOW + 2 * LATEST, 10)
+        self.assertEqual((changed.value, changed.expires), (self.value, self.good))
+        self.assertEqual(changed.sequence, NOW + 2 * LATEST)
+        KINDS.open(changed.raw, NETWORK, NOW + 2 * LATEST)
+        (same,) = self.publications.due(NOW + 3 * LATEST, 10)
+        self.assertEqual(same, changed)
+        self.value, self.good = b"", None
+        (changed,) = self.publications.due(NOW + 4 * LATEST, 10)
+        self.assertEqual((changed.value, changed.expires), (b"", NOW + 4 * LATEST + LIFETIME))
+
+    def test_it_is_published_for_longer_than_any_value_of_it_is_good(self) -> None:
+        self.reach(NOW)
+        self.publications.publish("provider", self.key, b"", NOW)
+        now = NOW
+        for _ in range(60):
+            now += LATEST
+            assert self.good is not None
+            if self.good - now < LIFETIME // 2:
+                self.reach(now)
+            (record,) = self.publications.due(now, 10)
+            KINDS.open(record.raw, NETWORK, now)
+            self.assertGreaterEqual(record.expires - now, LIFETIME // 2 - LATEST)
+
+    def test_what_is_taken_back_says_what_is_good_still(self) -> None:
+        self.reach(NOW)
+        self.publications.publish("provider", self.key, b"", NOW)
+        now = NOW + LIFETIME
+        self.value, self.good = b"", None
+        last = self.publications.withdraw("provider", self.key, now)
+        self.assertEqual((last.value, last.expires), (b"", now + FAREWELL))
+        KINDS.open(last.raw, NETWORK, now)
+
+    def test_a_last_word_can_be_given(self) -> None:
+        key = address_key(ME.public)
+        first = inner(ME, NOW)
+        self.publications.publish("address", key, first, NOW, until=NOW + LIFETIME, sequence=NOW)
+        word = inner(ME, NOW + 7, NOW + 7 + FAREWELL)
+        last = self.publications.withdraw("address", key, NOW + 7, value=word, sequence=NOW + 7)
+        self.assertEqual((last.value, last.sequence), (word, NOW + 7))
+        KINDS.open(last.raw, NETWORK, NOW + 7)
+        self.assertIsNone(self.publications.find("address", key))
+
+
 class OnTheDisk(SynchronousTestCase):
     def write(self, disk: dict[Name, Publication], changes: Published) -> None:
         for name in changes.gone:
