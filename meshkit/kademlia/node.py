@@ -630,6 +630,8 @@ class KademliaNode:
         for target in self.table.refreshes(self.wall_ms() / 1000, self.rng):
             await self.look_up(target, own=True, paths=1)
         self._placed = len(self.table) > 0
+        # Whoever is killed soon after the first start would have to be given a peer again.
+        await self.save_contacts()
         await self.upkeep.publish_address()
         return len(self.table)
 

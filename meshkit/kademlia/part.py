@@ -186,6 +186,8 @@ class DHTPart(Part):
         self._looking: IDelayedCall | None = None
         self._pause = FIRST_PAUSE
         self._begun: set[str] = set()
+        # Since the start somebody was reached, and told where this node is.
+        self._arrived = False
         self._unsubscribe: Callable[[], None] | None = None
         self.node = KademliaNode(
             context.reactor,
@@ -233,6 +235,7 @@ class DHTPart(Part):
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
+        self._arrived = False
         await self.node.start()
         self._unsubscribe = self._context.events.subscribe(BlocksChanged, self._blocks_changed)
         self._peers.watch(self._peers_changed)
@@ -286,22 +289,24 @@ class DHTPart(Part):
 
     def _look(self) -> None:
         """
-        Begin at the peers of the node, and go on to do so as long as nobody is known.  Then those
-        of them who are not known are tried now and then: they may lead to nodes that have found
-        together elsewhere.
+        Begin at the peers of the node and those known from before a restart, who are to be told
+        where it is now, and go on to do so as long as nobody is known.  Then those of the peers
+        who are not known are tried now and then: they may lead to nodes that have found together
+        elsewhere.
         """
         self._looking = None
         peers: list[MeshAddress] = self._peers.dialable()
         self._begun = {each.text for each in peers}
         table = self.node.table
         strange = [e for e in peers if node_id(e.key) not in table and not self._shunned(e.key)]
-        if len(table) and not strange:
+        if self._arrived and len(table) and not strange:
             self._look_again()
             return
         self.node.bootstrap(strange).addCallbacks(self._looked, self._not_looked)
 
     def _looked(self, known: int) -> None:
         if known:
+            self._arrived = True
             self._pause = FIRST_PAUSE
         self._look_again()
 

@@ -34,7 +34,7 @@ FIRST_NEIGHBOURS: Final = 60.0
 #: Seconds between tries of those that are gone, and how many each time.
 LOST_PAUSE: Final = 3_600.0
 LOST: Final = 4
-#: Seconds between two times that the table is written down.
+#: Seconds between two times that the table is written down, if nobody is new in it.
 SAVE_PAUSE: Final = 600.0
 #: Quiet nodes that are pinged at a look.
 MAX_QUIET: Final = 8
@@ -58,6 +58,8 @@ class Upkeep:
         self._neighbours_at = self._lost_at = float("-inf")
         self._neighbours_pause = FIRST_NEIGHBOURS
         self._saved_at = float("-inf")
+        # Somebody is in the table who is not in what was written.
+        self._grown = False
         self._started = False
 
     def start(self) -> None:
@@ -78,6 +80,7 @@ class Upkeep:
 
     def joined(self, contact: Contact) -> None:
         """Somebody is in the table who was not."""
+        self._grown = True
         if self._started and len(self._newcomers) < MAX_NEWCOMERS and len(self._node.holdings):
             self._newcomers[contact.id] = contact
 
@@ -230,6 +233,6 @@ class Upkeep:
     async def _write(self) -> None:
         node, now = self._node, self._node.reactor.seconds()
         await node.written()
-        if now - self._saved_at >= SAVE_PAUSE:
-            self._saved_at = now
+        if self._grown or now - self._saved_at >= SAVE_PAUSE:
+            self._saved_at, self._grown = now, False
             await node.save_contacts()

@@ -165,10 +165,28 @@ class Keeping(SynchronousTestCase):
         self.assertIsNotNone(again.publications.find("topic", record_key("topic", b"bees")))
         self.end()
 
+    def places(self) -> list[str]:
+        """Where those are whom it knows, as its disk has them."""
+        rows = self.disk.connection.execute("SELECT places FROM kademlia_contacts").fetchall()
+        return sorted(text for (text,) in rows)
+
     def test_the_table_is_written_down_now_and_then(self) -> None:
         self.mesh.run(900)
-        rows = self.disk.connection.execute("SELECT places FROM kademlia_contacts").fetchall()
-        self.assertEqual(rows, [(place_of(1).text,)])
+        self.assertEqual(self.places(), [place_of(1).text])
+        self.end()
+
+    def test_who_has_found_its_place_finds_it_again_whenever_it_is_killed(self) -> None:
+        self.mesh.result(self.keeper.bootstrap([self.mesh.address(1)]))
+        self.assertEqual(self.places(), [place_of(1).text])
+        self.end()
+
+    def test_a_newcomer_is_written_down_within_a_minute_or_so(self) -> None:
+        self.mesh.run(200)
+        third = self.mesh.make()
+        self.mesh.result(third.start())
+        self.mesh.result(third.bootstrap([self.mesh.address(0)]))
+        self.mesh.run(80)
+        self.assertEqual(self.places(), [place_of(1).text, place_of(2).text])
         self.end()
 
     def test_a_node_whose_disk_cannot_be_read_is_not_started(self) -> None:
