@@ -72,7 +72,8 @@ class _Node:
     @ivar distance: to the target.
     @ivar level: bits shared with the target.
     @ivar hops: how many told of one another until it was heard of.
-    @ivar namers: who told of it, some of them; nobody if it is of our own table.
+    @ivar ours: it is of our own table, whoever tells of it as well.
+    @ivar namers: who told of it, some of them.
     @ivar known_to: how many paths have heard of it.
     @ivar question: for what it was asked and has not answered yet.
     @ivar late: others are asked in its place.
@@ -83,6 +84,7 @@ class _Node:
     distance: int
     level: int
     hops: int
+    ours: bool = False
     namers: list[NodeId] = field(factory=list)
     known_to: int = 0
     state: _State = _State.NEW
@@ -335,6 +337,7 @@ class Lookup(Generic[V]):
                 distance,
                 ID_BITS - distance.bit_length(),
                 1 if namer is None else namer.hops + 1,
+                namer is None,
             )
         elif contact.record.sequence > node.contact.record.sequence:
             self._renew(node, contact)
@@ -414,7 +417,7 @@ class Lookup(Generic[V]):
 
     def _vouched(self, node: _Node) -> bool:
         """Is there somebody with credit who told of it?"""
-        if not self._liars or not node.namers:
+        if node.ours or not self._liars:
             return True
         return not all(namer in self._liars for namer in node.namers)
 

@@ -202,6 +202,25 @@ class Honest(SynchronousTestCase):
         self.assertEqual((lookup.closest(), lookup.values), (near[::-1], []))
 
 
+class Credit(SynchronousTestCase):
+    def test_who_has_none_takes_none_from_those_whom_we_know_ourselves(self) -> None:
+        ours = [contact(n) for n in range(1, 11)]
+        ours.sort(key=lambda each: each.number)
+        made = [contact_at(bytes(31) + bytes([n]), 100 + n) for n in range(MAX_BAD_NAMES)]
+        lookup: Lookup[bytes] = Lookup(TARGET, ours, own=OWN.id, paths=1)
+        liar, *others = ours
+        asks = lookup.start()
+        while asks:
+            ask = asks.pop(0)
+            if ask.contact == liar:
+                asks += lookup.answered(liar, [*made, *others])
+            elif ask.contact in made:
+                asks += lookup.failed(ask.contact)
+            else:
+                asks += lookup.answered(ask.contact, [])
+        self.assertEqual(lookup.closest(), ours)
+
+
 class Values(SynchronousTestCase):
     @staticmethod
     def keep(value: bytes, ask: Ask) -> Answer:
