@@ -20,8 +20,14 @@ from zope.interface import implementer
 
 from meshkit.identity.addresses import HostPort, MeshAddress, PeerAddress
 from meshkit.identity.keys import Identity
+from meshkit.identity.records import AddressRecord
+from meshkit.kademlia.blocks import Scope
 from meshkit.kademlia.connections import Limits
+from meshkit.kademlia.contacts import Contact
+from meshkit.kademlia.distance import number
+from meshkit.kademlia.estimate import MIN_SAMPLES
 from meshkit.kademlia.node import KademliaNode
+from meshkit.kademlia.routing import K
 from meshkit.sim.clock import SimClock
 from meshkit.testing.transports import MemoryWire
 from tests.kademlia.recording import NETWORK, NOW, owner
@@ -118,6 +124,7 @@ class Mesh:
         places: Sequence[HostPort] = (),
         source: str = "",
         wildcard: bool = False,
+        identity: Identity | None = None,
         **more: Any,
     ) -> KademliaNode:
         """
@@ -126,9 +133,10 @@ class Mesh:
         @param places: where it is; by default at an address of its own.
         @param source: from where others see it come; by default from that address.
         @param wildcard: it does not know where it is.
+        @param identity: by default that with its number.
         """
         n = len(self.nodes) if n is None else n
-        identity = owner(n)
+        identity = owner(n) if identity is None else identity
         places = places or [place_of(n)]
         node = KademliaNode(
             self.clock,
@@ -158,6 +166,42 @@ class Mesh:
                 self.result(node.bootstrap([self.address(0)]))
         return made
 
+    def acquainted(self, count: int) -> list[KademliaNode]:
+        """So many nodes that are started, as if they had found all others long ago."""
+        made = [self.make() for _ in range(count)]
+        for node in made:
+            self.result(node.start())
+        contacts = self.acquaint(made, made)
+        rng = Random(1)
+        for _ in range(MIN_SAMPLES):
+            target = rng.randbytes(32)
+            here = number(target)
+            contacts.sort(key=lambda contact: contact.number ^ here)
+            for node in made:
+                node.size.saw(target, contacts[:K])
+        return made
+
+    def acquaint(
+        self, nodes: Sequence[KademliaNode], others: Sequence[KademliaNode]
+    ) -> list[Contact]:
+        """
+        Those know these, as if they had answered.
+
+        @return: what these are as contacts.
+        """
+        contacts = []
+        for other in others:
+            contact = other.rules.contact(_record(other), Scope.WORLD)
+            assert contact is not None
+            contacts.append(contact)
+            for node in nodes:
+                node.table.answered(contact, node.wall_ms() / 1000)
+        return contacts
+
+    def place(self, node: KademliaNode) -> HostPort:
+        """Where one of these listens."""
+        return place_of(self.nodes.index(node))
+
     def address(self, n: int) -> MeshAddress:
         place = place_of(n)
         return MeshAddress(place.host, place.port, owner(n).public)
@@ -184,6 +228,12 @@ class Mesh:
             self.result(node.stop())
         # What the wires still have to say.
         self.run(5 * LATENCY)
+
+
+def _record(node: KademliaNode) -> AddressRecord:
+    record = node.own_address()
+    assert record is not None
+    return record
 
 
 def place_of(n: int) -> HostPort:

@@ -1,0 +1,256 @@
+"""Tests of L{meshkit.kademlia.node} among nodes that mean it no good."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.identity.keys import Identity
+from meshkit.kademlia.distance import node_id, number, record_key
+from meshkit.kademlia.node import KademliaNode
+from meshkit.kademlia.records import Record
+from meshkit.kademlia.routing import K
+from meshkit.kademlia.wire import (
+    BURST,
+    RATE,
+    RECORD_COST,
+    FindNode,
+    FindValue,
+    Nodes,
+    Outcome,
+    Store,
+    Stored,
+    Values,
+)
+from tests.kademlia.mesh import Mesh
+from tests.kademlia.recording import ME, topic
+
+BIRDS = record_key("topic", b"birds")
+
+
+def serve(node: KademliaNode, name: str, handler: Any) -> None:
+    """Have a node answer otherwise than it should."""
+    served = node.server.dispatcher.find(name)
+    assert served is not None
+    node.server.dispatcher._served[name] = type(served)(served.method, handler)
+
+
+def ground(place: bytes, bits: int) -> Iterator[Identity]:
+    """Keys made until they share so many bits with a place."""
+    for n in count():
+        identity = Identity(hashlib.sha256(b"ground %d" % n).digest())
+        if (number(node_id(identity.public)) ^ number(place)) >> (256 - bits) == 0:
+            yield identity
+
+
+def _code(failure: Failure) -> str:
+    return str(getattr(failure.value, "code", ""))
+
+
+class Hostile(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.mesh = Mesh()
+
+    def end(self) -> None:
+        self.mesh.stop()
+        for node in self.mesh.nodes:
+            stats = node.stats()
+            self.assertEqual((stats.connections, stats.accepted, stats.lookups), (0, 0, 0))
+            self.assertEqual(node._tasks, {})
+        self.assertEqual(self.mesh.clock.waiting, 0)
+
+
+class Crowds(Hostile):
+    """Twenty keys that are nearer to a record than any honest node."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.honest = self.mesh.acquainted(44)
+        self.crowd: list[KademliaNode] = []
+        self.kept = 0
+
+    def come(self) -> None:
+        """The crowd comes, and lies about that place only."""
+        honest = min(number(node.id) ^ number(BIRDS) for node in self.honest)
+        bits = 256 - honest.bit_length() + 1
+        for identity in islice(ground(BIRDS, bits), K):
+            self.crowd.append(self.mesh.make(identity=identity))
+        names = [node.own_record() for node in self.crowd]
+
+        def told(request: FindNode | FindValue, target: bytes) -> list[bytes]:
+            near = number(target) ^ number(BIRDS) < honest
+            return names if near else []
+
+        def store(peer: Any, request: Store) -> Stored:
+            self.kept += len(request.records)
+            return Stored([Outcome() for _ in request.records])
+
+        for node in self.crowd:
+            serve(node, "find_node", lambda peer, request: Nodes(told(request, request.target)))
+            serve(
+                node, "find_value", lambda peer, request: Values([], 0, told(request, request.key))
+            )
+            serve(node, "store", store)
+            self.mesh.result(node.start())
+        self.mesh.acquaint(self.honest, self.crowd)
+
+    def test_what_is_stored_while_they_are_there_is_stored_behind_them(self) -> None:
+        self.come()
+        placed = self.mesh.result(self.honest[3].put("topic", b"birds", b"a wren"))
+        self.assertTrue(placed.crowded)
+        self.assertEqual(self.kept, K)
+        self.assertGreater(placed.asked, K + 10)
+        found = self.mesh.result(self.honest[30].get("topic", b"birds"))
+        self.assertTrue(found.crowded)
+        self.assertEqual([each.value for each in found], [b"a wren"])
+        self.end()
+
+    def test_what_was_stored_before_they_came_is_found(self) -> None:
+        self.mesh.result(self.honest[3].put("topic", b"birds", b"a wren"))
+        self.come()
+        found = self.mesh.result(self.honest[30].get("topic", b"birds"))
+        self.assertEqual([each.value for each in found], [b"a wren"])
+        self.end()
+
+
+class Writers(Hostile):
+    """Two that write one item at the same time, such as a person's two machines."""
+
+    def test_each_wins_at_some_nodes_and_the_newest_stays(self) -> None:
+        nodes = self.mesh.acquainted(6)
+        who = Identity(bytes(32))
+        writers = [self.mesh.make(identity=who, client=True) for _ in range(2)]
+        for writer in writers:
+            self.mesh.result(writer.start())
+            self.mesh.result(writer.bootstrap([self.mesh.address(0)]))
+        for n, node in enumerate(nodes):
+            self.hold_up(node, b"1" if n < 3 else b"2")
+        first = writers[0].swap_mutable(b"1", None)
+        self.mesh.run(0.001)
+        second = writers[1].swap_mutable(b"2", None)
+        for swap in (first, second):
+            placed = self.mesh.result(swap)
+            self.assertEqual((placed.accepted, placed.asked), (3, 6))
+            self.assertEqual(placed.refused, {"RECORD_CHANGED": 3})
+        key = record_key("mutable", who.public.raw)
+        held = [node.holdings.find("mutable", key, node.wall_ms()).records[0] for node in nodes]
+        self.assertEqual([held.count(each) for each in set(held)], [3, 3])
+        self.mesh.run(76 * 60)
+        for node in nodes:
+            (record,) = self.mesh.result(node.get("mutable", who.public.raw))
+            self.assertEqual(record.value, b"2")
+        held = [node.holdings.find("mutable", key, node.wall_ms()).records[0] for node in nodes]
+        self.assertEqual(set(held), {record.raw})
+        # Who has read that replaces it everywhere; who has not, nowhere.
+        placed = self.mesh.result(writers[0].swap_mutable(b"3", record))
+        self.assertEqual((placed.accepted, placed.asked), (6, 6))
+        placed = self.mesh.result(writers[1].swap_mutable(b"4", record))
+        self.assertEqual((placed.accepted, placed.refused), (0, {"RECORD_CHANGED": 6}))
+        self.end()
+
+    def hold_up(self, node: KademliaNode, value: bytes) -> None:
+        """What has this value comes later there."""
+        served = node.server.dispatcher.find("store")
+        assert served is not None
+
+        def store(peer: Any, request: Store) -> Any:
+            if Record.reopen(request.records[0]).value != value:
+                return served.handler(peer, request)
+            late: Deferred[None] = deferLater(self.mesh.clock, 0.05)
+            return late.addCallback(lambda _: served.handler(peer, request))
+
+        serve(node, "store", store)
+
+
+class Floods(Hostile):
+    def test_a_flood_of_stores_is_let_in_at_the_rate_that_there_is(self) -> None:
+        keeper, flooder, other = self.mesh.acquainted(3)
+        contact = flooder.table.closest(keeper.id, 1)[0]
+        raws = [
+            topic(ME, name=f"birds {n}", sequence=self.mesh.wall_clock() // 1_000_000).raw
+            for n in range(600)
+        ]
+        codes: list[Any] = []
+        for round_ in range(6):
+            stores = [
+                flooder.client.store(contact, Store(raws[at : at + 20]))
+                for at in range(100 * round_, 100 * round_ + 100, 20)
+            ]
+            for store in stores:
+                store.addErrback(_code).addCallback(codes.append)
+            self.mesh.run(0.5)
+            # It comes again, as if it had never been here.
+            flooder.connections.close(contact.key)
+            self.mesh.run(0.5)
+        seconds = 6.0
+        most = int((BURST + RATE * seconds) / RECORD_COST)
+        self.assertGreater(len(keeper.holdings), most // 2)
+        self.assertLessEqual(len(keeper.holdings), most)
+        self.assertIn("OVER_RATE", codes)
+        placed = self.mesh.result(other.put("topic", b"birds", b""))
+        self.assertEqual(placed.refused, {})
+        self.assertIn(flooder.id, keeper.table)
+        self.end()
+
+    def test_who_does_not_heed_refusals_is_dropped(self) -> None:
+        keeper, flooder = self.mesh.acquainted(2)
+        contact = flooder.table.closest(keeper.id, 1)[0]
+        answers: list[Any] = []
+        for _ in range(5):
+            for _ in range(50):
+                flooder.client.find_node(contact, bytes(32)).addBoth(answers.append)
+            self.mesh.run(0.2)
+        refused = [each for each in answers if isinstance(each, Failure)]
+        # A hundred are answered, and a hundred refused; then the connection is cut.
+        self.assertGreaterEqual(len(answers) - len(refused), 98)
+        codes = [getattr(each.value, "code", "") for each in refused]
+        self.assertGreaterEqual(codes.count("OVER_RATE"), 98)
+        cut = [
+            each
+            for each in refused
+            if each.check(ConnectionLost, ConnectionDone, ConnectionAborted)
+        ]
+        self.assertGreater(len(cut), 10)
+        self.end()
+
+
+class Silence(Hostile):
+    """Nearly half of those that are known say nothing but that they are there."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.nodes = self.mesh.acquainted(21)
+        for node in self.nodes[12:]:
+            for name in ("find_node", "find_value", "store"):
+                serve(node, name, lambda peer, request: Deferred())
+
+    def test_a_lookup_ends_and_finds_who_is_there(self) -> None:
+        began = self.mesh.clock.seconds()
+        found = self.mesh.result(self.nodes[0].find_node(bytes(32)))
+        self.assertEqual({each.id for each in found}, {node.id for node in self.nodes[1:12]})
+        self.assertLess(self.mesh.clock.seconds() - began, 12.0)
+        placed = self.mesh.result(self.nodes[0].put("topic", b"birds", b""))
+        self.assertEqual(placed.accepted, 12)
+        self.end()
+
+    def test_one_that_is_given_up_half_way_leaves_nothing(self) -> None:
+        node = self.nodes[0]
+        for seconds in (0.01, 0.05, 1.01, 4.0):
+            found = node.find_node(bytes(32))
+            self.mesh.run(seconds)
+            self.assertNoResult(found)
+            found.cancel()
+            self.failureResultOf(found, CancelledError)
+            self.assertEqual((node.stats().lookups, node._tasks), (0, {}))
+            self.assertEqual((node.connections.dialling, node.connections.queued), (0, 0))
+            self.mesh.run(0.05)
+            self.assertEqual(sum(each.calling for each in node.connections.connected()), 0)
+        self.end()
