@@ -252,7 +252,16 @@ class Lookup(Generic[V]):
                 self.values.append((contact, value))
         if refused:
             self._lose_credit(contact.id, refused)
+        known, nodes = self._paths[path].known, self._nodes
         for other in named[:K]:
+            if other.id in known:
+                before = nodes[other.id]
+                # Most have been told of by enough already: there is nothing new in it.
+                if (
+                    len(before.namers) >= MAX_NAMERS
+                    and other.record.sequence <= before.contact.record.sequence
+                ):
+                    continue
             self._admit(path, other, node)
         return self._go_on()
 
@@ -455,7 +464,7 @@ class Lookup(Generic[V]):
                             asks.append(self._ask(index, path, node, self.target))
                 elif node.question is not None:
                     waits = True
-                elif node.path == index and self._to_be_swept(node):
+                elif self.crowded and node.path == index and self._to_be_swept(node):
                     if path.in_flight < ALPHA:
                         node.swept = True
                         place = flipped(self.target, node.level)

@@ -118,8 +118,12 @@ class Remembered:
     anchor: bool = False
 
 
-def _answers(entry: _Entry) -> bool:
-    return not entry.failures
+def _answering(entries: Iterable[_Entry]) -> list[Contact]:
+    return [entry.contact for entry in entries if not entry.failures]
+
+
+def _failing(entries: Iterable[_Entry]) -> list[Contact]:
+    return [entry.contact for entry in entries if entry.failures]
 
 
 class RoutingTable:
@@ -381,9 +385,9 @@ class RoutingTable:
         @return: at most so many contacts, the nearest first; those that left a question
             without an answer only if there are not enough others.
         """
-        found = self._nearest(target, count, _answers)
+        found = self._nearest(target, count, _answering)
         if len(found) < count:
-            found += self._nearest(target, count - len(found), lambda entry: entry.failures > 0)
+            found += self._nearest(target, count - len(found), _failing)
             here = number(target)
             found.sort(key=lambda contact: contact.number ^ here)
         return found
@@ -398,15 +402,18 @@ class RoutingTable:
         @return: at most so many contacts, the nearest first: those that answered what they
             were asked last, and whose record is good.
         """
-        return self._nearest(
-            target,
-            count,
-            lambda entry: (
-                not entry.failures
-                and entry.contact.record.expires > now * 1000
+        now_ms = now * 1000
+
+        def good(entries: Iterable[_Entry]) -> list[Contact]:
+            return [
+                entry.contact
+                for entry in entries
+                if not entry.failures
+                and entry.contact.record.expires > now_ms
                 and entry.contact.id != asker
-            ),
-        )
+            ]
+
+        return self._nearest(target, count, good)
 
     def elders(
         self, target: NodeId, count: int, trusted: Container[PublicKey] = ()
@@ -416,27 +423,34 @@ class RoutingTable:
         @return: at most so many contacts, the nearest first, with which we have a history:
             they are trusted, or have answered us for seven days.
         """
-        return self._nearest(
-            target,
-            count,
-            lambda entry: entry.answered_for >= HISTORY or entry.contact.key in trusted,
-        )
+
+        def known(entries: Iterable[_Entry]) -> list[Contact]:
+            return [
+                entry.contact
+                for entry in entries
+                if entry.answered_for >= HISTORY or entry.contact.key in trusted
+            ]
+
+        return self._nearest(target, count, known)
 
     def has_history(self, place: NodeId) -> bool:
         """Is that a node which has answered us for seven days?"""
         entry = self._find(place)
         return entry is not None and entry.answered_for >= HISTORY
 
-    def _nearest(self, target: NodeId, count: int, fits: Callable[[_Entry], bool]) -> list[Contact]:
+    def _nearest(
+        self,
+        target: NodeId,
+        count: int,
+        fitting: Callable[[Iterable[_Entry]], list[Contact]],
+    ) -> list[Contact]:
+        """@param fitting: picks out of one bucket; this is most of what answering takes."""
         here = number(target)
         found: list[Contact] = []
         for group in self._groups(ID_BITS - (here ^ self._own_number).bit_length()):
-            some = [
-                entry.contact
-                for index in group
-                for entry in self._buckets[index].entries.values()
-                if fits(entry)
-            ]
+            some: list[Contact] = []
+            for index in group:
+                some += fitting(self._buckets[index].entries.values())
             some.sort(key=lambda contact: contact.number ^ here)
             found += some
             if len(found) >= count:
