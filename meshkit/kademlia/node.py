@@ -499,9 +499,9 @@ class KademliaNode:
 
     def answered(self, contact: Contact) -> None:
         """A node has answered a question of ours."""
-        known = contact.id in self.table
+        known = len(self.table)
         check = self.table.answered(contact, self.wall_ms() / 1000)
-        if not known and contact.id in self.table:
+        if len(self.table) > known:
             self.upkeep.joined(contact)
         if check is not None:
             self.check(check)
