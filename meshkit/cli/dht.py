@@ -142,6 +142,8 @@ def _print_record(record: Any) -> None:
     text, size = record["text"], len(base64.b64decode(record["value"]))
     if not size:
         line("  (empty)")
+    elif record["kind"] == "address":
+        line("  (where it can be reached: see find-peer)")
     elif text is None:
         line(f"  ({_bytes(size)} that are no text: see --output)")
     else:
@@ -193,9 +195,9 @@ def put(
 
     \b
     Examples:
-      meshkit dht put topic birds "a grey heron at the weir"
-      meshkit dht put mutable "at home" --salt status
-      meshkit dht put immutable --file photo.jpg
+    meshkit dht put topic birds "a grey heron at the weir"
+    meshkit dht put mutable "at home" --salt status
+    meshkit dht put immutable --file photo.jpg
     """
     name, given = _words(kind, words, file)
     body: dict[str, Any] = {"kind": kind, "salt": salt}
@@ -277,13 +279,14 @@ def _print_placed(placed: Any, salt: str, as_json: bool) -> None:
         )
     if as_json:
         return
-    words = [placed["kind"], quote(placed["name"])]
+    words = ["get", placed["kind"]] if placed["kind"] != "provider" else ["providers"]
+    words.append(quote(placed["name"]))
     words += ["--salt", quote(salt)] if salt else []
     line(f"Published; kept by {kept} of {_count(asked, 'node')}.")
     problems = _problems(placed["refused"])
     if problems:
         line(f"Not kept: {problems}.")
-    line(f"Found with: meshkit dht get {' '.join(words)}")
+    line(f"Found with: meshkit dht {' '.join(words)}")
     _warn_if_crowded(placed["lookup"])
 
 

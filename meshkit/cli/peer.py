@@ -134,8 +134,8 @@ def dial_peer(flag: str | None, address: str, as_json: bool) -> None:
 
     \b
     Examples:
-      meshkit peer dial 192.0.2.7:7655
-      meshkit peer dial @3Wz...=.ed25519
+    meshkit peer dial 192.0.2.7:7655
+    meshkit peer dial @3Wz...=.ed25519
     """
     _try(flag, address, 0, as_json)
 

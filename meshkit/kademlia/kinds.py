@@ -2,7 +2,7 @@
 Kinds of records: what a record of each has to be, and which of two counts.
 
 A kind is an L{IRecordKind}.  Parts bring their own (L{IHashTable.register_kind
-<meshkit.interfaces.IHashTable>}); these five are here:
+<meshkit.interfaces.IHashTable>}); these five are here::
 
     address    where a peer can be reached, as it says itself; one per peer
     provider   who has some content; one per peer that has it

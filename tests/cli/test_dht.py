@@ -202,7 +202,7 @@ class RecordTests(DHTCase):
         content = hashlib.sha256(b"a photo").hexdigest()
         self.assertEqual(
             self.good(bob, "provide", content)[1],
-            f"Found with: meshkit dht get provider {content}",
+            f"Found with: meshkit dht providers {content}",
         )
         (shown,) = self.good(eve, "providers", content)
         self.assertTrue(shown.startswith(f"{bob.identity.public.text}  until "), shown)
@@ -292,6 +292,8 @@ class NodeTests(DHTCase):
     def test_where_a_peer_is(self) -> None:
         bob, eve = self.others
         self.assertEqual(self.good(bob, "find-peer", eve.identity.public.text), [eve.address])
+        shown = self.good(bob, "get", "address", eve.identity.public.text)
+        self.assertEqual(shown[1], "  (where it can be reached: see find-peer)")
         said = self.refused(bob, "NOT_FOUND", "find-peer", STRANGER.public.text)
         self.assertIn(STRANGER.public.short, said)
 

@@ -260,6 +260,38 @@ class ChatTests(ExampleCase):
             self.assertNotIn("Traceback", "\n".join(child.lines))
 
 
+class NoticeBoardTests(ExampleCase):
+    def test_a_note_outlives_who_has_written_it(self) -> None:
+        ada = self.spawn("ada", "notice_board.py", "data", "birds", "a grey heron")
+        address = ada.wait_line(ADDRESS)
+        ada.wait_line("kept by 1 of 1")
+        bob = self.spawn("bob", "notice_board.py", "data", "birds", "two \x1b[2J egrets", address)
+        bob.wait_line("kept by 2 of 2")
+        by_ada = f"{self.short('ada')} 'a grey heron'"
+        by_bob = rf"{self.short('bob')} 'two \\x1b\[2J egrets'"
+        for line in (by_ada, by_bob):
+            bob.wait_line(line)
+        self.assertEqual(bob.stop(), 0, bob.lines)
+        # She has never met him.
+        eve = self.spawn("eve", "notice_board.py", "data", "birds", "", address)
+        for line in (by_ada, by_bob):
+            eve.wait_line(line)
+        for child in (eve, ada):
+            self.assertEqual(child.stop(), 0, child.lines)
+            self.assertNotIn("Traceback", "\n".join(child.lines))
+
+    def test_who_is_of_another_network_finds_nothing(self) -> None:
+        ada = self.spawn("ada", "notice_board.py", "data", "birds", "a grey heron")
+        address = ada.wait_line(ADDRESS)
+        ada.wait_line("kept by 1 of 1")
+        mallory = self.spawn("mallory", "notice_board.py", "data", "birds", "mine", address)
+        mallory.wait_line("kept by 1 of 1")
+        mallory.wait_line(f"{self.short('mallory')} 'mine'")
+        self.assertEqual(mallory.stop(), 0, mallory.lines)
+        self.assertEqual(len(mallory.lines), 3, mallory.lines)
+        self.assertEqual(ada.stop(), 0, ada.lines)
+
+
 class EmbeddingTests(ExampleCase):
     def test_two_applications_show_each_other(self) -> None:
         settings = {
