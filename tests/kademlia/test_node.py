@@ -48,19 +48,19 @@ class MeshCase(SynchronousTestCase):
 
 
 class Finding(MeshCase):
-    def test_thirty_nodes_find_one_another_and_what_they_store(self) -> None:
-        nodes = self.mesh.add(30)
+    def test_many_nodes_find_one_another_and_what_they_store(self) -> None:
+        nodes = self.mesh.add(24)
         target = nodes[7].id
-        found = self.mesh.result(nodes[29].find_node(target))
-        ids = [node.id for node in nodes if node is not nodes[29]]
+        found = self.mesh.result(nodes[23].find_node(target))
+        ids = [node.id for node in nodes if node is not nodes[23]]
         self.assertEqual([each.id for each in found], closest(ids, target, 20))
         placed = self.mesh.result(nodes[3].put("topic", b"birds", b"a wren"))
         self.assertEqual(placed.accepted, placed.asked)
         self.assertGreaterEqual(placed.accepted, 20)
         (record,) = self.mesh.result(nodes[20].get("topic", b"birds"))
         self.assertEqual((record.value, record.owner), (b"a wren", owner(3).public))
-        peer = self.mesh.result(nodes[11].find_peer(owner(25).public))
-        self.assertEqual((peer.key, peer.places), (owner(25).public, (place_of(25),)))
+        peer = self.mesh.result(nodes[11].find_peer(owner(22).public))
+        self.assertEqual((peer.key, peer.places), (owner(22).public, (place_of(22),)))
         self.end()
 
     def test_a_node_alone_finds_nothing_and_keeps_what_it_puts(self) -> None:
@@ -171,7 +171,7 @@ class Finding(MeshCase):
         return deferred
 
     def test_what_is_found_says_what_it_took(self) -> None:
-        nodes = self.mesh.add(30)
+        nodes = self.mesh.acquainted(30)
         before = nodes[3].client.asked["find_node"]
         found = self.mesh.result(nodes[3].find_node(bytes(32)))
         asked = nodes[3].client.asked["find_node"] - before
