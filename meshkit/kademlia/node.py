@@ -247,7 +247,7 @@ class KademliaNode:
         self._database = database
         self._record: AddressRecord | None = None
         self._sequence = 0
-        # Writes that failed so far.
+        # Writes that failed on their way, so far.
         self._unwritten = 0
         self._number = number(self.id)
         self.opener = Opener(reactor)
@@ -466,7 +466,7 @@ class KademliaNode:
     async def _write_all(self, database: Database) -> None:
         unwritten = -1
         while unwritten != self._unwritten:
-            # If what was on its way before failed meanwhile, it is part of this now.
+            # If what was on its way before failed meanwhile, it has to be written with this.
             unwritten = self._unwritten
             await self._write(database)
 
@@ -479,12 +479,15 @@ class KademliaNode:
             if published:
                 tables.write_publications(connection, published)
 
+        # Also if nothing has changed: jobs are done in order, so this one waits for those
+        # before it.
+        writing = database.write(job)
+        at_once = writing.called
         try:
-            # Also if nothing has changed: jobs are done in order, so this one waits for those
-            # before it.
-            await database.write(job)
+            await writing
         except BaseException:
-            self._unwritten += 1
+            if not at_once:
+                self._unwritten += 1
             self.holdings.not_written(kept)
             self.publications.not_written(published)
             raise

@@ -403,11 +403,11 @@ class Server(Factory):
         if request.dialled:
             self._callers[peer].dialled = request.dialled  # type: ignore[index]
             self._host.dialled_at(key, observed, request.dialled)
-        if request.record:
-            contact = self._introduced(peer, key, request.record)
-            if contact is not None:
-                self._callers[peer].contact = contact  # type: ignore[index]
-                self._host.offered(contact)
+        contact = self._introduced(peer, key, request.record) if request.record else None
+        # Who shows none any more is a client now.
+        self._callers[peer].contact = contact  # type: ignore[index]
+        if contact is not None:
+            self._host.offered(contact)
         return Pong(self._host.own_record(), observed)
 
     def _introduced(self, peer: RPCProtocol, key: PublicKey, raw: bytes) -> Contact | None:

@@ -23,7 +23,8 @@ class Disk:
     A database in memory, whose writes take as long as the test wants.
 
     @ivar held: writes wait for L{release}.
-    @ivar failing: writes fail.
+    @ivar failing: writes fail at once.
+    @ivar writes: how many there were.
     """
 
     def __init__(self) -> None:
@@ -32,12 +33,14 @@ class Disk:
             self.connection.executescript(script)
         self.held = False
         self.failing = False
+        self.writes = 0
         self._waiting: list[tuple[Deferred[Any], Callable[[Any], Any]]] = []
 
     def read(self, job: Callable[[Any], Any]) -> Deferred[Any]:
         return succeed(job(self.connection))
 
     def write(self, job: Callable[[Any], Any]) -> Deferred[Any]:
+        self.writes += 1
         if self.failing:
             return fail(StorageFailed("the disk is full"))
         if not self.held:
@@ -126,6 +129,19 @@ class Keeping(SynchronousTestCase):
         again = Deferred.fromCoroutine(self.other.place("topic", BIRDS, raws))
         self.assertEqual(self.mesh.result(again).accepted, 2)
         self.assertEqual(self.disk.count(), 1)
+        self.end()
+
+    def test_what_is_not_even_tried_has_nobody_write_again(self) -> None:
+        put, again = self.store_twice()
+        self.disk.failing = True
+        bees = self.mesh.result(self.other.put("topic", b"bees", b""))
+        self.assertEqual(bees.refused, {"STORAGE_FAILED": 1})
+        self.disk.failing = False
+        before = self.disk.writes
+        self.disk.release()
+        for each in (put, again):
+            self.assertEqual(self.mesh.result(each).accepted, 2)
+        self.assertEqual(self.disk.writes, before)
         self.end()
 
     def test_what_the_disk_refuses_is_not_accepted_and_written_later(self) -> None:

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.identity.addresses import HostPort
+from meshkit.identity.keys import PublicKey
 from meshkit.kademlia.connections import TrackedProtocol
 from meshkit.kademlia.distance import record_key
 from meshkit.kademlia.node import KademliaNode
@@ -318,8 +319,10 @@ class Meshes(SynchronousTestCase):
         self.mesh.run(TRIAL / 2)
         self.assertIsNotNone(hidden.own_address())
         self.assertEqual(nodes[0].holdings.find("address", key, nodes[0].wall_ms()).held, 1)
+        self.assertIn(hidden.identity.public, self.shown(nodes[0]))
         self.mesh.run(TRIAL)
         self.assertIsNone(hidden.own_address())
+        self.assertNotIn(hidden.identity.public, self.shown(nodes[0]))
         # What it has published is taken back.
         for node in nodes:
             self.assertEqual(node.holdings.find("address", key, node.wall_ms()).held, 0)
@@ -333,6 +336,11 @@ class Meshes(SynchronousTestCase):
         self.assertIsNotNone(hidden.own_address())
         self.assertIn(hidden.id, nodes[0].table)
         self.end()
+
+    @staticmethod
+    def shown(node: KademliaNode) -> list[PublicKey]:
+        """Who has shown that node where it is."""
+        return [each.contact.key for each in node.server._callers.values() if each.contact]
 
     def test_what_the_operator_says_counts_more(self) -> None:
         self.mesh.add(3)
