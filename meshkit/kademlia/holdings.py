@@ -504,7 +504,10 @@ class Holdings:
             self._set_floor(place, entry)
 
     def _set_floor(self, place: Place, entry: _Entry) -> None:
-        self._floors[place] = _Floor(entry.owner, entry.sequence, _floor_until(entry))
+        self._keep_out(place, _Floor(entry.owner, entry.sequence, _floor_until(entry)))
+
+    def _keep_out(self, place: Place, floor: _Floor) -> None:
+        self._floors[place] = floor
         while len(self._floors) > MAX_FLOORS:
             gone, _ = self._floors.popitem(last=False)
             self._changed[gone] = None
@@ -692,18 +695,23 @@ class Holdings:
         Take over what was kept before a restart, into empty holdings.
 
         What has expired since, what no part keeps any more, and what the quotas have no room
-        for is left out, and gone with the next L{changes}.
+        for is left out, and gone with the next L{changes}; but for how old a record may not be
+        in the place of one that has expired.
 
         @param rows: in the order in which they were stored.
         @return: how many records are kept.
         """
         for row in rows:
-            if row.expires <= now or row.kind not in self._kinds:
+            # A record that has expired meanwhile still keeps out those that are older.
+            floor = row.expires if not row.raw else row.stored + MAX_LIFETIME
+            if row.kind not in self._kinds or (row.expires <= now and floor <= now):
                 self._changed[row.place] = None
-            elif not row.raw:
-                self._floors[row.place] = _Floor(row.owner, row.sequence, row.expires)
-            else:
+            elif row.raw and row.expires > now:
                 self._restore_record(row, now)
+            else:
+                self._keep_out(row.place, _Floor(row.owner, row.sequence, floor))
+                if row.raw:
+                    self._changed[row.place] = None
         return len(self)
 
     def _restore_record(self, row: Row, now: int) -> None:

@@ -992,6 +992,30 @@ class OnTheDisk(Case):
         self.assert_kept(again, mutable(owner(1)), mutable(owner(3)), now=NOW + 2)
         self.assertEqual(len(again.due(NOW + 2 + LATEST, 10)), 2)
 
+    def test_what_expired_while_the_node_was_down_keeps_out_what_is_older(self) -> None:
+        """
+        Scenario C{dht}, seed 2 with 3 nodes: what had been taken back a minute before a node was
+        started again could be brought back to it by anybody, for a day.
+        """
+        holdings = fresh()
+        old, farewell = mutable(ME, b"old"), mutable(ME, sequence=NOW + 1, expires=NOW + 60_000)
+        self.store(holdings, old, farewell)
+        disk: dict[Place, Row] = {}
+        self.write(disk, holdings.changes())
+        again = fresh()
+        self.assertEqual(again.restore(disk.values(), NOW + 60_000), 0)
+        self.refuse(RecordReplayed, again, old, NOW + 60_000)
+        self.write(disk, again.changes())
+        self.assertEqual([row.raw for row in disk.values()], [b""])
+        # As it is after one more start, and as long as the older one is good.
+        third = fresh()
+        third.restore(disk.values(), old.expires - 1)
+        self.refuse(RecordReplayed, third, old, old.expires - 1)
+        fourth = fresh()
+        fourth.restore(disk.values(), NOW + MAX_LIFETIME)
+        self.assertEqual(fourth.floors, 0)
+        self.assertEqual(len(fourth.changes().gone), 1)
+
     def test_after_a_restart_records_are_republished_bit_by_bit(self) -> None:
         holdings = fresh()
         self.store(holdings, *(mutable(owner(n)) for n in range(12)))
