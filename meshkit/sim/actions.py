@@ -28,6 +28,9 @@ __all__ = ["ACTIONS", "Do", "check_plan", "perform"]
 
 Do = Callable[["Run", Action], object]
 
+#: Seconds in which a program looks whether its call was answered.
+_PROGRAM: Final = 0.05
+
 
 def start_node(node: SimNode) -> None:
     """
@@ -88,6 +91,36 @@ def _ask(run: Run, node: SimNode, action: Action) -> NodeCall:
     if then is not None:
         run.when_answered(node.name, call.number, Action(0, then, node.name))
     return call
+
+
+def _swap(run: Run, action: Action) -> None:
+    """A program reads an item of the node in the hash table, and writes what follows from it."""
+    node = run.nodes[action.where]
+    if not node.ready:
+        return
+    salt, own = action.args["salt"], quote(node.identity.public.text, safe="")
+    target = f"/v1/dht/records/mutable/{own}?salt={quote(salt, safe='')}"
+    _swap_read(run, action, node.call("GET", target))
+
+
+def _swap_read(run: Run, action: Action, call: NodeCall) -> None:
+    node = run.nodes[action.where]
+    if not run.active or not node.ready:
+        return
+    if not call.ended:
+        run.world.clock.callLater(_PROGRAM, _swap_read, run, action, call)
+        return
+    try:
+        answer = call.answer()
+    except ConnectionError:
+        return
+    if answer.status != 200:
+        return
+    body = {"kind": "mutable", "salt": action.args["salt"], "text": action.args["text"]}
+    records = answer.json["data"]["records"]
+    sequence = records[0]["sequence"] if records else 0
+    digest = records[0]["digest"] if records else ""
+    node.call("POST", "/v1/dht/records", {**body, "swap_sequence": sequence, "swap_digest": digest})
 
 
 def _start(run: Run, action: Action) -> None:
@@ -189,10 +222,12 @@ def _heal(run: Run, action: Action) -> None:
 #: member whose key and address stand for C{{key}} and C{{address}} in the others; C{then}: what
 #: is done to the node at the moment when the answer is heard, such as C{crash}; and C{again}:
 #: seconds after which the call is made again, as long as it is not answered, or with an error
-#: of the node's own.
+#: of the node's own.  C{swap} takes the C{salt} of an item of the node in the hash table, and
+#: the C{text} with which it is to be replaced as it is found.
 ACTIONS: Final[dict[str, Do]] = {
     # What people and programs do.
     "call": _call,
+    "swap": _swap,
     "start": _start,
     "stop": _stop,
     # What goes wrong, and ends again.
@@ -242,6 +277,11 @@ class _Call(msgspec.Struct, forbid_unknown_fields=True):
     again: _Positive | None = None
 
 
+class _Swap(msgspec.Struct, forbid_unknown_fields=True):
+    salt: Annotated[str, msgspec.Meta(max_length=64)]
+    text: str
+
+
 class _Power(msgspec.Struct, forbid_unknown_fields=True):
     after: Annotated[int, msgspec.Meta(ge=0)]
     of: Literal["databases", "files"] = "databases"
@@ -281,6 +321,7 @@ class _Groups(msgspec.Struct, forbid_unknown_fields=True):
 #: What kinds take that take something.
 _ARGS: Final[dict[str, type[msgspec.Struct]]] = {
     "call": _Call,
+    "swap": _Swap,
     "power": _Power,
     "fail-syncs": _Times,
     "fail-commits": _Times,

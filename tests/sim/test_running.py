@@ -159,6 +159,7 @@ class RunTests(SynchronousTestCase):
     def test_every_action_can_be_left_out_or_come_when_it_makes_no_sense(self) -> None:
         args: dict[str, dict[str, Any]] = {
             "call": {"method": "POST", "target": "/v1/publish", "body": {"content": "x"}},
+            "swap": {"salt": "salt", "text": "x"},
             "power": {"of": "files", "after": 3},
             "skew": {"seconds": 5},
             "link": {"to": "ada", "latency": 0.5},

@@ -15,8 +15,10 @@ from meshkit.sim.invariants.blameless import Blameless
 from meshkit.sim.invariants.bounded import Bounded
 from meshkit.sim.invariants.converged import Converged
 from meshkit.sim.invariants.durable import Durable
+from meshkit.sim.invariants.found import Found
 from meshkit.sim.invariants.fresh import Fresh
 from meshkit.sim.invariants.invariant import Invariant, Violation
+from meshkit.sim.invariants.owned import Owned
 from meshkit.sim.invariants.quiet import Quiet
 from meshkit.sim.invariants.sound import Sound
 
@@ -27,8 +29,10 @@ __all__ = [
     "Bounded",
     "Converged",
     "Durable",
+    "Found",
     "Fresh",
     "Invariant",
+    "Owned",
     "Quiet",
     "Sound",
     "Violation",
@@ -39,6 +43,8 @@ USUAL: Final[Sequence[type[Invariant]]] = (
     Durable,
     Authentic,
     Converged,
+    Owned,
+    Found,
     Blameless,
     Bounded,
     Fresh,
