@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -23,7 +24,7 @@ class Alone(SynchronousTestCase):
         self.mesh = MemoryMesh()
         self.addCleanup(self.mesh.stop)
 
-    def program(self, n: int, **options: object) -> KademliaNode:
+    def program(self, n: int, **options: Any) -> KademliaNode:
         """A program with the hash table and nothing else, on a host of its own."""
         identity, rng, place = owner(n), Random(n), HostPort(f"10.{n}.0.1", PORT)
         host = MemoryHost(self.mesh.clock, self.mesh.network, place.host)
@@ -44,7 +45,7 @@ class Alone(SynchronousTestCase):
     def stop(self, node: KademliaNode) -> None:
         self.done(node.stop())
 
-    def done(self, asked: Deferred[object]) -> object:
+    def done(self, asked: Deferred[Any]) -> Any:
         self.mesh.run(5)
         return self.successResultOf(asked)
 
@@ -59,7 +60,7 @@ class Alone(SynchronousTestCase):
         found = ada.ask("GET", "/v1/dht/records/topic/birds").json["data"]["records"]
         self.assertEqual([each["text"] for each in found], ["a wren"])
         ada.ask("POST", "/v1/dht/records", {"kind": "topic", "name": "fish", "text": "a pike"})
-        (record,) = self.done(bob.get("topic", b"fish"))  # type: ignore[misc, attr-defined]
+        (record,) = self.done(bob.get("topic", b"fish"))
         self.assertEqual((record.value, record.owner), (b"a pike", ada.identity.public))
 
     def test_without_addresses_it_is_a_client(self) -> None:
