@@ -144,7 +144,7 @@ class Due:
     """
     Records of one key that should be stored at others.
 
-    @ivar records: as they travel.
+    @ivar records: as they travel, in any order.
     """
 
     kind: str
@@ -595,8 +595,18 @@ class Holdings:
                     if entry.expires > now:
                         records.append(entry.raw)
             if records:
-                found.append(Due(kind, key, tuple(records)))
+                found.append(Due(kind, key, self._mixed(records)))
         return found
+
+    def _mixed(self, records: list[bytes]) -> tuple[bytes, ...]:
+        """
+        In any order: of a key with many records a node takes only so many at a time, and it must
+        not be the same ones from everybody, each time.
+        """
+        for at in range(len(records) - 1):
+            other = at + int(self._rng.random() * (len(records) - at))
+            records[at], records[other] = records[other], records[at]
+        return tuple(records)
 
     def relieve(self, kind: str, key: NodeId, now: int) -> None:
         """
@@ -629,11 +639,10 @@ class Holdings:
             kind, name = spot
             key = number(name)
             if key ^ there < key ^ self._own and self._hands_over(key, there, nearest(name)):
-                records = tuple(
-                    entry.raw for entry in self._spots.get(spot, {}).values() if entry.expires > now
-                )
+                entries = self._spots.get(spot, {}).values()
+                records = [entry.raw for entry in entries if entry.expires > now]
                 if records:
-                    found.append(Due(kind, name, records))
+                    found.append(Due(kind, name, self._mixed(records)))
             if at % step == 0:
                 yield found
                 found = []

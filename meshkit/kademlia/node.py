@@ -33,7 +33,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from meshkit.errors import MeshkitError, NotFound, NotReady, Overloaded, RecordError, RemoteError
+from meshkit.errors import (
+    MeshkitError,
+    NotFound,
+    NotReady,
+    Overloaded,
+    OverRate,
+    RecordError,
+    RemoteError,
+)
 from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.records import MAX_ADDRESSES, AddressRecord
@@ -65,6 +73,9 @@ T = TypeVar("T")
 MAX_LOOKUPS: Final = 256
 #: Addresses that are tried at the same time when a node finds its place.
 MAX_BOOTSTRAP: Final = 32
+#: Seconds for which a node that has had enough is left alone, at most, and how many of them.
+MAX_WAIT: Final = 60.0
+MAX_SATED: Final = 1_024
 #: Codes with which a node refuses that is there and works.
 _BUSY: Final = frozenset({"OVER_RATE", "OVERLOADED"})
 
@@ -272,6 +283,8 @@ class KademliaNode:
             self.seen_from,
         )
         self.server = Server(reactor, self, reader)
+        # Nodes that take no more records at the moment, and until when.
+        self._sated: dict[NodeId, float] = {}
         self._searches: dict[Search, None] = {}
         # What is being done for somebody, or by ourselves.
         self._tasks: dict[Deferred[Any], None] = {}
@@ -940,6 +953,9 @@ class KademliaNode:
         for request in requests(raws):
             if expected is not None:
                 request = Store(request.records, Expected(expected.sequence, expected.digest))
+            if len(request.records) > 1 and self._has_enough(holder.id):
+                refused[OverRate.code] += 1
+                return False
             try:
                 stored = await self.client.store(holder, request)
             except CancelledError:
@@ -947,6 +963,8 @@ class KademliaNode:
             except RemoteError as e:
                 # It is there, and may well be asked, even if its disk is full.
                 refused[e.code] += 1
+                if e.code == OverRate.code:
+                    self._heed(holder.id, e)
                 return False
             except Exception:
                 refused[""] += 1
@@ -957,6 +975,20 @@ class KademliaNode:
                     refused[outcome.code] += 1
                     kept = False
         return kept
+
+    def _has_enough(self, place: NodeId) -> bool:
+        """Has a node asked us to leave it alone for a while?"""
+        return self._sated.get(place, 0.0) > self.reactor.seconds()
+
+    def _heed(self, place: NodeId, error: RemoteError) -> None:
+        """A node has had enough; who goes on is cut off."""
+        wait = (error.details or {}).get("retry_after")
+        if not isinstance(wait, (int, float)) or not 0 < wait < MAX_WAIT:
+            wait = MAX_WAIT
+        self._sated.pop(place, None)
+        self._sated[place] = self.reactor.seconds() + wait
+        if len(self._sated) > MAX_SATED:
+            del self._sated[next(iter(self._sated))]
 
     # --- how it is doing ----------------------------------------------------------------------
 

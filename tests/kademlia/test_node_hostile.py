@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count, islice
 from typing import Any
@@ -13,9 +14,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.errors import OverRate, RemoteError
 from meshkit.identity.keys import Identity
 from meshkit.kademlia.distance import node_id, number, record_key
-from meshkit.kademlia.node import KademliaNode
+from meshkit.kademlia.node import MAX_SATED, KademliaNode
 from meshkit.kademlia.records import Record
 from meshkit.kademlia.routing import K
 from meshkit.kademlia.wire import (
@@ -198,6 +200,61 @@ class Floods(Hostile):
         placed = self.mesh.result(other.put("topic", b"birds", b""))
         self.assertEqual(placed.refused, {})
         self.assertIn(flooder.id, keeper.table)
+        self.end()
+
+    def test_who_heeds_refusals_goes_on_later(self) -> None:
+        keeper, storer = self.mesh.acquainted(2)
+        contact = storer.table.closest(keeper.id, 1)[0]
+        sequence = self.mesh.wall_clock() // 1_000_000
+        raws = [topic(ME, name=f"birds {n}", sequence=sequence).raw for n in range(600)]
+
+        def store(*raws: bytes) -> bool:
+            return bool(self.mesh.result(storer.store_at(contact, raws)))
+
+        self.assertFalse(store(*raws))
+        asked = storer.client.asked["store"]
+        self.assertEqual(asked, 2)
+        for _ in range(20):
+            self.assertFalse(store(*raws[200:400]))
+        self.assertEqual(storer.client.asked["store"], asked)
+        # One is not many.
+        self.assertTrue(store(raws[599]))
+        self.mesh.run(60.0)
+        self.assertTrue(store(*raws[200:400]))
+        self.assertEqual(len(storer.connections), 1)
+        self.end()
+
+    def test_how_long_one_waits_is_not_for_others_to_say(self) -> None:
+        keeper, storer = self.mesh.acquainted(2)
+        contact = storer.table.closest(keeper.id, 1)[0]
+        pair = [topic(ME, name=name).raw for name in ("one", "two")]
+        came: list[int] = []
+        for wait in (1e9, -1, 0, "long", None):
+
+            def refuse(peer: Any, request: Store, wait: Any = wait) -> Any:
+                if len(request.records) == 1:
+                    return Stored([Outcome()])
+                came.append(wait)
+                raise OverRate("too much", retry_after=wait)
+
+            serve(keeper, "store", refuse)
+            came.clear()
+            refused: Counter[str] = Counter()
+            for seconds, times in ((0, 1), (59, 1), (1.1, 2)):
+                self.mesh.run(seconds)
+                self.assertFalse(self.mesh.result(storer.store_at(contact, pair, None, refused)))
+                self.assertEqual(len(came), times)
+            self.assertEqual(refused, {"OVER_RATE": 3})
+            self.mesh.run(61.0)
+        self.end()
+
+    def test_only_so_many_that_have_enough_are_remembered(self) -> None:
+        (node,) = self.mesh.acquainted(1)
+        for n in range(MAX_SATED + 10):
+            node._heed(n.to_bytes(32, "big"), RemoteError())
+        self.assertEqual(len(node._sated), MAX_SATED)
+        self.assertFalse(node._has_enough((9).to_bytes(32, "big")))
+        self.assertTrue(node._has_enough((10).to_bytes(32, "big")))
         self.end()
 
     def test_who_does_not_heed_refusals_is_dropped(self) -> None:

@@ -8,11 +8,14 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import Overloaded
+from meshkit.kademlia import wire
 from meshkit.kademlia.contacts import Contact
 from meshkit.kademlia.holdings import Due
+from meshkit.kademlia.kinds import topic_key
 from meshkit.kademlia.node import KademliaNode
 from meshkit.kademlia.routing import K
 from tests.kademlia.mesh import Mesh, place_of
+from tests.kademlia.recording import owner, topic
 from tests.kademlia.support import contact, contact_at
 
 STEPS = (
@@ -116,6 +119,28 @@ class Upkeep(SynchronousTestCase):
         found = self.mesh.result(nodes[0].find_peer(nodes[2].identity.public))
         self.assertEqual(found.record.sequence, before.sequence + 1)
         self.assertEqual(found.places, (place_of(2), place_of(9)))
+        self.end()
+
+    def test_of_many_records_of_a_key_others_are_taken_each_time(self) -> None:
+        nodes = self.only("_republish")
+        for node in nodes[1:]:
+            node.upkeep.stop()
+        # Forty records in a minute.
+        self.patch(wire, "MAX_STORED", 10)
+        self.patch(wire, "RECORD_COST", 2.5)
+        now = nodes[0].wall_ms()
+        for n in range(60):
+            record = topic(owner(100 + n), sequence=now)
+            nodes[0].holdings.store(record.raw, now, record.owner)
+        counts = []
+        for _ in range(4):
+            self.mesh.run(76 * 60)
+            counts.append(
+                nodes[1].holdings.find("topic", topic_key("birds"), nodes[1].wall_ms()).held
+            )
+        self.assertGreaterEqual(counts[0], 20)
+        self.assertLess(counts[0], 60)
+        self.assertGreater(counts[3], 55)
         self.end()
 
     def republish(self, holders: list[Contact]) -> tuple[list[Any], list[Contact]]:
