@@ -289,6 +289,10 @@ class KademliaNode:
         # What is being done for somebody, or by ourselves.
         self._tasks: dict[Deferred[Any], None] = {}
         self._running = False
+        # What was kept was read; before, nothing of it may be written over.
+        self._taken_up = False
+        # The end that is under way.
+        self._ending: Deferred[None] | None = None
         # Our own place was looked up, and there was somebody.
         self._placed = False
         self.upkeep = Upkeep(self)
@@ -369,8 +373,8 @@ class KademliaNode:
         @return: Deferred that fires with L{None} when it is read.  It fails with what the
             database does; then the node is not started.
         """
-        if self._running:
-            return fail(ValueError("the node is running already"))
+        if self._running or self._ending is not None:
+            return fail(ValueError("the node is running already, or has not stopped yet"))
         self._running = True
         self.connections.start()
         return self.run(self._start())
@@ -385,7 +389,7 @@ class KademliaNode:
 
     async def _take_up(self) -> None:
         anchors: list[Contact] = []
-        if self._database is not None:
+        if self._database is not None and not self._taken_up:
             rows = await self._database.read(tables.read)
             published = await self._database.read(tables.read_publications)
             known = await self._database.read(
@@ -395,6 +399,7 @@ class KademliaNode:
             self.holdings.restore(rows, now)
             self.publications.restore(published, now)
             anchors = self.table.restore(known, now / 1000)
+        self._taken_up = True
         for contact in anchors:
             self.check(contact)
 
@@ -405,12 +410,17 @@ class KademliaNode:
         @return: Deferred that fires with L{None} when that is done, within bounded time, and
             no timer is left.  Errors of the disk are logged.
         """
-        return Deferred.fromCoroutine(self._stop())
+        if self._running:
+            self._running = self._placed = False
+            ending = self._ending = Deferred.fromCoroutine(self._stop())
+            return shield(ending.addBoth(self._ended))
+        return succeed(None) if self._ending is None else shield(self._ending)
+
+    def _ended(self, result: T) -> T:
+        self._ending = None
+        return result
 
     async def _stop(self) -> None:
-        if not self._running:
-            return
-        self._running = self._placed = False
         self.upkeep.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -421,7 +431,8 @@ class KademliaNode:
         )
         if self._database is not None:
             try:
-                await self.save_contacts()
+                if self._taken_up:
+                    await self.save_contacts()
                 await self.written()
             except MeshkitError as e:
                 self._log.warn("what the hash table knows is not kept: {error}", error=str(e))

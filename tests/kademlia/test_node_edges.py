@@ -1,0 +1,91 @@
+"""Tests of L{meshkit.kademlia.node} where its life, clock or peers are out of the ordinary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshkit.errors import NotReady
+from tests.kademlia.mesh import Mesh
+from tests.kademlia.test_node_keeping import Disk
+
+
+class EdgesCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.mesh = Mesh()
+
+    def disk(self) -> Disk:
+        disk = Disk()
+        self.addCleanup(disk.connection.close)
+        return disk
+
+    def end(self) -> None:
+        self.mesh.stop()
+        self.assertEqual(self.mesh.clock.waiting, 0)
+
+
+class SlowDisk(Disk):
+    """Reading takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading: list[Deferred[Any]] = []
+
+    def read(self, job: Any) -> Deferred[Any]:
+        reading: Deferred[Any] = Deferred()
+        self.reading.append(reading)
+        return reading.addCallback(lambda _: job(self.connection))
+
+
+class Lives(EdgesCase):
+    """A node is started and stopped at any time."""
+
+    def known(self, disk: Disk) -> int:
+        (count,) = disk.connection.execute("SELECT count(*) FROM kademlia_contacts").fetchone()
+        return int(count)
+
+    def test_who_is_stopped_while_it_starts_forgets_nobody(self) -> None:
+        self.mesh.add(1)
+        disk = self.disk()
+        node = self.mesh.make(database=disk)
+        self.mesh.result(node.start())
+        self.mesh.result(node.bootstrap([self.mesh.address(0)]))
+        self.mesh.result(node.stop())
+        self.assertEqual(self.known(disk), 1)
+        slow = SlowDisk()
+        slow.connection.close()
+        slow.connection = disk.connection
+        again = self.mesh.make(1, database=slow)
+        starting = again.start()
+        self.mesh.result(again.stop())
+        self.failureResultOf(starting, NotReady)
+        self.assertEqual(self.known(disk), 1)
+        self.end()
+
+    def test_who_is_started_again_counts_what_it_keeps_once(self) -> None:
+        node, other = self.mesh.make(database=self.disk()), self.mesh.make()
+        for each in (node, other):
+            self.mesh.result(each.start())
+        self.mesh.result(other.bootstrap([self.mesh.address(0)]))
+        self.mesh.result(other.put("topic", b"birds", b"a wren"))
+        size, share = node.holdings.size, node.holdings.share(other.identity.public)
+        for _ in range(3):
+            self.mesh.result(node.stop())
+            self.mesh.result(node.start())
+        self.assertEqual(node.holdings.size, size)
+        self.assertEqual(node.holdings.share(other.identity.public), share)
+        self.end()
+
+    def test_who_is_started_while_it_stops_is_refused_and_the_end_is_told(self) -> None:
+        node, other = self.mesh.add(2)
+        self.mesh.run(1.0)
+        first, second = node.stop(), node.stop()
+        self.assertNoResult(first)
+        self.assertNoResult(second)
+        self.failureResultOf(node.start(), ValueError)
+        self.mesh.result(first)
+        self.mesh.result(second)
+        self.mesh.result(node.start())
+        self.end()
