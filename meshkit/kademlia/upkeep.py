@@ -5,10 +5,10 @@ never takes more than a part of what the node has.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -44,6 +44,11 @@ MAX_DUE: Final = 32
 MAX_NEWCOMERS: Final = 64
 #: Keys of which one newcomer is given the records, at the same time.
 MAX_HANDED: Final = 4
+#: Seconds in which newcomers are given what is theirs, at a look; the others wait for the next.
+HANDING_TIME: Final = 60.0
+#: Seconds that anything which is due may take, at a look: who answers slowly must not keep all
+#: the rest from being done.
+MAX_STEP: Final = 300.0
 
 
 class Upkeep:
@@ -96,7 +101,7 @@ class Upkeep:
     async def look_after(self) -> None:
         """Do all that is due now."""
         try:
-            steps: tuple[Callable[[], Awaitable[Any]], ...] = (
+            steps: tuple[Callable[[], Coroutine[Deferred[Any], Any, Any]], ...] = (
                 self._find_neighbours,
                 self._refresh,
                 self._ping_quiet,
@@ -109,9 +114,15 @@ class Upkeep:
             )
             for step in steps:
                 try:
-                    await step()
+                    await self._in_time(step())
                 except NotReady:
                     raise
+                except TimeoutError:
+                    self._log.info(
+                        "the hash table takes more than {seconds:.0f} s for one thing that is "
+                        "due, and leaves the rest of it",
+                        seconds=MAX_STEP,
+                    )
                 except MeshkitError as e:
                     self._log.info(
                         "the hash table could not do all that is due: {code}: {error}",
@@ -120,6 +131,10 @@ class Upkeep:
                     )
         finally:
             self._schedule()
+
+    def _in_time(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
+        step: Deferred[Any] = Deferred.fromCoroutine(work)
+        return step.addTimeout(MAX_STEP, self._node.reactor)
 
     # --- the table ----------------------------------------------------------------------------
 
@@ -207,22 +222,29 @@ class Upkeep:
 
     async def _hand_over(self) -> None:
         """Give newcomers what they are nearer to than we are."""
-        node = self._node
-        while self._newcomers:
+        until = self._node.reactor.seconds() + HANDING_TIME
+        while self._newcomers and self._node.reactor.seconds() < until:
             place, contact = next(iter(self._newcomers.items()))
             del self._newcomers[place]
+            await self._hand(place, contact, until)
 
-            def nearest(key: bytes, newcomer: bytes = place) -> list[bytes]:
-                known = node.table.closest(key, NEAREST + 1)
-                return [each.id for each in known if each.id != newcomer][:NEAREST]
+    async def _hand(self, place: bytes, contact: Contact, until: float) -> None:
+        """
+        @param until: when to leave the rest, which others bring, or we when it is due.
+        """
+        node = self._node
 
-            for found in node.holdings.handover(place, nearest, node.wall_ms()):
-                for at in range(0, len(found), MAX_HANDED):
-                    some = found[at : at + MAX_HANDED]
-                    kept = await together([node.store_at(contact, due.records) for due in some])
-                    if not any(kept):
-                        break
-                await self._pause()
+        def nearest(key: bytes) -> list[bytes]:
+            known = node.table.closest(key, NEAREST + 1)
+            return [each.id for each in known if each.id != place][:NEAREST]
+
+        for found in node.holdings.handover(place, nearest, node.wall_ms()):
+            for at in range(0, len(found), MAX_HANDED):
+                some = found[at : at + MAX_HANDED]
+                kept = await together([node.store_at(contact, due.records) for due in some])
+                if not any(kept) or node.reactor.seconds() >= until:
+                    return
+            await self._pause()
 
     async def _pause(self) -> None:
         """Let others have a turn."""

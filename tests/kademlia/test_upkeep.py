@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import Overloaded
+from meshkit.kademlia import upkeep as module
 from meshkit.kademlia import wire
 from meshkit.kademlia.contacts import Contact
-from meshkit.kademlia.holdings import Due
+from meshkit.kademlia.holdings import Due, Holdings
 from meshkit.kademlia.kinds import topic_key
 from meshkit.kademlia.node import KademliaNode
 from meshkit.kademlia.routing import K
+from meshkit.kademlia.wire import Outcome, Stored
 from tests.kademlia.mesh import Mesh, place_of
 from tests.kademlia.recording import owner, topic
 from tests.kademlia.support import contact, contact_at
+from tests.kademlia.test_node_hostile import serve
 
 STEPS = (
     "_find_neighbours",
@@ -35,7 +39,7 @@ async def _nothing() -> None:
     pass
 
 
-class Upkeep(SynchronousTestCase):
+class UpkeepCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.mesh = Mesh()
 
@@ -54,6 +58,8 @@ class Upkeep(SynchronousTestCase):
                     setattr(node.upkeep, other, _nothing)
         return nodes
 
+
+class Upkeep(UpkeepCase):
     def test_those_that_are_quiet_are_pinged_and_go_when_they_are_gone(self) -> None:
         nodes = self.only("_ping_quiet")
         self.mesh.result(nodes[2].stop())
@@ -182,3 +188,89 @@ class Upkeep(SynchronousTestCase):
     def test_where_there_are_few_we_go_on(self) -> None:
         relieved, _ = self.republish([contact(1)])
         self.assertEqual(relieved, [])
+
+
+class Newcomers(UpkeepCase):
+    """Those who are given what is theirs, and do not take it."""
+
+    def keeping(self, keys: int) -> KademliaNode:
+        """A node that hands over, with records of so many keys."""
+        (node,) = self.mesh.add()
+        for other in STEPS:
+            if other not in ("_hand_over", "_write"):
+                setattr(node.upkeep, other, _nothing)
+        self.patch(module, "MAX_HANDED", 1)
+        now = node.wall_ms()
+        for n in range(keys):
+            record = topic(owner(1), name=f"{n}", sequence=now)
+            node.holdings.store(record.raw, now, record.owner)
+        # Whoever comes is nearer to all of them.
+        self.patch(node.holdings, "_hands_over", lambda *args: True)
+        node.holdings._own = 1 << 256
+        return node
+
+    def newcomer(self, seconds: float) -> list[int]:
+        """
+        Somebody who takes that long to say that it keeps something.
+
+        @return: how many records it was given.
+        """
+        given: list[int] = []
+
+        def store(peer: Any, request: Any) -> Deferred[Any]:
+            given.append(len(request.records))
+            return deferLater(self.mesh.clock, seconds, lambda: Stored([Outcome()]))
+
+        late = self.mesh.make()
+        serve(late, "store", store)
+        self.mesh.result(late.start())
+        self.mesh.result(late.bootstrap([self.mesh.address(0)]))
+        return given
+
+    def looks(self, node: KademliaNode) -> list[float]:
+        """@return: when it has come to the end of a look."""
+        looks: list[float] = []
+
+        async def end() -> None:
+            looks.append(self.mesh.clock.seconds())
+
+        node.upkeep._write = end  # type: ignore[method-assign]
+        return looks
+
+    def test_one_that_takes_nothing_is_not_given_more(self) -> None:
+        # Eight keys at a time.
+        handover = Holdings.handover
+        self.patch(Holdings, "handover", lambda *args: handover(*args, 8))
+        node = self.keeping(64)
+        looks = self.looks(node)
+        given = self.newcomer(1e6)
+        self.mesh.run(200)
+        self.assertLessEqual(len(given), 1)
+        self.assertGreaterEqual(len(looks), 2)
+        self.end()
+
+    def test_slow_ones_do_not_keep_the_rest_from_being_done(self) -> None:
+        node = self.keeping(64)
+        looks = self.looks(node)
+        given = [self.newcomer(10.0) for _ in range(3)]
+        self.mesh.run(600)
+        self.assertGreaterEqual(len(looks), 4)
+        self.assertGreater(sum(map(len, given)), 6)
+        self.end()
+
+    def test_what_takes_too_long_is_left(self) -> None:
+        nodes = self.only("_refresh")
+        looks = self.looks(nodes[0])
+        given_up: list[int] = []
+
+        async def refresh() -> None:
+            try:
+                await Deferred()
+            finally:
+                given_up.append(1)
+
+        nodes[0].upkeep._refresh = refresh  # type: ignore[method-assign]
+        self.mesh.run(1_200)
+        self.assertGreaterEqual(len(looks), 3)
+        self.assertEqual(len(looks), len(given_up))
+        self.end()
