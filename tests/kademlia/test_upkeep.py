@@ -239,7 +239,7 @@ class Newcomers(UpkeepCase):
 
     def test_one_that_takes_nothing_is_not_given_more(self) -> None:
         # Eight keys at a time.
-        handover = Holdings.handover
+        handover: Any = Holdings.handover
         self.patch(Holdings, "handover", lambda *args: handover(*args, 8))
         node = self.keeping(64)
         looks = self.looks(node)
