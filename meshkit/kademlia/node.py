@@ -73,6 +73,9 @@ T = TypeVar("T")
 MAX_LOOKUPS: Final = 256
 #: Addresses that are tried at the same time when a node finds its place.
 MAX_BOOTSTRAP: Final = 32
+#: Others that a node asks to dial it, and for how many it does that at the same time.
+BACKS: Final = 3
+MAX_BACKS: Final = 32
 #: Seconds for which a node that has had enough is left alone, at most, and how many of them.
 MAX_WAIT: Final = 60.0
 MAX_SATED: Final = 1_024
@@ -256,6 +259,7 @@ class KademliaNode:
         self._listening = listening
         self.reachability = Reachability(self.rules.own_blocks)
         self._database = database
+        self._backs = 0
         self._record: AddressRecord | None = None
         self._sequence = 0
         # Writes that failed on their way, so far.
@@ -359,6 +363,45 @@ class KademliaNode:
     def seen_from(self, peer: PublicKey, peer_host: str, host: str) -> None:
         """A peer that we have dialled says from where we come."""
         self.reachability.seen_from(peer, peer_host, host, self._listening())
+
+    def proved(self) -> bool:
+        """Has anybody reached us where we say that we are, or was that said to us?"""
+        return bool(tuple(self._addresses())) or self.reachability.proved(
+            self._listening(), self.reactor.seconds()
+        )
+
+    def on_trial(self) -> bool:
+        """Do we say of some place that we are there, and nobody has come there yet?"""
+        if self._addresses() or not self._listening():
+            return False
+        return self.reachability.on_trial(self.reactor.seconds())
+
+    async def ask_back(self) -> None:
+        """Ask some of those with whom we are connected to dial us."""
+        connected = self.connections.connected()
+        asked: list[Deferred[None]] = []
+        while connected and len(asked) < BACKS:
+            protocol = connected.pop(int(self.rng.random() * len(connected)))
+            asked.append(self.client.introduce(protocol, back=True))
+        await together(asked)
+
+    def dial_back(self, contact: Contact) -> Deferred[None]:
+        """
+        Dial somebody who wants to know whether that can be done.
+
+        @return: Deferred that fires with L{None} when he was reached, or not; at once, if that is
+            done for L{MAX_BACKS} others already.
+        """
+        if self._backs >= MAX_BACKS:
+            return succeed(None)
+        return self.run(self._dial_back(contact))
+
+    async def _dial_back(self, contact: Contact) -> None:
+        self._backs += 1
+        try:
+            await self._check(contact)
+        finally:
+            self._backs -= 1
 
     def dialled_at(self, peer: PublicKey, peer_host: str, place: str) -> None:
         """A peer that has dialled us says where."""

@@ -41,6 +41,7 @@ from meshkit.kademlia.opening import STEP, Opened, Opener
 from meshkit.kademlia.records import Record
 from meshkit.kademlia.routing import RoutingTable
 from meshkit.kademlia.wire import (
+    BACK_COST,
     BURST,
     FIND_NODE,
     FIND_VALUE,
@@ -224,6 +225,9 @@ class Host(Protocol):
     def offered(self, contact: Contact) -> None:
         """Somebody came to us who can be dialled, too."""
 
+    def dial_back(self, contact: Contact) -> Deferred[None]:
+        """Dial somebody who wants to know whether that can be done.  It does not fail."""
+
     def dialled_at(self, peer: PublicKey, peer_host: str, place: str) -> None:
         """Somebody who came to us says where he has dialled us."""
 
@@ -397,7 +401,7 @@ class Server(Factory):
             self._host.offered(caller.contact)
         return peer.key
 
-    def _ping(self, peer: RPCProtocol, request: Ping) -> Pong:
+    def _ping(self, peer: RPCProtocol, request: Ping) -> Pong | Deferred[Pong]:
         key = self._heard(peer, "ping")
         observed = host_of(peer.connected_to)
         if request.dialled:
@@ -408,6 +412,9 @@ class Server(Factory):
         self._callers[peer].contact = contact  # type: ignore[index]
         if contact is not None:
             self._host.offered(contact)
+            if request.back and not self.buckets.take(key, BACK_COST, self._reactor.seconds()):
+                dialled = self._host.dial_back(contact)
+                return dialled.addCallback(lambda _: Pong(self._host.own_record(), observed))
         return Pong(self._host.own_record(), observed)
 
     def _introduced(self, peer: RPCProtocol, key: PublicKey, raw: bytes) -> Contact | None:
@@ -562,17 +569,22 @@ class Client:
         self._seen_from = seen_from
         self.asked = {method.name: 0 for method in (PING, FIND_NODE, FIND_VALUE, STORE)}
 
-    def introduce(self, protocol: TrackedProtocol) -> None:
+    def introduce(self, protocol: TrackedProtocol, back: bool = False) -> Deferred[None]:
         """
         Tell a node to which we have connected who we are, so that it may come to know us, and
-        where it was reached.  Whether it answers is of no matter: it is asked something else
-        anyway.
+        where it was reached.
+
+        @param back: ask it to dial us.
+        @return: Deferred that fires with L{None} when it has answered, or does not: that is of
+            no matter, as it is asked something else anyway.
         """
         self.asked["ping"] += 1
         protocol.shown = self._own_record()
-        request = Ping(protocol.shown, place_of(protocol.connected_to))
+        request = Ping(protocol.shown, place_of(protocol.connected_to), back)
         asked = protocol.call(PING, request, timeout=ANSWER_TIMEOUT)
-        asked.addCallback(self._introduced, protocol).addErrback(lambda _: None)
+        return asked.addCallbacks(
+            self._introduced, lambda _: None, callbackKeywords={"protocol": protocol}
+        )
 
     def _introduced(self, pong: Pong, protocol: RPCProtocol) -> None:
         if protocol.key is not None:

@@ -66,12 +66,14 @@ class _Slot:
     @ivar votes: at most L{MAX_VOTES}, the newest last.
     @ivar shown: the one that is shown.
     @ivar until: how long it is, unless somebody comes.
+    @ivar proved: somebody has come since it is shown.
     @ivar resting: those that are not, and how long.
     """
 
     votes: list[_Vote] = field(factory=list)
     shown: HostPort | None = None
     until: float = 0.0
+    proved: bool = False
     resting: dict[HostPort, float] = field(factory=dict)
 
     def vote(self, vote: _Vote) -> None:
@@ -87,6 +89,7 @@ class _Slot:
         self.resting.pop(place, None)
         if place == self.shown:
             self.until = now + PROVED
+            self.proved = True
 
     def choose(self, now: float) -> HostPort | None:
         """@return: what to show now."""
@@ -99,6 +102,7 @@ class _Slot:
         if chosen is not None and chosen != self.shown:
             self.shown = chosen
             self.until = now + TRIAL
+            self.proved = False
         return self.shown
 
     def _majority(self) -> HostPort | None:
@@ -202,6 +206,16 @@ class Reachability:
                 found.append((scope, shown))
         found.sort(key=lambda each: each[0])
         return tuple(dict.fromkeys(place for _, place in found))
+
+    def on_trial(self, now: float) -> bool:
+        """Is a place shown at which nobody has come yet?"""
+        return any(slot.choose(now) and not slot.proved for slot in self._slots.values())
+
+    def proved(self, listening: Iterable[HostPort], now: float) -> bool:
+        """Is there one of L{places} at which somebody has come, or that is shown as it is?"""
+        if any(_fixed(place)[0] is not None for place in listening):
+            return True
+        return any(slot.choose(now) and slot.proved for slot in self._slots.values())
 
 
 def _read(text: str) -> tuple[IPv4Address | IPv6Address, HostPort] | None:

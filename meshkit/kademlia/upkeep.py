@@ -174,6 +174,8 @@ class Upkeep:
         node, seconds = self._node, self._node.reactor.seconds()
         for place in node.server.dialled(seconds - IN_USE):
             node.reachability.in_use(place, seconds)
+        if node.on_trial():
+            await node.ask_back()
         record = node.own_address()
         sequence, raw = (0, b"") if record is None else (record.sequence, record.raw)
         for protocol in node.connections.connected():
@@ -185,6 +187,8 @@ class Upkeep:
         if not len(node.table) or sequence == (published.record.sequence if published else 0):
             return
         if record is not None:
+            if not node.proved():
+                return  # who looked for us there would look in vain
             stored = node.publications.publish(
                 "address", key, raw, now, until=record.expires, sequence=sequence
             )

@@ -4,7 +4,7 @@ What nodes of the hash table ask each other: four methods of MessagePack-RPC
 
 ::
 
-    ping        [record, dialled]               -> [record, observed]
+    ping        [record, dialled, back]         -> [record, observed]
     find_node   [target]                        -> [contacts]
     find_value  [kind, key]                     -> [records, held, contacts]
     store       [records, expected]             -> [[code, sequence], ...]
@@ -49,6 +49,8 @@ _AROUND: Final = 256
 #: Calls of one peer, each second and at once, where each costs one.  Answers cost nothing.
 RATE: Final = 100 / 60
 BURST: Final = 100.0
+#: What it costs beside to be dialled: a connection and its handshake.
+BACK_COST: Final = 5.0
 #: What each record of a request to store costs beside the first: a signature to verify.
 RECORD_COST: Final = 0.25
 
@@ -73,10 +75,13 @@ class Ping(msgspec.Struct, array_like=True, frozen=True):
         it enters nobody's table.
     @ivar dialled: where the asker has reached the other, C{IP:PORT}: said once on a connection,
         by who has opened it.
+    @ivar back: the asker wants to be dialled before he is answered, to know whether that can be
+        done.
     """
 
     record: Own = b""
     dialled: Where = ""
+    back: bool = False
 
 
 class Pong(msgspec.Struct, array_like=True, frozen=True):

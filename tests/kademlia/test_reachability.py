@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.keys import PublicKey
+from meshkit.kademlia import node as module
 from meshkit.kademlia.connections import TrackedProtocol
-from meshkit.kademlia.distance import record_key
-from meshkit.kademlia.node import KademliaNode
+from meshkit.kademlia.kinds import address_key
+from meshkit.kademlia.node import BACKS, KademliaNode
 from meshkit.kademlia.reachability import (
     MAX_RESTING,
     MAX_VOTES,
@@ -19,7 +22,7 @@ from meshkit.kademlia.reachability import (
     TRIAL,
     Reachability,
 )
-from meshkit.kademlia.wire import PING, Ping, Pong
+from meshkit.kademlia.wire import BACK_COST, BURST, PING, Ping, Pong
 from tests.kademlia.mesh import PORT, Mesh, place_of
 from tests.kademlia.recording import owner
 from tests.kademlia.support import host_of, key_of
@@ -230,6 +233,23 @@ class Votes(SynchronousTestCase):
             self.assertEqual(self.places(), [OURS])
         self.reachability.in_use("nonsense", self.now)
 
+    def test_it_is_known_whether_anybody_has_come(self) -> None:
+        here = HostPort("192.168.1.2", 7655)
+        self.assertTrue(self.reachability.proved([here], 0.0))
+        self.assertFalse(self.reachability.proved([ALL], 0.0))
+        self.assertFalse(self.reachability.on_trial(0.0))
+        self.see(1)
+        self.assertTrue(self.reachability.on_trial(0.0))
+        self.assertFalse(self.reachability.proved([ALL], 0.0))
+        self.dial(2)
+        self.assertFalse(self.reachability.on_trial(0.0))
+        self.assertTrue(self.reachability.proved([ALL], 0.0))
+        for n in range(10, 13):
+            self.see(n, LIE.host)
+        self.assertEqual(self.places(), [LIE])
+        self.assertTrue(self.reachability.on_trial(0.0))
+        self.assertFalse(self.reachability.proved([ALL], 0.0))
+
     def test_who_comes_to_another_place_proves_nothing_of_this_one(self) -> None:
         for n in range(3):
             self.see(n)
@@ -309,32 +329,109 @@ class Meshes(SynchronousTestCase):
             self.assertEqual(record.addresses, (place_of(n),))
         self.end()
 
+    def hide(self, node: KademliaNode) -> None:
+        """Nobody reaches it any more."""
+        del self.mesh.listening[self.mesh.place(node)]
+        for wire in self.mesh.wires:
+            wire.cut()
+
+    def held(self, node: KademliaNode, key: PublicKey) -> int:
+        """What a node keeps of somebody's address."""
+        return node.holdings.find("address", address_key(key), node.wall_ms()).held
+
     def test_who_cannot_be_reached_is_a_client_after_the_trial(self) -> None:
         nodes = self.mesh.add(5)
         hidden = self.mesh.make(wildcard=True)
-        del self.mesh.listening[place_of(5)]
+        key = hidden.identity.public
+        self.hide(hidden)
         self.mesh.result(hidden.start())
         self.mesh.result(hidden.bootstrap([self.mesh.address(0)]))
-        key = record_key("address", hidden.identity.public.raw)
         self.mesh.run(TRIAL / 2)
         self.assertIsNotNone(hidden.own_address())
-        self.assertEqual(nodes[0].holdings.find("address", key, nodes[0].wall_ms()).held, 1)
-        self.assertIn(hidden.identity.public, self.shown(nodes[0]))
+        self.assertIn(key, self.shown(nodes[0]))
+        # Who looks for it by its key is not sent there.
+        self.assertEqual([self.held(node, key) for node in nodes], [0] * 5)
         self.mesh.run(TRIAL)
         self.assertIsNone(hidden.own_address())
-        self.assertNotIn(hidden.identity.public, self.shown(nodes[0]))
-        # What it has published is taken back.
+        self.assertNotIn(key, self.shown(nodes[0]))
         for node in nodes:
-            self.assertEqual(node.holdings.find("address", key, node.wall_ms()).held, 0)
             self.assertNotIn(hidden.id, node.table)
-        # When it can be reached again, it is found again.
-        self.mesh.listening[place_of(5)] = (hidden.identity.public, hidden.server)
+        # When it can be reached, it is found.
+        self.mesh.listening[place_of(5)] = (key, hidden.server)
         self.mesh.run(REST + TRIAL)
-        found = self.mesh.result(nodes[0].find_peer(hidden.identity.public))
+        found = self.mesh.result(nodes[0].find_peer(key))
         self.assertEqual(found.places, (place_of(5),))
-        self.mesh.run(TRIAL)
-        self.assertIsNotNone(hidden.own_address())
         self.assertIn(hidden.id, nodes[0].table)
+        self.end()
+
+    def test_who_is_reached_no_more_takes_back_what_it_has_published(self) -> None:
+        nodes = self.mesh.add(4)
+        (node,) = self.mesh.add(wildcard=True)
+        key = node.identity.public
+        self.assertEqual([self.held(each, key) for each in nodes], [1] * 4)
+        self.hide(node)
+        self.mesh.run(PROVED + 120)
+        self.assertIsNone(node.own_address())
+        self.assertEqual([self.held(each, key) for each in nodes], [0] * 4)
+        self.assertIsNone(node.publications.find("address", address_key(key)))
+        for each in nodes:
+            self.assertNotIn(node.id, each.table)
+        self.end()
+
+    def test_those_who_have_no_room_for_it_dial_it_when_they_are_asked(self) -> None:
+        nodes = self.mesh.add(4)
+        for node in nodes:
+            self.patch(node.table, "offer", lambda contact, now: None)
+        (node,) = self.mesh.add(wildcard=True)
+        # It is known by the end of its beginning.
+        self.assertFalse(node.on_trial())
+        self.assertEqual(self.held(nodes[0], node.identity.public), 1)
+        dials = self.mesh.dials.count(self.mesh.address(4))
+        self.assertEqual(dials, BACKS)
+        self.mesh.run(2 * TRIAL)
+        self.assertTrue(node.proved())
+        self.end()
+
+    def test_asking_for_it_costs(self) -> None:
+        nodes = self.mesh.acquainted(2)
+        self.patch(nodes[0].table, "offer", lambda contact, now: None)
+        contact = nodes[1].table.closest(nodes[0].id, 1)[0]
+        self.mesh.result(nodes[1].client.find_node(contact, bytes(32)))
+        (protocol,) = nodes[1].connections.connected()
+        for _ in range(60):
+            nodes[1].client.introduce(protocol, back=True)
+            self.mesh.run(0.1)
+            nodes[0].connections.close(nodes[1].identity.public)
+            self.mesh.run(0.1)
+        dials = self.mesh.dials.count(self.mesh.address(1))
+        self.assertLess(dials, BURST / BACK_COST + 5)
+        self.assertGreater(dials, 10)
+        self.end()
+
+    def test_only_so_many_are_dialled_because_they_ask_at_the_same_time(self) -> None:
+        nodes = self.mesh.acquainted(3)
+        self.patch(module, "MAX_BACKS", 1)
+        contacts = [nodes[0].table.closest(node.id, 1)[0] for node in nodes[1:]]
+        self.mesh.black_holes.add(place_of(1))
+        first = nodes[0].dial_back(contacts[0])
+        self.assertNoResult(first)
+        self.successResultOf(nodes[0].dial_back(contacts[1]))
+        self.assertEqual(self.mesh.dials, [self.mesh.address(1)])
+        self.mesh.result(first)
+        self.mesh.result(nodes[0].dial_back(contacts[1]))
+        self.assertEqual(self.mesh.dials[1:], [self.mesh.address(2)])
+        self.end()
+
+    def test_who_wants_to_be_dialled_where_one_does_not_dial_is_not(self) -> None:
+        nodes = self.mesh.acquainted(2)
+        near = self.mesh.make(places=[HostPort("10.0.0.7", PORT)])
+        self.mesh.result(near.start())
+        self.mesh.acquaint([near], nodes)
+        contact = near.table.closest(nodes[0].id, 1)[0]
+        self.mesh.result(near.client.find_node(contact, bytes(32)))
+        (protocol,) = near.connections.connected()
+        self.mesh.result(near.client.introduce(protocol, back=True))
+        self.assertEqual([dial.key for dial in self.mesh.dials], [nodes[0].identity.public])
         self.end()
 
     @staticmethod
@@ -373,9 +470,10 @@ class Meshes(SynchronousTestCase):
         def answer(peer: object, request: Ping) -> Pong:
             return Pong(node.own_record(), LIE.host)
 
-        def introduce(protocol: TrackedProtocol) -> None:
+        def introduce(protocol: TrackedProtocol, back: bool = False) -> Deferred[Any]:
             protocol.shown = node.own_record()
-            protocol.call(PING, Ping(protocol.shown, LIE.text)).addErrback(lambda _: None)
+            asked = protocol.call(PING, Ping(protocol.shown, LIE.text))
+            return asked.addErrback(lambda _: None)
 
         served = node.server.dispatcher.find("ping")
         assert served is not None

@@ -78,8 +78,8 @@ class Vectors(SynchronousTestCase):
         self.assertEqual(msgspec.msgpack.decode(raw, type=kind), message)
 
     def test_requests_and_answers(self) -> None:
-        self.check(Ping(), Ping, b"\x92\xc4\x00\xa0")
-        self.check(Ping(b"me", "11.0.0.1:7"), Ping, b"\x92\xc4\x02me\xaa11.0.0.1:7")
+        self.check(Ping(), Ping, b"\x93\xc4\x00\xa0\xc2")
+        self.check(Ping(b"me", "11.0.0.1:7", True), Ping, b"\x93\xc4\x02me\xaa11.0.0.1:7\xc3")
         self.check(Pong(b"me"), Pong, b"\x92\xc4\x02me\xa0")
         self.check(Pong(b"me", "11.0.0.1"), Pong, b"\x92\xc4\x02me\xa811.0.0.1")
         self.check(FindNode(KEY), FindNode, b"\x91\xc4\x20" + KEY)
@@ -109,7 +109,7 @@ class Vectors(SynchronousTestCase):
         self.assertEqual(STORE.read_request(b"\x91\x91\xc4\x01a"), Store([b"a"]))
 
     def test_what_later_versions_add_is_left_alone(self) -> None:
-        self.assertEqual(PING.read_request(b"\x93\xc4\x00\xa0\x01"), Ping())
+        self.assertEqual(PING.read_request(b"\x94\xc4\x00\xa0\xc2\x01"), Ping())
         self.assertEqual(PING.read_answer(b"\x93\xc4\x00\xa0\x01"), Pong())
         self.assertEqual(FIND_NODE.read_answer(b"\x92\x90\xc0"), Nodes([]))
 
