@@ -22,7 +22,7 @@ Pure.  There is no time in it: who asks decides how long to wait, and says that 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
@@ -167,6 +167,7 @@ class Lookup(Generic[V]):
         own: NodeId,
         paths: int = PATHS,
         size: float | None = None,
+        more: Callable[[], Iterable[Contact]] = tuple,
     ) -> None:
         """
         @param starts: contacts to begin at, the nearest of our table.
@@ -174,6 +175,8 @@ class Lookup(Generic[V]):
             there are several.
         @param own: our id, as we are not asked.
         @param size: how many nodes there are, if that is known.
+        @param more: gives more contacts of our table, L{MAX_REGION} of the nearest, for the case
+            that the place is crowded: the nearest are those who crowd there.
         """
         if paths < 1:
             raise ValueError("a lookup has one path at least")
@@ -185,8 +188,11 @@ class Lookup(Generic[V]):
         self._number = number(target)
         self._own = own
         self._size = size
+        self._more = more
         self._region = ID_BITS + 1
         self._region_asked = 0
+        # Nodes outside of a crowded region that were asked for those in it.
+        self._sweeps = 0
         self._nodes: dict[NodeId, _Node] = {}
         self._credits: dict[NodeId, _Credit] = {}
         # Those who have none left.
@@ -202,11 +208,20 @@ class Lookup(Generic[V]):
                 self._admit(0, contact, None)
             if self._paths[0].known:
                 rest = rest[1:]
-        first = len(self._paths) - len(rest)
+        # The first that does not begin at elders alone.
+        first = self._first = len(self._paths) - len(rest)
         turn = 0
         for contact in sorted(starts, key=lambda contact: contact.number ^ self._number):
             if contact.id not in self._nodes and self._admit(first + turn, contact, None):
                 turn = (turn + 1) % len(rest)
+
+    def _deal_more(self) -> None:
+        """Take up those of our table that we would not have begun at."""
+        turn = 0
+        for contact in self._more():
+            number_of_path = self._first + turn
+            if contact.id not in self._nodes and self._admit(number_of_path, contact, None):
+                turn = (turn + 1) % (len(self._paths) - self._first)
 
     # --- inputs ---------------------------------------------------------------------------
 
@@ -440,6 +455,7 @@ class Lookup(Generic[V]):
                 self.crowded = True
                 self._region = region_bits(self._size)
                 self._choose_anew()
+                self._deal_more()
                 asks, waits = self._advance()
         if not asks and not waits and not self._waits_for_late():
             self._finish()
@@ -467,8 +483,7 @@ class Lookup(Generic[V]):
                 elif self.crowded and node.path == index and self._to_be_swept(node):
                     if path.in_flight < ALPHA:
                         node.swept = True
-                        place = flipped(self.target, node.level)
-                        asks.append(self._ask(index, path, node, place))
+                        asks.append(self._ask(index, path, node, self._place_to_sweep(node)))
                     waits = True
                 if waits and path.in_flight >= ALPHA:
                     break
@@ -505,8 +520,20 @@ class Lookup(Generic[V]):
         return path.asked < MAX_ASKED
 
     def _to_be_swept(self, node: _Node) -> bool:
-        inside = self._region <= node.level < self._region + SWEPT_LEVELS
-        return inside and node.state is _State.ANSWERED and not node.swept
+        if node.level >= self._region + SWEPT_LEVELS:
+            return False
+        return node.state is _State.ANSWERED and not node.swept
+
+    def _place_to_sweep(self, node: _Node) -> NodeId:
+        """
+        What to ask a node for besides the target, as the crowd is all that it names there:
+        its own neighbours; outside of the region, those of each level of it in turn.
+        """
+        level = node.level
+        if level < self._region:
+            level = self._region + self._sweeps % SWEPT_LEVELS
+            self._sweeps += 1
+        return flipped(self.target, min(level, ID_BITS - 1))
 
     def _ask(self, index: int, path: _Path, node: _Node, place: NodeId) -> Ask:
         if node.state is _State.NEW:

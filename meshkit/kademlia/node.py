@@ -51,7 +51,7 @@ from meshkit.kademlia.blocks import Scope
 from meshkit.kademlia.connections import Connections, Endpoints, Limits, TrackedProtocol
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, node_id, number, record_key
-from meshkit.kademlia.estimate import SizeEstimate
+from meshkit.kademlia.estimate import MAX_REGION, SizeEstimate
 from meshkit.kademlia.holdings import Holdings, Quota, Seen
 from meshkit.kademlia.kinds import Kinds, address_key
 from meshkit.kademlia.lookup import ALPHA, PATHS, SAFE_PATHS, Ask, Lookup
@@ -649,6 +649,7 @@ class KademliaNode:
             own=self.id,
             paths=paths,
             size=self.size.size,
+            more=lambda: self.table.closest(target, MAX_REGION),
         )
         self.table.looked_up(target, self.wall_ms() / 1000)
         known: dict[bytes, Record] = {}

@@ -28,6 +28,7 @@ from meshkit.kademlia.lookup import (
     MAX_LEVEL,
     PATHS,
     SAFE_PATHS,
+    SWEPT_LEVELS,
     Ask,
     Lookup,
 )
@@ -483,10 +484,10 @@ class Crowds(SynchronousTestCase):
             for n in range(count)
         ]
 
-    def eclipsed(self, count: int, paths: int = PATHS) -> Run:
+    def eclipsed(self, count: int, paths: int = PATHS, lookup: Lookup[bytes] | None = None) -> Run:
         """Everybody tells of the crowd, and who is of it of others there."""
         crowd = self.crowd(count)
-        run = Run(town().lookup(paths=paths, size=self.SIZE), town())
+        run = Run(lookup or town().lookup(paths=paths, size=self.SIZE), town())
 
         def honest(ask: Ask) -> Answer:
             known = [*crowd, *town().tables[ask.contact.id].closest(ask.target, K)]
@@ -509,6 +510,70 @@ class Crowds(SynchronousTestCase):
         self.assertGreater(len(region), K)
         self.assertEqual(set(region) - set(run.lookup.holders()), set())
 
+    def test_those_outside_of_the_region_are_asked_for_those_in_it(self) -> None:
+        # All that we know of the region is the crowd, and that is all that others name there.
+        starts = [each for each in town().contacts if shared_bits(each.id, TARGET) == 0][:30]
+        lookup: Lookup[bytes] = Lookup(
+            TARGET, [*self.crowd(K), *starts], own=OWN.id, size=self.SIZE
+        )
+        run = self.eclipsed(K, lookup=lookup)
+        self.assertTrue(lookup.crowded)
+        region = {each for each in town().contacts if shared_bits(each.id, TARGET) >= 3}
+        self.assertGreater(len(region & set(lookup.holders())), 0.85 * len(region))
+        asked = [shared_bits(ask.target, TARGET) for ask in run.asks if ask.contact in starts]
+        self.assertLessEqual(set(range(3, 3 + SWEPT_LEVELS)), set(asked))
+        # Each of them for one place besides the target.
+        self.assertLessEqual(len(asked), 2 * len(starts))
+
+    def test_in_our_own_table_there_are_others_behind_the_crowd(self) -> None:
+        known = sorted(town().contacts, key=lambda each: each.number)
+        given: list[int] = []
+
+        def more() -> list[Contact]:
+            given.append(1)
+            return [*self.crowd(K), *known]
+
+        for paths in (1, PATHS):
+            alone: Lookup[bytes] = Lookup(
+                TARGET, self.crowd(K), own=OWN.id, paths=paths, size=self.SIZE
+            )
+            self.eclipsed(K, lookup=alone)
+            self.assertEqual(set(alone.holders()), set(self.crowd(K)))
+            lookup: Lookup[bytes] = Lookup(
+                TARGET, self.crowd(K), own=OWN.id, paths=paths, size=self.SIZE, more=more
+            )
+            self.eclipsed(K, lookup=lookup)
+            region = {each for each in known if shared_bits(each.id, TARGET) >= 3}
+            self.assertEqual(region - set(lookup.holders()), set())
+        self.assertEqual(given, [1, 1], "once each")
+
+    def test_more_are_not_asked_for_where_there_is_no_crowd(self) -> None:
+        def more() -> list[Contact]:
+            raise AssertionError("there is no crowd")
+
+        run = Run(town().lookup(size=self.SIZE, more=more), town())
+        run.finish()
+        self.assertFalse(run.lookup.crowded)
+
+    def test_more_do_not_come_between_elders(self) -> None:
+        elder = town().contacts[0]
+        lookup: Lookup[bytes] = Lookup(
+            TARGET,
+            self.crowd(K),
+            [elder],
+            own=OWN.id,
+            paths=2,
+            size=self.SIZE,
+            more=lambda: town().contacts[1:60],
+        )
+        run = Run(lookup, town(), {each.id: naming() for each in self.crowd(K)})
+        for each in town().contacts:
+            run.behaviours[each.id] = naming()
+        run.finish()
+        self.assertTrue(lookup.crowded)
+        self.assertEqual({ask.contact for ask in run.asks if ask.path == 0}, {elder})
+        self.assertGreater(len({ask.contact for ask in run.asks if ask.path == 1}), K)
+
     def test_what_a_crowd_makes_us_ask_is_limited(self) -> None:
         run = self.eclipsed(1_000)
         self.assertTrue(run.lookup.crowded)
@@ -523,7 +588,7 @@ class Crowds(SynchronousTestCase):
         for path in range(PATHS):
             bits = [shared_bits(ask.contact.id, TARGET) for ask in inside if ask.path == path]
             self.assertLess(max(bits[:ALPHA]), 247)
-        self.assertLessEqual(len(run.asks), 2 * MAX_REGION + PATHS * MAX_ASKED)
+        self.assertLessEqual(len(run.asks), 2 * (MAX_REGION + PATHS * MAX_ASKED))
 
     def test_fewer_than_twenty_cannot_hide_the_others(self) -> None:
         run = self.eclipsed(10)
@@ -568,7 +633,7 @@ class Bounds(SynchronousTestCase):
             most = max(most, len(lookup._nodes))
         self.assertTrue(lookup.finished)
         self.assertLess(made, 100_000, "it went on without end")
-        self.assertLessEqual(lookup.asked, PATHS * MAX_ASKED + 2 * MAX_REGION)
+        self.assertLessEqual(lookup.asked, 2 * (PATHS * MAX_ASKED + MAX_REGION))
         self.assertLessEqual(most, 2 * PATHS * (MAX_ASKED + MAX_LEVEL))
 
     def test_a_way_that_always_leads_nearer_comes_to_an_end(self) -> None:
