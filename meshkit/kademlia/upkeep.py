@@ -220,6 +220,9 @@ class Upkeep:
         lookup = await node.look_up(due.key, paths=PATHS)
         holders = lookup.holders()
         await together([node.store_at(holder, due.records) for holder in holders])
+        if lookup.crowded:
+            # Those who crowd there are nearer than all others, and may well drop it.
+            return
         here, own = number(due.key), number(node.id)
         if len(holders) >= K and all(holder.number ^ here < own ^ here for holder in holders):
             node.holdings.relieve(due.kind, due.key, node.wall_ms())

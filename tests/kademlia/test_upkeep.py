@@ -149,13 +149,17 @@ class Upkeep(UpkeepCase):
         self.assertGreater(counts[3], 55)
         self.end()
 
-    def republish(self, holders: list[Contact]) -> tuple[list[Any], list[Contact]]:
+    def republish(
+        self, holders: list[Contact], *, crowd: bool = False
+    ) -> tuple[list[Any], list[Contact]]:
         """@return: what others do, and who was given it."""
         (node,) = self.mesh.add()
         relieved: list[Any] = []
         given: list[Contact] = []
 
         class Found:
+            crowded = crowd
+
             def holders(self) -> list[Contact]:
                 return holders
 
@@ -179,6 +183,11 @@ class Upkeep(UpkeepCase):
         relieved, given = self.republish(near)
         self.assertEqual([each[:2] for each in relieved], [("topic", bytes(32))])
         self.assertEqual(given, near)
+
+    def test_where_there_is_a_crowd_we_go_on(self) -> None:
+        near = [contact_at(bytes(31) + bytes([n]), n) for n in range(1, K + 1)]
+        relieved, given = self.republish(near, crowd=True)
+        self.assertEqual((relieved, len(given)), ([], K))
 
     def test_where_one_is_farther_we_go_on(self) -> None:
         near = [contact_at(bytes(31) + bytes([n]), n) for n in range(1, K)]
