@@ -579,6 +579,9 @@ class Holdings:
         @param limit: keys, at most; the others are given at the next call.
         @return: the records of each key.  They are not given again for an hour.
         """
+        if self._republishing.follow(now):
+            for entry in self._entries.values():
+                entry.republished = min(entry.republished, now)
         found: list[Due] = []
         while len(found) < limit:
             place = self._republishing.pop(now)

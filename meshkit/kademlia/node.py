@@ -44,7 +44,7 @@ from meshkit.errors import (
 )
 from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.identity.records import MAX_ADDRESSES, AddressRecord
+from meshkit.identity.records import MAX_ADDRESSES, MAX_SKEW, AddressRecord
 from meshkit.identity.records import MAX_LIFETIME as ADDRESS_LIFETIME
 from meshkit.kademlia import store as tables
 from meshkit.kademlia.blocks import Scope
@@ -59,7 +59,7 @@ from meshkit.kademlia.opening import Opener
 from meshkit.kademlia.protocol import AddressReader, Answer, Client, Server, scope_at
 from meshkit.kademlia.publications import FAREWELL, Publications
 from meshkit.kademlia.reachability import Reachability
-from meshkit.kademlia.records import LIFETIME, Record
+from meshkit.kademlia.records import LIFETIME, Record, next_sequence
 from meshkit.kademlia.routing import K, RoutingTable
 from meshkit.kademlia.search import Records, Search, together
 from meshkit.kademlia.upkeep import Upkeep
@@ -250,7 +250,7 @@ class KademliaNode:
         self.size = SizeEstimate()
         self.holdings = Holdings(self.id, network, self.kinds, rng, quota)
         self.publications = Publications(
-            identity, network, self.kinds, rng, {"provider": self._provided}
+            identity, network, self.kinds, rng, {"provider": self._provided}, self._not_renewed
         )
         self.elders: Container[PublicKey] = _Elders(self.table, trusted)
         self._trusted = trusted
@@ -321,10 +321,13 @@ class KademliaNode:
             self._record = None
             return None
         record = self._record
+        left = 0 if record is None else record.expires - self.wall_ms()
         if (
             record is None
             or record.addresses != places
-            or record.expires - self.wall_ms() < ADDRESS_LIFETIME // 2
+            or left < ADDRESS_LIFETIME // 2
+            # The clock was set back: others would say that it comes out of the future.
+            or left > ADDRESS_LIFETIME + MAX_SKEW // 2
         ):
             record = self._record = self._seal_address(places, ADDRESS_LIFETIME)
         return record
@@ -337,8 +340,8 @@ class KademliaNode:
         now = self.wall_ms()
         published = self.publications.find("address", address_key(self.identity.public))
         # Also if the clock was set back, perhaps while we were not there.
-        before = max(self._sequence, published.record.sequence if published else 0)
-        self._sequence = max(now, before + 1)
+        before = published.record.sequence if published else 0
+        self._sequence = next_sequence(now, self._sequence, before)
         return AddressRecord.seal(
             self.identity,
             self.network,
@@ -351,6 +354,14 @@ class KademliaNode:
         """What provider records of ours say, and until when that is good."""
         record = self.own_address()
         return (b"", None) if record is None else (record.raw, record.expires)
+
+    def _not_renewed(self, record: Record, error: RecordError) -> None:
+        self._log.warn(
+            "{record} cannot be published anew: {code}: {error}",
+            record=record.shown,
+            code=error.code,
+            error=str(error),
+        )
 
     def own_record(self) -> bytes:
         """@return: the same as it travels; empty if there is none."""
@@ -885,9 +896,8 @@ class KademliaNode:
         now = self.wall_ms()
         mine = self.publications.find("mutable", key, salt)
         sequence = max(
-            now,
+            next_sequence(now, *([] if mine is None else [mine.record.sequence])),
             0 if expected is None else expected.sequence + 1,
-            0 if mine is None else mine.record.sequence + 1,
         )
         record = Record.seal(
             self.identity,

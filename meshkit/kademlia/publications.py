@@ -15,11 +15,11 @@ from typing import Final, TypeAlias
 
 from attrs import field, frozen
 
-from meshkit.errors import NotFound, RecordNotKept
+from meshkit.errors import NotFound, RecordError, RecordNotKept
 from meshkit.identity.keys import Identity
 from meshkit.kademlia.distance import NodeId
 from meshkit.kademlia.kinds import Kinds
-from meshkit.kademlia.records import LIFETIME, Record
+from meshkit.kademlia.records import LIFETIME, MAX_SKEW, Record, next_sequence
 from meshkit.kademlia.schedule import REPUBLISH, Schedule, jittered
 
 #: Records that a node publishes.
@@ -83,18 +83,21 @@ class Publications:
         kinds: Kinds,
         rng: Random,
         current: Mapping[str, Current] = _NOTHING,
+        refused: Callable[[Record, RecordError], None] = lambda record, error: None,
     ) -> None:
         """
         @param network: id of our network, 16 bytes.
         @param rng: chooses the moments.
         @param current: what gives the value of records of a kind, whenever they are stored,
             whatever they were published with; such as where we can be reached just then.
+        @param refused: told of what cannot be signed anew, as its kind takes it no more.
         """
         self._identity = identity
         self._network = network
         self._kinds = kinds
         self._rng = rng
         self._current = current
+        self._refused = refused
         self._publications: dict[Name, Publication] = {}
         self._schedule: Schedule[Name] = Schedule()
         self._changed: dict[Name, None] = {}
@@ -136,7 +139,7 @@ class Publications:
         if before is None and len(self._publications) >= MAX_PUBLICATIONS:
             raise RecordNotKept(f"{MAX_PUBLICATIONS} records are published by this node already")
         if sequence is None:
-            sequence = max(now, after + 1, 0 if before is None else before.record.sequence + 1)
+            sequence = max(next_sequence(now, *_sequence(before)), after + 1)
         value, good = self._made(kind, value)
         record = self._seal(name, value, now, sequence, _earliest(now + LIFETIME, until, good))
         self._keep(Publication(record, until), now)
@@ -167,7 +170,7 @@ class Publications:
         if before is None or before.over(now):
             raise NotFound(f"this node has published no {kind} record there that is good still")
         if sequence is None:
-            sequence = max(now, before.record.sequence + 1)
+            sequence = next_sequence(now, before.record.sequence)
         if value is None:
             value = before.record.value
         value, good = self._made(kind, value)
@@ -180,14 +183,21 @@ class Publications:
         """
         What to store again now at the nodes that are nearest to its key.
 
-        @param limit: how many at most; the others are given at the next call.
+        @param limit: how many at most; the others are given at the next call.  What cannot be
+            signed anew keeps no others from it, and is tried again in an hour.
         """
+        self._schedule.follow(now)
         found: list[Record] = []
         while len(found) < limit:
             name = self._schedule.pop(now)
             if name is None:
                 break
-            publication = self._renewed(self._publications[name], now)
+            try:
+                publication = self._renewed(self._publications[name], now)
+            except RecordError as e:
+                self._refused(self._publications[name].record, e)
+                self._schedule.set(name, now + jittered(REPUBLISH, self._rng))
+                continue
             if publication is None:
                 self._forget(name)
             else:
@@ -203,9 +213,11 @@ class Publications:
         value, good = self._made(record.kind, record.value)
         expires = _earliest(now + LIFETIME, until, good)
         lasts = record.expires - now >= RENEW or record.expires >= expires
-        if lasts and value == record.value:
+        # It may have been made while our clock was ahead.
+        taken = record.sequence <= now + MAX_SKEW
+        if lasts and taken and value == record.value:
             return publication
-        sequence = max(now, record.sequence + 1)
+        sequence = next_sequence(now, record.sequence)
         again = self._seal(publication.name, value, now, sequence, expires)
         self._changed[publication.name] = None
         renewed = self._publications[publication.name] = Publication(again, until)
@@ -288,6 +300,10 @@ class Publications:
             expired = record.expires <= now
             self._schedule.set(name, now if expired else now + int(REPUBLISH * self._rng.random()))
         return len(self)
+
+
+def _sequence(publication: Publication | None) -> tuple[int, ...]:
+    return () if publication is None else (publication.record.sequence,)
 
 
 def _earliest(latest: int, *others: int | None) -> int:

@@ -224,6 +224,16 @@ class Record:
         return f"the {self.kind} record of {self.owner.short}"
 
 
+def next_sequence(now: int, *before: int) -> int:
+    """
+    @param before: sequences of what a record of ours is to replace.
+    @return: the time, or one more than these, if the clock was set back.  One that is so far
+        ahead that nobody with a right clock has taken it does not count: it was made while ours
+        was wrong.
+    """
+    return max([now, *(each + 1 for each in before if each < now + MAX_SKEW)])
+
+
 def digest_of(raw: bytes) -> bytes:
     """@return: the L{Record.digest} of a record."""
     return hashlib.sha256(raw).digest()

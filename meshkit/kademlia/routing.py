@@ -197,7 +197,8 @@ class RoutingTable:
         @return: whom to ping, if anybody: it may have gone, and others wait for its place.
         """
         self._checks.pop(contact.id, None)
-        self._heard = max(self._heard, now)
+        # Not the latest of all: the clock may have been set back.
+        self._heard = now
         if contact.id == self.own:
             return None
         lost = self._lost.pop(contact.id, None)
@@ -221,8 +222,7 @@ class RoutingTable:
     def _heard_of(
         self, index: int, bucket: _Bucket, entry: _Entry, contact: Contact, now: float
     ) -> None:
-        entry.heard = max(entry.heard, now)
-        entry.alive = max(entry.alive, now)
+        entry.heard = entry.alive = now
         entry.failures = 0
         if contact.record.sequence < entry.contact.record.sequence:
             return
@@ -311,7 +311,7 @@ class RoutingTable:
         if entry is not None:
             # Who asks but does not answer is no use to us.
             if not entry.failures:
-                entry.alive = max(entry.alive, now)
+                entry.alive = now
             return None
         if self._has_room(bucket, contact):
             return self._check(contact)
@@ -326,7 +326,7 @@ class RoutingTable:
         checked = place in self._checks
         self._checks.pop(place, None)
         entry = self._find(place)
-        if entry is None or now - self._heard > CUT_OFF:
+        if entry is None or not 0 <= now - self._heard <= CUT_OFF:
             return None
         entry.failures += 1
         if entry.failures < MAX_FAILURES:
@@ -478,7 +478,7 @@ class RoutingTable:
     def looked_up(self, target: NodeId, now: float) -> None:
         """Something was looked up, and so the contacts there were tried."""
         index = ID_BITS if target == self.own else bucket_index(self.own, target)
-        self._looked_up[index] = max(self._looked_up.get(index, now), now)
+        self._looked_up[index] = now
 
     def refreshes(self, now: float, rng: Random) -> list[NodeId]:
         """
@@ -494,14 +494,14 @@ class RoutingTable:
 
     def _stale(self, index: int, now: float) -> bool:
         looked_up = self._looked_up.get(index)
-        return looked_up is None or looked_up <= now - REFRESH
+        return looked_up is None or not now - REFRESH < looked_up <= now
 
     def quiet(self, count: int, now: float) -> list[Contact]:
         """
         @return: at most so many of those that gave no sign of life for half an hour, to be
             pinged, the quietest first.
         """
-        quiet = [entry for entry in self._entries() if entry.alive <= now - QUIET]
+        quiet = [e for e in self._entries() if not now - QUIET < e.alive <= now]
         found: list[Contact] = []
         for entry in sorted(quiet, key=lambda entry: entry.alive):
             if len(found) >= count:

@@ -12,6 +12,8 @@ from typing import Final, Generic, TypeVar
 REPUBLISH: Final = 3_600_000
 #: How much sooner or later that is, as a part of it: else all would do it at once.
 JITTER: Final = 0.25
+#: Milliseconds by which a clock may go back without anything being made of it.
+GOING_BACK: Final = 60_000
 
 T = TypeVar("T")
 
@@ -24,13 +26,14 @@ def jittered(pause: int, rng: Random) -> int:
 class Schedule(Generic[T]):
     """Things that are due, each at a time, which may be changed any number of times."""
 
-    __slots__ = ("_heap", "_ticks", "_times")
+    __slots__ = ("_clock", "_heap", "_ticks", "_times")
 
     def __init__(self) -> None:
         self._times: dict[T, int] = {}
         # Entries whose time is no longer that of the thing say nothing.
         self._heap: list[tuple[int, int, T]] = []
         self._ticks = 0
+        self._clock = 0
 
     def __len__(self) -> int:
         return len(self._times)
@@ -49,9 +52,26 @@ class Schedule(Generic[T]):
 
     def _tidy(self) -> None:
         if len(self._heap) > 2 * len(self._times) + 64:
-            self._heap = [(at, n, each) for n, (each, at) in enumerate(self._times.items())]
-            self._ticks = len(self._heap)
-            heapq.heapify(self._heap)
+            self._sort()
+
+    def _sort(self) -> None:
+        self._heap = [(at, n, each) for n, (each, at) in enumerate(self._times.items())]
+        self._ticks = len(self._heap)
+        heapq.heapify(self._heap)
+
+    def follow(self, now: int) -> bool:
+        """
+        For pauses, not for moments: if the clock was set back since this was called last, all is
+        due that much sooner; else what is due in an hour would be in a day.
+
+        @return: was it, by more than L{GOING_BACK}?
+        """
+        back, self._clock = self._clock - now, now
+        if back <= GOING_BACK:
+            return False
+        self._times = {thing: when - back for thing, when in self._times.items()}
+        self._sort()
+        return True
 
     def drop(self, thing: T) -> None:
         """Have it be due no more, whether it was or not."""

@@ -703,6 +703,20 @@ class Republishing(Case):
         self.assertGreater(len(set(moments)), 10)
         self.assertGreater(max(moments) - min(moments), 20 * 60_000)
 
+    def test_a_clock_that_was_set_back_keeps_nobody_from_it(self) -> None:
+        holdings = fresh()
+        ahead = NOW + 24 * HOUR
+        record = mutable(ME, sequence=ahead, expires=ahead + 24 * HOUR)
+        self.store(holdings, record, now=ahead)
+        self.assertEqual(self.due(holdings, ahead), [])
+        self.assertEqual(self.due(holdings, NOW), [])
+        (due,) = self.due(holdings, NOW + 2 * HOUR)
+        self.assertEqual(due.records, (record.raw,))
+        # Nor can others keep us from it, who bring it again and again.
+        for minutes in range(10, 5 * 60, 10):
+            self.store(holdings, record, now=NOW + 2 * HOUR + minutes * 60_000)
+        self.assertEqual(len(self.due(holdings, NOW + 9 * HOUR)), 1)
+
     def test_records_of_a_key_go_together(self) -> None:
         holdings = fresh()
         birds = [topic(owner(n)) for n in range(5)]

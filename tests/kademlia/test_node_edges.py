@@ -89,3 +89,37 @@ class Lives(EdgesCase):
         self.mesh.result(second)
         self.mesh.result(node.start())
         self.end()
+
+
+class Clocks(EdgesCase):
+    """A clock that was a day ahead is set right."""
+
+    def test_who_is_known_by_a_clock_that_was_ahead_is_found_again_at_once(self) -> None:
+        nodes = self.mesh.add(3)
+        right = self.mesh.wall_clock
+        nodes[2]._wall_clock = lambda: right() + 86_400 * 1_000_000_000
+        self.mesh.run(200)
+        ahead = nodes[2].own_address()
+        assert ahead is not None
+        self.assertGreater(ahead.sequence, nodes[0].wall_ms() + 80_000_000)
+        nodes[2]._wall_clock = right
+        self.mesh.run(200)
+        now = nodes[0].wall_ms()
+        record = nodes[2].own_address()
+        assert record is not None
+        record.check_time(now)
+        self.assertEqual(nodes[2].own_address(), record)
+        found = self.mesh.result(nodes[0].find_peer(nodes[2].identity.public))
+        self.assertEqual(found.places, (self.mesh.place(nodes[2]),))
+        placed = self.mesh.result(nodes[2].put("topic", b"birds", b"a wren"))
+        self.assertEqual((placed.accepted, placed.refused), (3, {}))
+        self.end()
+
+    def test_where_others_took_what_is_ahead_a_little_it_is_replaced(self) -> None:
+        (node, _) = self.mesh.add(2)
+        right = self.mesh.wall_clock
+        self.mesh.result(node.put("topic", b"birds", b"a wren"))
+        node._wall_clock = lambda: right() - 300 * 1_000_000_000
+        placed = self.mesh.result(node.put("topic", b"birds", b"a robin"))
+        self.assertEqual((placed.accepted, placed.refused), (2, {}))
+        self.end()

@@ -24,7 +24,7 @@ from meshkit.identity.keys import Identity
 from meshkit.kademlia import publications as module
 from meshkit.kademlia.distance import node_id
 from meshkit.kademlia.holdings import Holdings, Kept
-from meshkit.kademlia.kinds import Kinds, address_key, mutable_key, provider_key, topic_key
+from meshkit.kademlia.kinds import Kind, Kinds, address_key, mutable_key, provider_key, topic_key
 from meshkit.kademlia.publications import (
     FAREWELL,
     RENEW,
@@ -111,6 +111,53 @@ class Publishing(SynchronousTestCase):
         self.publications.publish("topic", KEY, b"again", NOW)
         self.publications.withdraw("topic", KEY, NOW)
         self.publications.publish("topic", topic_key("trees"), b"", NOW)
+
+
+class Clocks(SynchronousTestCase):
+    """The clock was a day ahead, and is right again."""
+
+    def setUp(self) -> None:
+        self.publications = fresh()
+        self.record = self.publications.publish("topic", KEY, b"a robin", NOW + 24 * HOUR)
+        self.assertEqual(self.publications.due(NOW + 24 * HOUR, 10), [])
+
+    def test_what_nobody_took_is_no_reason_to_be_ahead(self) -> None:
+        again = self.publications.publish("topic", KEY, b"a wren", NOW)
+        self.assertEqual((again.sequence, again.expires), (NOW, NOW + LIFETIME))
+
+    def test_it_is_published_within_the_hour_as_others_take_it(self) -> None:
+        self.assertEqual(self.publications.due(NOW, 10), [])
+        (again,) = self.publications.due(NOW + LATEST, 10)
+        self.assertEqual(KINDS.open(again.raw, NETWORK, NOW + LATEST), again)
+        self.assertEqual(again.sequence, NOW + LATEST)
+
+    def test_it_can_be_taken_back(self) -> None:
+        last = self.publications.withdraw("topic", KEY, NOW)
+        self.assertEqual(last.sequence, NOW)
+
+
+class Unwanted(SynchronousTestCase):
+    def test_what_its_kind_takes_no_more_keeps_no_others_from_being_published(self) -> None:
+        told: list[tuple[bytes, str]] = []
+        kinds = Kinds([Kind("topic", max_value=9)])
+        publications = Publications(
+            ME,
+            NETWORK,
+            kinds,
+            Random(1),
+            refused=lambda record, error: told.append((record.key, error.code)),
+        )
+        key = topic_key("fish")
+        good = fresh().publish("topic", KEY, b"a robin", NOW)
+        too_large = fresh().publish("topic", key, b"some carps", NOW)
+        publications.restore([Publication(too_large), Publication(good)], NOW)
+        later = NOW + LIFETIME - RENEW + 2 * HOUR
+        for n in range(1, 3):
+            found = publications.due(later, 10)
+            self.assertEqual([record.key for record in found], [KEY])
+            self.assertEqual(told, [(key, "RECORD_TOO_LARGE")] * n)
+            later += LATEST
+        self.assertEqual(len(publications), 2)
 
 
 class Withdrawing(SynchronousTestCase):

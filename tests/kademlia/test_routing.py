@@ -349,6 +349,34 @@ class LookingAfter(SynchronousTestCase):
             [index for index in range(self.table.depth()) if index != 1],
         )
 
+    def test_a_clock_that_was_set_back_keeps_nothing_from_being_due(self) -> None:
+        table, day = RoutingTable(OWN), 86_400.0
+        for n in range(30):
+            table.answered(contact(n), NOW + day)
+        for target in table.refreshes(NOW + day, Random(1)):
+            table.looked_up(target, NOW + day)
+        self.assertEqual(table.refreshes(NOW + day, Random(1)), [])
+        due = table.refreshes(NOW, Random(1))
+        self.assertGreater(len(due), 1)
+        for target in due:
+            table.looked_up(target, NOW)
+        self.assertEqual(table.refreshes(NOW, Random(1)), [])
+        self.assertEqual(len(table.quiet(100, NOW)), len(table))
+        for each in list(table):
+            table.answered(each, NOW)
+        self.assertEqual(table.quiet(100, NOW), [])
+        # And whoever answers no more may go.
+        gone = next(iter(table))
+        for _ in range(MAX_FAILURES):
+            table.failed(gone.id, NOW + 1)
+        self.assertNotIn(gone.id, table)
+
+    def test_a_clock_that_was_ahead_for_a_moment_makes_no_history(self) -> None:
+        table = RoutingTable(OWN)
+        for now in (NOW, NOW + HISTORY, NOW + 5):
+            table.answered(contact(1), now)
+        self.assertEqual(table.elders(OWN, K), [])
+
     def test_those_that_are_quiet_are_pinged_the_quietest_first(self) -> None:
         some = in_bucket(0, 4)
         table = RoutingTable(OWN)

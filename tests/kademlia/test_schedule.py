@@ -8,7 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.kademlia.schedule import JITTER, Schedule, jittered
+from meshkit.kademlia.schedule import GOING_BACK, JITTER, Schedule, jittered
+
+
+class Clocks(SynchronousTestCase):
+    def test_a_clock_that_is_set_back_takes_what_is_due_with_it(self) -> None:
+        schedule: Schedule[str] = Schedule()
+        self.assertFalse(schedule.follow(10**12))
+        schedule.set("later", 10**12 + 2_000)
+        schedule.set("soon", 10**12 + 1_000)
+        back = 10**12 - 86_400_000
+        self.assertTrue(schedule.follow(back))
+        self.assertFalse(schedule.follow(back))
+        self.assertIsNone(schedule.pop(back + 999))
+        self.assertEqual(schedule.pop(back + 1_000), "soon")
+        self.assertEqual(schedule.when("later"), back + 2_000)
+
+    def test_a_clock_that_goes_on_or_back_a_little_changes_nothing(self) -> None:
+        schedule: Schedule[str] = Schedule()
+        schedule.set("one", 10**12)
+        for now in (10**12, 2 * 10**12, 2 * 10**12 - GOING_BACK):
+            self.assertFalse(schedule.follow(now))
+        self.assertEqual(schedule.when("one"), 10**12)
 
 
 class Schedules(SynchronousTestCase):
