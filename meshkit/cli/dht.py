@@ -448,7 +448,7 @@ def find_peer(flag: str | None, key: str, as_json: bool) -> None:
 @click.pass_obj
 def show_table(flag: str | None, as_json: bool) -> None:
     """
-    The nodes of the hash table that this node knows, the nearest first.
+    The nodes that this node knows, the nearest first.
 
     Example: meshkit dht table
     """
@@ -483,7 +483,7 @@ def show_table(flag: str | None, as_json: bool) -> None:
 @click.pass_obj
 def stats(flag: str | None, as_json: bool) -> None:
     """
-    How the hash table is doing, and whether others can reach this node.
+    How it is doing, and whether others can reach this node.
 
     Example: meshkit dht stats
     """

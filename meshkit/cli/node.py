@@ -256,8 +256,11 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _summary(part: dict[str, Any]) -> str:
     shown = []
-    for name, value in part.items():
-        if isinstance(value, dict):
+    for key, value in part.items():
+        name = key.replace("_", " ")
+        if isinstance(value, bool):
+            shown.append(name if value else f"not {name}")
+        elif isinstance(value, dict):
             if value:
                 shown.append(f"{name}: {_counts(value)}")
         elif isinstance(value, list):

@@ -414,6 +414,10 @@ class DHTPart(Part):
         else:
             placed = await shield(self.node.swap_mutable(value, _seen(request), salt))
         if swaps and not placed.accepted:
+            if RecordChanged.code not in placed.refused:
+                raise NotReady(
+                    f"none of {placed.asked} nodes could say what is there: nothing is published"
+                )
             raise RecordChanged(
                 f"none of the {placed.asked} nodes that keep it has what was given as what is "
                 "there: get it again, and see whether your change is still wanted"

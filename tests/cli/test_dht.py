@@ -359,6 +359,13 @@ class AloneTests(DHTCase):
         self.mesh.run(76 * 60)
         self.assertEqual(self.good(self.ada, "get", "topic", "birds")[1], "  a heron")
 
+    def test_where_nobody_can_compare_nothing_is_published(self) -> None:
+        said = self.refused(
+            self.hermit, "NOT_READY", "put", "mutable", "first", "--if-unchanged", "none"
+        )
+        self.assertIn("nothing is published", said)
+        self.assertEqual(self.json(self.hermit, "stats")["publications"], 0)
+
     def test_finding_nobody(self) -> None:
         alone = "No other node is known. Give this one a peer: meshkit peer add ADDRESS"
         self.assertEqual(self.good(self.hermit, "table"), [alone])
