@@ -41,10 +41,10 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
 from meshkit.errors import CallTimedOut, NotReady, Overloaded, PeerKeyRefused, PeerUnreachable
-from meshkit.identity.addresses import HostPort, MeshAddress
+from meshkit.identity.addresses import HostPort, MeshAddress, PeerAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.records import MAX_ADDRESSES
-from meshkit.kademlia.blocks import Network
+from meshkit.kademlia.blocks import Network, parse_ip
 from meshkit.kademlia.contacts import FailedDials
 from meshkit.rpc.methods import Dispatcher, Method
 from meshkit.rpc.protocol import RPCProtocol
@@ -115,7 +115,7 @@ class Reached:
     """
     An answer.
 
-    @ivar place: where the peer was dialled.
+    @ivar place: where the peer was dialled; if that was a name, the address it stands for.
     """
 
     answer: Any
@@ -420,6 +420,7 @@ class Connections:
         del self._dialling[link]
         if link.place is not None:
             self.failed_dials.reached(link.place)
+            link.place = _resolved(link.place, protocol)
         if not protocol.usable:
             # The peer has hung up already.
             self._give_up(link, Failure(PeerUnreachable(f"{link.key.short} hung up at once")))
@@ -558,3 +559,17 @@ class Connections:
         waiting, self._all_gone = self._all_gone, []
         for gone in waiting:
             gone.callback(None)
+
+
+def _resolved(place: HostPort, protocol: TrackedProtocol) -> HostPort:
+    """
+    How near a peer is, and of which block, is not to be seen in a name.
+
+    @return: where a peer was reached that was dialled there.
+    """
+    if parse_ip(place.host) is not None or not protocol.usable:
+        return place
+    address = protocol.connected_to
+    inner = address.inner if isinstance(address, PeerAddress) else address
+    host = str(getattr(inner, "host", ""))
+    return place if parse_ip(host) is None else HostPort(host, place.port)

@@ -66,7 +66,8 @@ class _Way:
         if key != self._target.key or not mesh.reaches(key, self._source.key):
             connecting.errback(ConnectionRefusedError())
             return
-        inner = IPv4Address("TCP", self._target.host, self._target.port)
+        host = mesh.names.get(self._target.host, self._target.host)
+        inner = IPv4Address("TCP", host, self._target.port)
         target = PeerAddress(key, inner)
         client = factory.buildProtocol(target)
         if client is None:
@@ -87,6 +88,7 @@ class Mesh:
     @ivar nodes: in the order in which they were made.
     @ivar listening: place -> key and factory of who listens there.
     @ivar black_holes: places at which nothing ever answers.
+    @ivar names: of hosts, and their addresses.
     @ivar dials: all that there were.
     @ivar wires: all connections that were made.
     @ivar apart: keys of those that reach one another only.
@@ -97,6 +99,7 @@ class Mesh:
         self.nodes: list[KademliaNode] = []
         self.listening: dict[HostPort, tuple[Any, IProtocolFactory]] = {}
         self.black_holes: set[HostPort] = set()
+        self.names: dict[str, str] = {}
         self.dials: list[MeshAddress] = []
         self.wires: list[MemoryWire] = []
         self.apart: list[set[Any]] = []
