@@ -912,7 +912,8 @@ class KademliaNode:
         self.kinds.check(record, now)
         seen = Seen(0) if expected is None else Seen(expected.sequence, expected.digest)
         placed = await self._place_ours(record, seen)
-        if placed.accepted:
+        # What was published or withdrawn meanwhile is newer.
+        if placed.accepted and self.publications.find("mutable", key, salt) is mine:
             # The same times make the same record.
             self.publications.publish("mutable", key, value, now, salt=salt, sequence=sequence)
             await self.written()
@@ -944,6 +945,9 @@ class KademliaNode:
 
     async def _place_ours(self, record: Record, expected: Seen | None = None) -> Placed:
         placed = await self.place(record.kind, record.key, [record.raw], expected)
+        if not placed.questions:
+            # There was nobody to ask; there may be soon, such as after the start.
+            self.publications.hasten(record, self.wall_ms())
         return evolve(placed, sequence=record.sequence, expires=record.expires)
 
     async def place(

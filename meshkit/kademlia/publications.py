@@ -17,9 +17,10 @@ from attrs import field, frozen
 
 from meshkit.errors import NotFound, RecordError, RecordNotKept
 from meshkit.identity.keys import Identity
+from meshkit.identity.records import MAX_SKEW
 from meshkit.kademlia.distance import NodeId
 from meshkit.kademlia.kinds import Kinds
-from meshkit.kademlia.records import LIFETIME, MAX_SKEW, Record, next_sequence
+from meshkit.kademlia.records import LIFETIME, Record, next_sequence
 from meshkit.kademlia.schedule import REPUBLISH, Schedule, jittered
 
 #: Records that a node publishes.
@@ -204,6 +205,12 @@ class Publications:
                 found.append(publication.record)
                 self._schedule.set(name, now + jittered(REPUBLISH, self._rng))
         return found
+
+    def hasten(self, record: Record, now: int) -> None:
+        """Nobody was there to be given this record: it is due now, if it is still published."""
+        publication = self._publications.get((record.kind, record.key, record.salt))
+        if publication is not None and publication.record == record:
+            self._schedule.set(publication.name, now)
 
     def _renewed(self, publication: Publication, now: int) -> Publication | None:
         """@return: it, if need be with a longer life; L{None} if it is over."""

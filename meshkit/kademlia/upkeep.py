@@ -206,7 +206,9 @@ class Upkeep:
         node = self._node
         for record in node.publications.due(node.wall_ms(), MAX_DUE):
             await node.written()
-            await node.place(record.kind, record.key, [record.raw])
+            placed = await node.place(record.kind, record.key, [record.raw])
+            if not placed.questions:
+                node.publications.hasten(record, node.wall_ms())
 
     async def _republish(self) -> None:
         node = self._node
