@@ -123,6 +123,8 @@ class PartContext:
     @ivar config: this part's own section, of the type it declared.
     @ivar identity: the node's key pair.
     @ivar network: the network's key, for capabilities and derived keys.
+    @ivar previous: the one before C{meshkit network rotate}, as long as the node answers for
+        that, too.
     @ivar database: L{meshkit.runtime.database.Database}.
     @ivar workers: L{meshkit.runtime.workers.WorkerPool}, for CPU work that releases
         the GIL.
@@ -156,6 +158,7 @@ class PartContext:
     verify: Verify
     metrics: IMetrics = field(factory=_Uncounted)
     listening: Callable[[], Sequence[HostPort]] = tuple
+    previous: NetworkKey | None = None
 
 
 @implementer(IMeshPart)

@@ -33,6 +33,7 @@ from attrs import define, field, frozen
 
 from meshkit.errors import (
     RecordChanged,
+    RecordError,
     RecordNotKept,
     RecordQuotaReached,
     RecordReplayed,
@@ -706,8 +707,8 @@ class Holdings:
         """
         Take over what was kept before a restart, into empty holdings.
 
-        What has expired since, what no part keeps any more, and what the quotas have no room
-        for is left out, and gone with the next L{changes}; but for how old a record may not be
+        What has expired since, what is of another network, what no part keeps any more, and what
+        the quotas have no room for is left out, and gone with the next L{changes}; but for how old a record may not be
         in the place of one that has expired.
 
         @param rows: in the order in which they were stored.
@@ -719,12 +720,22 @@ class Holdings:
             if row.kind not in self._kinds or (row.expires <= now and floor <= now):
                 self._changed[row.place] = None
             elif row.raw and row.expires > now:
-                self._restore_record(row, now)
+                if self._of_our_network(row):
+                    self._restore_record(row, now)
+                else:
+                    self._changed[row.place] = None
             else:
                 self._keep_out(row.place, _Floor(row.owner, row.sequence, floor))
                 if row.raw:
                     self._changed[row.place] = None
         return len(self)
+
+    def _of_our_network(self, row: Row) -> bool:
+        """Is it?  The key of the network may have been changed meanwhile."""
+        try:
+            return Record.reopen(row.raw).network == self._network
+        except RecordError:
+            return False  # the row is damaged
 
     def _restore_record(self, row: Row, now: int) -> None:
         entry = _Entry(

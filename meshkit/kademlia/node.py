@@ -221,6 +221,7 @@ class KademliaNode:
         database: Database | None = None,
         limits: Limits | None = None,
         shunned: Callable[[PublicKey], bool] = lambda _: False,
+        previous: bytes | None = None,
     ) -> None:
         """
         @param network: id of the network, 16 bytes.
@@ -238,6 +239,8 @@ class KademliaNode:
             either.  When somebody becomes one, call L{shun}.
         @param database: with the tables of L{meshkit.kademlia.store}; left out, nothing
             outlives a restart.
+        @param previous: id that the network had before its key was changed: what we have
+            published there is published anew.
         """
         self.reactor = reactor
         self.identity = identity
@@ -250,7 +253,13 @@ class KademliaNode:
         self.size = SizeEstimate()
         self.holdings = Holdings(self.id, network, self.kinds, rng, quota)
         self.publications = Publications(
-            identity, network, self.kinds, rng, {"provider": self._provided}, self._not_renewed
+            identity,
+            network,
+            self.kinds,
+            rng,
+            {"provider": self._provided},
+            self._not_renewed,
+            previous,
         )
         self.elders: Container[PublicKey] = _Elders(self.table, trusted)
         self._trusted = trusted

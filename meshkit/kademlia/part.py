@@ -204,6 +204,7 @@ class DHTPart(Part):
             database=context.database,
             limits=Limits(connections=config.connections, close=CLOSE_GRACE),
             shunned=self._shunned,
+            previous=None if context.previous is None else context.previous.net_id,
         )
         self._measure(context.metrics)
 

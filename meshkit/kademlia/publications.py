@@ -85,6 +85,7 @@ class Publications:
         rng: Random,
         current: Mapping[str, Current] = _NOTHING,
         refused: Callable[[Record, RecordError], None] = lambda record, error: None,
+        previous: bytes | None = None,
     ) -> None:
         """
         @param network: id of our network, 16 bytes.
@@ -92,9 +93,12 @@ class Publications:
         @param current: what gives the value of records of a kind, whenever they are stored,
             whatever they were published with; such as where we can be reached just then.
         @param refused: told of what cannot be signed anew, as its kind takes it no more.
+        @param previous: id of the network before its key was changed, of which records are
+            taken over.
         """
         self._identity = identity
         self._network = network
+        self._networks = {network} if previous is None else {network, previous}
         self._kinds = kinds
         self._rng = rng
         self._current = current
@@ -220,8 +224,8 @@ class Publications:
         value, good = self._made(record.kind, record.value)
         expires = _earliest(now + LIFETIME, until, good)
         lasts = record.expires - now >= RENEW or record.expires >= expires
-        # It may have been made while our clock was ahead.
-        taken = record.sequence <= now + MAX_SKEW
+        # It may have been made while our clock was ahead, or for the network as it was.
+        taken = record.sequence <= now + MAX_SKEW and record.network == self._network
         if lasts and taken and value == record.value:
             return publication
         sequence = next_sequence(now, record.sequence)
@@ -291,20 +295,23 @@ class Publications:
         """
         Take over what was published before a restart.
 
-        Those of another identity or network, as if a key was changed, and those that are over
-        are left out, and gone with the next L{changes}.
+        Those of another identity or network, and those that are over, are left out, and gone with
+        the next L{changes}.  If the key of the network was changed, those from before are signed
+        for the new one, but for our address, which we publish anyway.
 
-        @return: how many there are.  Those whose records have expired meanwhile are due now,
-            the others within an hour.
+        @return: how many there are.  Those whose records are good no longer are due now, the
+            others within an hour.
         """
         for publication in publications:
             record, name = publication.record, publication.name
-            ours = record.owner == self._identity.public and record.network == self._network
+            changed = record.network != self._network
+            ours = record.owner == self._identity.public and record.network in self._networks
+            ours = ours and not (changed and record.kind == "address")
             if not ours or publication.over(now) or record.kind not in self._kinds:
                 self._changed[name] = None
                 continue
             self._publications[name] = publication
-            expired = record.expires <= now
+            expired = changed or record.expires <= now
             self._schedule.set(name, now if expired else now + int(REPUBLISH * self._rng.random()))
         return len(self)
 

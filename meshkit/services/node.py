@@ -379,6 +379,7 @@ class NodeService(Service):
                 verify=self._verify,
                 metrics=self._metrics.part(maker.name),
                 listening=self._listening,
+                previous=self._previous,
             )
         )
         for interface in (IMeshPart, *maker.provides):

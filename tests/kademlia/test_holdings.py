@@ -1064,6 +1064,17 @@ class OnTheDisk(Case):
         self.assertEqual(gone.rows, ())
         self.assertEqual(len(gone.gone), 4)
 
+    def test_what_is_of_another_network_or_damaged_goes(self) -> None:
+        holdings = fresh()
+        self.store(holdings, mutable(ME), topic(ME))
+        mine, other = holdings.changes().rows
+        void = evolve(other, raw=topic(ME, network=bytes(16)).raw)
+        for bad in (void, evolve(other, raw=other.raw[:-1])):
+            again = fresh()
+            self.assertEqual(again.restore([mine, bad], NOW), 1)
+            self.assertEqual(again.changes().gone, (other.place,))
+            self.assertEqual(again.find("topic", other.key, NOW).held, 0)
+
     def test_what_the_disk_refused_comes_with_the_next_changes(self) -> None:
         holdings = fresh()
         self.store(holdings, mutable(ME))

@@ -378,6 +378,24 @@ class OnTheDisk(SynchronousTestCase):
         self.assertEqual((record.key, record.expires), (KEY, now + LIFETIME))
         self.assertEqual(len(again.due(now + HOUR, 10)), 1)
 
+    def test_if_the_key_of_the_network_was_changed_they_are_signed_for_the_new_one(self) -> None:
+        before = fresh()
+        before.publish("topic", KEY, b"a robin", NOW)
+        before.publish(
+            "address", address_key(ME.public), inner(ME), NOW, until=NOW + HOUR, sequence=NOW
+        )
+        rows = before.changes().rows
+        new = bytes(16)
+        after = Publications(ME, new, KINDS, Random(1), previous=NETWORK)
+        self.assertEqual(after.restore(rows, NOW + 1), 1)
+        (record,) = after.due(NOW + 1, 10)
+        self.assertEqual(KINDS.open(record.raw, new, NOW + 1), record)
+        self.assertEqual((record.kind, record.value), ("topic", b"a robin"))
+        (row,) = after.changes().rows
+        self.assertEqual(row.record, record)
+        # Who is in yet another network is told nothing.
+        self.assertEqual(Publications(ME, bytes(15) + b"x", KINDS, Random(1)).restore(rows, NOW), 0)
+
     def test_those_of_another_identity_or_network_are_gone(self) -> None:
         publications = fresh()
         record = publications.publish("topic", KEY, b"", NOW)
