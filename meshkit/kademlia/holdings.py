@@ -708,8 +708,8 @@ class Holdings:
         Take over what was kept before a restart, into empty holdings.
 
         What has expired since, what is of another network, what no part keeps any more, and what
-        the quotas have no room for is left out, and gone with the next L{changes}; but for how old a record may not be
-        in the place of one that has expired.
+        the quotas have no room for is left out, and gone with the next L{changes}; but for how
+        old a record may not be in the place of one that has expired.
 
         @param rows: in the order in which they were stored.
         @return: how many records are kept.
