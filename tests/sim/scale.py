@@ -6,6 +6,7 @@ that costs.
 from __future__ import annotations
 
 from contextlib import closing
+from math import log2
 from random import Random
 from time import process_time
 
@@ -13,7 +14,7 @@ from attrs import define, field
 
 from meshkit.sim.world import SimNode, World
 
-__all__ = ["Crowd", "Phase", "hashes", "resident", "stored"]
+__all__ = ["Crowd", "Lookups", "Phase", "hashes", "resident", "stored"]
 
 #: How many others a node knows when it is made.
 KNOWN = 3
@@ -85,6 +86,14 @@ class Crowd:
             self.world.until(lambda: all(node.ready for node in self.nodes), "all nodes")
             self.world.run(5)
 
+    def join(self, seconds: float) -> None:
+        """Start one after the other, evenly over a time, so that each finds those before it."""
+        with self.phase("join"):
+            for node in self.nodes:
+                node.launch()
+                self.world.run(seconds / len(self.nodes))
+            self.world.until(lambda: all(node.ready for node in self.nodes), "all nodes")
+
     def idle(self, seconds: float) -> None:
         """Let nothing happen."""
         with self.phase("idle"):
@@ -140,6 +149,53 @@ class Crowd:
                 f"came with a message once more"
             )
         return "\n".join(lines)
+
+
+@define
+class Lookups:
+    """
+    What lookups at the doors of a crowd have found, and what they took.
+
+    @ivar found: of how many the answer was what had been stored.
+    @ivar failed: of the others, what was asked and answered.
+    @ivar questions: of each, to other nodes.
+    @ivar hops: of each.
+    """
+
+    found: int = 0
+    failed: list[str] = field(factory=list)
+    questions: list[int] = field(factory=list)
+    hops: list[int] = field(factory=list)
+
+    def put(self, node: SimNode, name: str, text: str) -> None:
+        """Store a record, for which 18 nodes and more have to be found that keep it."""
+        body = {"kind": "topic", "name": name, "text": text}
+        answer = node.ask("POST", "/v1/dht/records", body)
+        if answer.status != 201 or answer.json["data"]["accepted"] < 18:
+            self.failed.append(f"{node.name} stores {name}: {answer.json}")
+
+    def get(self, node: SimNode, name: str, text: str) -> None:
+        """Look for it."""
+        answer = node.ask("GET", f"/v1/dht/records/topic/{name}")
+        data = answer.json.get("data", {"records": []})
+        if [each["text"] for each in data["records"]] == [text]:
+            self.found += 1
+        else:
+            self.failed.append(f"{node.name} looks for {name}: {answer.json}")
+        if "lookup" in data:
+            self.questions.append(data["lookup"]["questions"])
+            self.hops.append(data["lookup"]["hops"])
+
+    def figures(self, nodes: int) -> str:
+        """How many were found, and by how much work."""
+        questions, hops = sorted(self.questions), sorted(self.hops)
+        count = len(questions)
+        return (
+            f"{self.found:,} of {count:,} found; log2({nodes:,}) = {log2(nodes):.1f}; hops "
+            f"{sum(hops) / count:.2f} on average, {hops[-1]} at most; questions "
+            f"{sum(questions) / count:.1f} on average, {questions[count * 95 // 100]} at the "
+            f"95th percentile, {questions[-1]} at most"
+        )
 
 
 class _Measured:

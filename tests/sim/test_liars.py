@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from meshkit.gossip import spread
 from meshkit.sim import world as world_module
-from meshkit.sim.liars import LIARS, Liar
+from meshkit.sim.liars import GOSSIPS, LIARS, Liar
 from meshkit.sim.liars.stale import Stale
 from meshkit.sim.world import SimNode, World
 from meshkit.testing.identities import Author
@@ -31,8 +31,9 @@ class KindTests(support.LiarCase):
         world.host("eve")
 
     def test_each_kind_has_its_tests_here(self) -> None:
+        """Those of the hash table are in C{test_hash_liars.py}."""
         tested = {each.kind for each in support.KindCase.__subclasses__()}
-        self.assertEqual(tested, set(LIARS))
+        self.assertEqual(tested, set(GOSSIPS))
 
 
 class _Honest(Liar):

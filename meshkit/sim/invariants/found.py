@@ -181,12 +181,12 @@ class Found(Invariant):
         # Of a thousand nodes each looks for something else.
         step = max(1, len(missing) // ASKED)
         missing = missing[::step]
+        missing = [each for each in missing if not self._finds(run, *each)]
+        # To ask for so much takes time of its own.
         end = run.world.clock.seconds() + PROMISE
-        while True:
-            missing = [each for each in missing if not self._finds(run, *each)]
-            if not missing or run.world.clock.seconds() >= end:
-                break
+        while missing and run.world.clock.seconds() < end:
             run.world.run(_AGAIN)
+            missing = [each for each in missing if not self._finds(run, *each)]
         for name, what in missing:
             run.violated(self.name, name, self._lacks(what))
 

@@ -18,9 +18,15 @@ from typing import Final
 
 from meshkit.sim.liars.boasting import Boasting
 from meshkit.sim.liars.equivocating import Equivocating
+from meshkit.sim.liars.falsifying import Falsifying
+from meshkit.sim.liars.flooding import Flooding
 from meshkit.sim.liars.forged import Forged
+from meshkit.sim.liars.grinding import Grinding
 from meshkit.sim.liars.hanging import Hanging
 from meshkit.sim.liars.liar import Liar
+from meshkit.sim.liars.misleading import Misleading
+from meshkit.sim.liars.mute import Mute
+from meshkit.sim.liars.outdated import Outdated
 from meshkit.sim.liars.oversized import Oversized
 from meshkit.sim.liars.reordered import Reordered
 from meshkit.sim.liars.replayed import Replayed
@@ -29,9 +35,9 @@ from meshkit.sim.liars.stale import Stale
 from meshkit.sim.liars.told import Lie, Told
 from meshkit.sim.liars.withholding import Withholding
 
-__all__ = ["LIARS", "Liar", "Lie", "Told"]
+__all__ = ["GOSSIPS", "HASHING", "LIARS", "Liar", "Lie", "Told"]
 
-_KINDS: Final = (
+_GOSSIPS: Final = (
     Forged,
     Boasting,
     Replayed,
@@ -44,5 +50,17 @@ _KINDS: Final = (
     Withholding,
 )
 
-#: All kinds of liars, by name.
-LIARS: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _KINDS})
+_HASHING: Final = (
+    Misleading,
+    Outdated,
+    Mute,
+    Falsifying,
+    Flooding,
+    Grinding,
+)
+
+#: Kinds of liars by name: those who lie in gossip, and in the hash table.
+GOSSIPS: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _GOSSIPS})
+HASHING: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _HASHING})
+#: All of them.
+LIARS: Final[Mapping[str, type[Liar]]] = MappingProxyType({**GOSSIPS, **HASHING})

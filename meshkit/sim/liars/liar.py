@@ -135,6 +135,7 @@ class Liar:
         self.host.event("liar.start", liar=self.kind, number=self._starts)
         listener = SecureListener(process, self.identity, self.rng, timeout=_PATIENCE)
         listener.register(self._capability(), _Factory(self, False))
+        self.serve(listener)
         process.listenTCP(
             MESH_PORT,
             WiredFactory(listener, self, False),
@@ -144,6 +145,9 @@ class Liar:
             self._dial(MeshAddress.parse(address))
         process.callLater(self.every, self._act)
         process.callLater(_COMPARE, self._compare)
+
+    def serve(self, listener: SecureListener) -> None:
+        """Offer more than gossip to those who dial."""
 
     def _capability(self) -> Capability:
         return Capability.of(self._world.network_secret.key(), LABEL, VERSION)

@@ -11,6 +11,7 @@ from meshkit.sim.scenarios.byzantine import BYZANTINE
 from meshkit.sim.scenarios.churn import CHURN
 from meshkit.sim.scenarios.clients import CLIENTS
 from meshkit.sim.scenarios.convergence import CONVERGENCE
+from meshkit.sim.scenarios.false_nodes import FALSE_NODES
 from meshkit.sim.scenarios.flash_crowd import FLASH_CROWD
 from meshkit.sim.scenarios.hash_table import DHT
 from meshkit.sim.scenarios.partition import PARTITION
@@ -18,7 +19,18 @@ from meshkit.sim.scenarios.reunion import REUNION
 
 __all__ = ["SCENARIOS"]
 
-_ALL: Final = (CONVERGENCE, CHURN, PARTITION, FLASH_CROWD, REUNION, CLIENTS, BYZANTINE, DHT)
+_ALL: Final = (
+    CONVERGENCE,
+    CHURN,
+    PARTITION,
+    FLASH_CROWD,
+    REUNION,
+    CLIENTS,
+    BYZANTINE,
+    DHT,
+    FALSE_NODES,
+)
+
 
 #: By name.
 SCENARIOS: Final[dict[str, Scenario]] = {each.name: each for each in _ALL}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from meshkit.sim.liars import LIARS
+from meshkit.sim.liars import GOSSIPS
 from meshkit.sim.nemesis import disturb
 from meshkit.sim.running import Scenario
 from meshkit.sim.scenarios.drawing import names, neighbours, publications
@@ -26,7 +26,7 @@ def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
     count = max(1, nodes // 3)
     members = names(max(2, nodes - count))
     known = neighbours(rng, members, 2)
-    kinds = sorted(LIARS)
+    kinds = sorted(GOSSIPS)
     liars = {}
     for number in range(count):
         kind = kinds[int(rng.random() * len(kinds))]
