@@ -150,9 +150,10 @@ class _Attempt(Factory):
 
     noisy = False
 
-    def __init__(self, owner: Connections, link: _Link) -> None:
+    def __init__(self, owner: Connections, link: _Link, place: HostPort) -> None:
         self._owner = owner
         self.link = link
+        self.place = place
         self.wanted = True
         self.connecting: Deferred[IProtocol] | None = None
         self.timer: IDelayedCall | None = None
@@ -355,12 +356,22 @@ class Connections:
                     # Its place is free when it is gone.
                     self._close_oldest()
                     return
-                link = next(iter(self._queue))
+                link = self._next()
+                if link is None:
+                    return  # a host has as many dials as it may have: their ends come here
                 del self._queue[link]
                 self._dialling[link] = None
                 self._dial(link)
         finally:
             self._going_on = False
+
+    def _next(self) -> _Link | None:
+        """@return: whose turn it is, and whose host is not being dialled by others."""
+        now, busy = self._reactor.seconds(), self.failed_dials.busy
+        for link in self._queue:
+            if not (link.places and busy(link.places[0], now)):
+                return link
+        return None
 
     def _close_oldest(self) -> None:
         """
@@ -378,12 +389,18 @@ class Connections:
         """Dial a peer at its next place."""
         now = self._reactor.seconds()
         while link.places:
+            if self.failed_dials.busy(link.places[0], now):
+                del self._dialling[link]
+                self._queue[link] = None
+                self._go_on()
+                return
             place = link.places.pop(0)
             link.tried.add(place)
             if not self.failed_dials.may_dial(place, now):
                 continue
             link.place = place
-            attempt = link.attempt = _Attempt(self, link)
+            attempt = link.attempt = _Attempt(self, link, place)
+            self.failed_dials.began(place)
             self.dialled += 1
             address = MeshAddress(place.host, place.port, link.key)
             connecting: Deferred[Any] = maybeDeferred(self._connect, address, attempt)
@@ -412,15 +429,16 @@ class Connections:
 
     def _made(self, protocol: TrackedProtocol, attempt: _Attempt) -> None:
         link = attempt.link
+        self.failed_dials.ended(attempt.place)
         if not attempt.wanted:
             protocol.abort()
+            self._go_on()
             return
         attempt.end()
         link.attempt = None
         del self._dialling[link]
-        if link.place is not None:
-            self.failed_dials.reached(link.place)
-            link.place = _resolved(link.place, protocol)
+        self.failed_dials.reached(attempt.place)
+        link.place = _resolved(attempt.place, protocol)
         if not protocol.usable:
             # The peer has hung up already.
             self._give_up(link, Failure(PeerUnreachable(f"{link.key.short} hung up at once")))
@@ -440,12 +458,13 @@ class Connections:
 
     def _not_made(self, failure: Failure, attempt: _Attempt) -> None:
         link = attempt.link
+        self.failed_dials.ended(attempt.place)
         if not attempt.wanted:
+            self._go_on()
             return  # nobody waits for it
         attempt.end()
         link.attempt = None
-        if link.place is not None:
-            self.failed_dials.failed(link.place, self._reactor.seconds())
+        self.failed_dials.failed(attempt.place, self._reactor.seconds())
         if failure.check(CancelledError, ConnectingCancelledError):
             # We did that; who waits has not.
             failure = Failure(

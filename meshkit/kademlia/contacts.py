@@ -113,6 +113,9 @@ class FailedDials:
     At which hosts nobody answered lately, from whomever they were heard: an IPv4 address or
     an IPv6 /64, whatever the port.  In the operator's own blocks each port is for itself.
 
+    A dial that is under way counts as one that fails, or as many would be sent to one host before
+    the first has failed.
+
     When L{MAX_FAILED_HOSTS} are remembered, no other is dialled until the first of them is
     forgotten: better to ask fewer nodes for a minute than to be the weapon of who names
     so many.
@@ -123,19 +126,45 @@ class FailedDials:
         self._limit = limit
         # Host -> when dials to it failed; the hosts in the order of their last failure.
         self._failures: dict[str, deque[float]] = {}
+        # Host -> dials that are under way.
+        self._under_way: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._failures)
 
     def may_dial(self, place: HostPort, now: float) -> bool:
         """@param now: seconds."""
+        return self._room(place, now) > 0
+
+    def busy(self, place: HostPort, now: float) -> bool:
+        """May it not be dialled now, but perhaps when a dial that is under way has ended?"""
+        under_way = self._under_way.get(self._host(place), 0)
+        return under_way > 0 and -under_way < self._room(place, now) <= 0
+
+    def _room(self, place: HostPort, now: float) -> int:
+        """How many dials there may be."""
         self._forget(now)
-        failures = self._failures.get(self._host(place))
+        host = self._host(place)
+        failures = self._failures.get(host)
         if failures is None:
-            return len(self._failures) < self._limit
+            if len(self._failures) >= self._limit:
+                return -MAX_FAILED_DIALS
+            return MAX_FAILED_DIALS - self._under_way.get(host, 0)
         while failures and failures[0] <= now - FAILED_DIALS_WITHIN:
             failures.popleft()
-        return len(failures) < MAX_FAILED_DIALS
+        return MAX_FAILED_DIALS - len(failures) - self._under_way.get(host, 0)
+
+    def began(self, place: HostPort) -> None:
+        """A dial to it is under way, until L{ended}."""
+        host = self._host(place)
+        self._under_way[host] = self._under_way.get(host, 0) + 1
+
+    def ended(self, place: HostPort) -> None:
+        """It is no more, whatever came of it."""
+        host = self._host(place)
+        left = self._under_way.pop(host) - 1
+        if left:
+            self._under_way[host] = left
 
     def failed(self, place: HostPort, now: float) -> None:
         """A dial to it failed."""

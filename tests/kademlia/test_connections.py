@@ -12,6 +12,7 @@ from zope.interface import implementer
 from meshkit.errors import CallTimedOut, NotReady, Overloaded, PeerUnreachable
 from meshkit.identity.addresses import HostPort
 from meshkit.kademlia.connections import Connections, Limits, Reached
+from meshkit.kademlia.contacts import MAX_FAILED_DIALS
 from meshkit.kademlia.wire import PING, Ping
 from tests.kademlia.mesh import Mesh, place_of
 from tests.kademlia.recording import owner
@@ -116,6 +117,45 @@ class Asking(SynchronousTestCase):
         with self.assertRaises(Exception):  # noqa: B017
             self.mesh.result(self.ask(23, place_of(66)))
         self.assertEqual(len(self.mesh.dials), dials + 1)
+        self.end()
+
+    def test_one_host_is_not_dialled_by_many_at_once(self) -> None:
+        # Twenty keys, each of which says that it is at another port of one host.
+        for n in range(20):
+            self.mesh.black_holes.add(HostPort(place_of(66).host, 8_000 + n))
+        asked = [self.ask(20 + n, HostPort(place_of(66).host, 8_000 + n)) for n in range(20)]
+        other = self.ask(1)
+        self.assertEqual(self.mesh.result(other).place, place_of(1))
+        self.mesh.run(59)
+        self.assertEqual(len(self.mesh.dials), MAX_FAILED_DIALS + 1)
+        for each in asked:
+            self.failureResultOf(each, PeerUnreachable)
+        self.assertEqual((self.connections.dialling, self.connections.queued), (0, 0))
+        self.assertEqual(self.connections.failed_dials._under_way, {})
+        self.end()
+
+    def test_many_nodes_of_one_host_are_all_reached(self) -> None:
+        places = [HostPort(place_of(66).host, 8_000 + n) for n in range(12)]
+        for n, place in enumerate(places):
+            self.mesh.result(self.mesh.make(20 + n, places=[place]).start())
+        # Some are tried elsewhere first.
+        asked = [
+            self.ask(20 + n, *([place_of(77)] if n % 4 == 0 else []), place)
+            for n, place in enumerate(places)
+        ]
+        self.assertEqual([self.mesh.result(each).place for each in asked], places)
+        self.end()
+
+    def test_a_dial_that_is_given_up_is_none_any_more(self) -> None:
+        hole = place_of(66)
+        self.mesh.black_holes.add(hole)
+        for _ in range(2 * MAX_FAILED_DIALS):
+            asked = [self.ask(20 + n, hole) for n in range(MAX_FAILED_DIALS + 2)]
+            for each in asked:
+                each.cancel()
+                self.failureResultOf(each, CancelledError)
+        self.assertEqual(self.connections.failed_dials._under_way, {})
+        self.assertEqual(self.connections.queued, 0)
         self.end()
 
     def test_nobody_waits_for_ever_for_his_turn(self) -> None:

@@ -127,6 +127,27 @@ class FailedDialTests(SynchronousTestCase):
         self.assertFalse(dials.may_dial(again, FAILED_DIALS_WITHIN + 0.9))
         self.assertTrue(dials.may_dial(again, FAILED_DIALS_WITHIN + 1))
 
+    def test_dials_that_are_under_way_count_too(self) -> None:
+        dials, place = FailedDials(), HostPort("8.8.8.8", 7000)
+        for _ in range(MAX_FAILED_DIALS):
+            self.assertTrue(dials.may_dial(place, 0))
+            dials.began(place)
+        self.assertFalse(dials.may_dial(HostPort("8.8.8.8", 9), 0))
+        self.assertTrue(dials.busy(place, 0))
+        self.assertFalse(dials.busy(HostPort("8.8.8.9", 7000), 0))
+        dials.ended(place)
+        self.assertTrue(dials.may_dial(place, 0))
+        self.assertFalse(dials.busy(place, 0))
+        dials.failed(place, 0)
+        # If the other two are answered it may be dialled once more.
+        self.assertTrue(dials.busy(place, 0))
+        for _ in range(2):
+            dials.ended(place)
+            dials.failed(place, 0)
+        self.assertFalse(dials.may_dial(place, 0))
+        self.assertFalse(dials.busy(place, 0))
+        self.assertEqual(dials._under_way, {})
+
     def test_a_host_has_a_whole_64_of_addresses(self) -> None:
         dials = FailedDials()
         for n in range(MAX_FAILED_DIALS):
