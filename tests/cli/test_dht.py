@@ -152,7 +152,10 @@ class RecordTests(DHTCase):
 
     def test_what_fits_into_no_record(self) -> None:
         bob, _ = self.others
-        self.refused(bob, "RECORD_TOO_LARGE", "put", "immutable", "-", stdin=bytes(MAX_VALUE + 1))
+        said = self.refused(
+            bob, "RECORD_TOO_LARGE", "put", "immutable", "-", stdin=bytes(2 * MAX_VALUE)
+        )
+        self.assertIn("put it elsewhere, and publish where it is", said)
         self.good(bob, "put", "immutable", "-", stdin=bytes(MAX_VALUE))
         self.refused(bob, "RECORD_TOO_LARGE", "put", "topic", "t", "-", stdin=bytes(4097))
 
@@ -176,6 +179,9 @@ class RecordTests(DHTCase):
         self.mesh.run(61)
         self.assertIn("Nothing found", self.good(eve, "get", "topic", "birds")[0])
         self.refused(bob, "NOT_FOUND", "withdraw", "topic", "birds")
+        self.good(bob, "put", "mutable", "at home", "--salt", "status")
+        self.refused(bob, "NOT_FOUND", "withdraw", "mutable")
+        self.good(bob, "withdraw", "mutable", "--salt", "status")
 
     def test_only_for_a_while(self) -> None:
         bob, eve = self.others
@@ -388,6 +394,20 @@ class AloneTests(DHTCase):
         self.assertIn(
             "none of the 5 nodes asked keeps it (2 x no answer, 3 x RECORD_QUOTA)", str(error)
         )
+
+    def test_who_does_not_keep_it_is_told_beside_those_who_do(self) -> None:
+        lookup = {"questions": 5, "hops": 1, "crowded": False}
+        placed = {"kind": "topic", "name": "birds", "accepted": 2, "asked": 5, "lookup": lookup}
+        placed["refused"] = {"": 2, "RECORD_STALE": 1}
+        for arguments, said in (
+            (["put", "topic", "birds", "x"], "Not kept: 2 x no answer, 1 x RECORD_STALE."),
+            (["withdraw", "topic", "birds"], "Not told: 2 x no answer, 1 x RECORD_STALE. What"),
+        ):
+            out = io.StringIO()
+            with patch.object(verb, "ask", return_value=placed), redirect_stdout(out):
+                verb.dht.main(arguments, "meshkit", standalone_mode=False)
+            self.assertIn("2 of 5 nodes", out.getvalue())
+            self.assertIn(said, out.getvalue())
 
     def test_a_crowd_is_warned_of(self) -> None:
         lookup = {"questions": 200, "hops": 3, "crowded": True}
