@@ -274,8 +274,8 @@ def _print_placed(placed: Any, salt: str, as_json: bool) -> None:
     kept, asked = placed["accepted"], placed["asked"]
     if not kept:
         raise RecordNotPlaced(
-            f"it is published, but {_nobody(placed)}; this node tries again every hour for as "
-            "long as it runs"
+            f"it is published, but {_nobody(placed)}; this node tries again as soon as it knows "
+            "others, and every hour for as long as it runs"
         )
     if as_json:
         return

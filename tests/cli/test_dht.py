@@ -362,7 +362,7 @@ class AloneTests(DHTCase):
         # As soon as there is somebody, it is there.
         added = run_command(self.mesh, self.hermit, "peer", "add", self.ada.address)
         self.assertEqual(added.code, 0, added)
-        self.mesh.run(76 * 60)
+        self.mesh.run(90)
         self.assertEqual(self.good(self.ada, "get", "topic", "birds")[1], "  a heron")
 
     def test_where_nobody_can_compare_nothing_is_published(self) -> None:
