@@ -9,7 +9,7 @@ asked for, and nothing else.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, Protocol
@@ -31,7 +31,7 @@ from meshkit.errors import (
 from meshkit.identity.addresses import HostPort, PeerAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.records import AddressRecord
-from meshkit.kademlia.blocks import Scope, parse_ip, scope_of
+from meshkit.kademlia.blocks import TABLE_LIMIT, Scope, blocks_of, parse_ip, scope_of
 from meshkit.kademlia.connections import Connections, Reached, TrackedProtocol
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, node_id
@@ -81,6 +81,11 @@ MAX_STORING: Final = 16 * 1024 * 1024
 #: Connections that others may have here, and one of them.
 MAX_ACCEPTED: Final = 1_024
 MAX_ACCEPTED_PER_PEER: Final = 2
+#: Newcomers of one block that are tried at once, and more of them each second; and seconds after
+#: which one that is not in the table is tried again.
+TRIES: Final = float(TABLE_LIMIT)
+TRY_RATE: Final = TABLE_LIMIT / 60
+TRY_PAUSE: Final = 60.0
 #: Calls of one connection that are worked on, and bytes of those that are held: each may bring
 #: 64 KiB of records.
 _LIMITS: Final = RPCLimits(served=64, held_bytes=256 * 1024)
@@ -208,6 +213,7 @@ class Host(Protocol):
 
     table: RoutingTable
     holdings: Holdings
+    rules: DialRules
     network: bytes
     elders: Container[PublicKey]
     kinds: Kinds
@@ -238,22 +244,28 @@ class Host(Protocol):
 @define(eq=False)
 class _Caller:
     """
-    Who is at the other end of a connection, as it has said itself.
+    Who is at the other end of a connection.
 
-    @ivar dialled: where it has reached us.
+    @ivar block: the /24 or /48 from which it comes; in the operator's own, its key.
+    @ivar contact: what it says of itself.
+    @ivar dialled: where it says that it has reached us.
+    @ivar tried: when it was last found out whether it can be reached, if that was of interest.
     """
 
+    block: str
     contact: Contact | None = None
     dialled: str = ""
+    tried: float = float("-inf")
 
 
 class Server(Factory):
     """
     The factory of the connections that others open: answers their calls.
 
-    There are at most L{MAX_ACCEPTED}: one more is not taken, unless one has been silent, or
-    the same peer has L{MAX_ACCEPTED_PER_PEER}: that one's oldest is cut, as it may not know
-    of it any more.
+    There are at most L{MAX_ACCEPTED}: one more is not taken, unless one has been silent, or the
+    most come from another address block, one of which is cut; keys cost nothing, so that
+    whoever has many could keep out all others.  If the same peer has L{MAX_ACCEPTED_PER_PEER},
+    its oldest is cut, as it may not know of it any more.
 
     @ivar served: calls that were answered, by method.
     """
@@ -274,6 +286,7 @@ class Server(Factory):
         self.served = {method.name: 0 for method in self.dispatcher.methods}
         self._callers: dict[TrackedProtocol, _Caller] = {}
         self._by_peer: dict[PublicKey, list[TrackedProtocol]] = {}
+        self._tries = PeerBuckets(TRY_RATE, TRIES)
         # What one peer brings is kept in the order in which it came.
         self._turns: dict[PublicKey, DeferredLock] = {}
         self._storing = 0
@@ -291,12 +304,15 @@ class Server(Factory):
     def buildProtocol(self, addr: IAddress | None) -> TrackedProtocol | None:
         if not self._host.running or not isinstance(addr, PeerAddress):
             return None  # without a key there is no id
+        block = self._block_of(addr)
         same = self._by_peer.get(addr.key, [])
         if len(same) >= MAX_ACCEPTED_PER_PEER:
             oldest = same[0]
             self._leave(oldest)
             oldest.abort()
-        elif len(self._callers) >= MAX_ACCEPTED and not self._close_silent():
+        elif len(self._callers) >= MAX_ACCEPTED and not (
+            self._close_silent() or self._make_room(addr.key, block)
+        ):
             return None
         protocol = TrackedProtocol(
             self._reactor,
@@ -308,11 +324,35 @@ class Server(Factory):
         protocol.factory = self
         protocol.key = addr.key
         self._all[protocol] = None
-        self._callers[protocol] = _Caller()
+        self._callers[protocol] = _Caller(block)
         self._by_peer.setdefault(addr.key, []).append(protocol)
         if self._idle_due is None:
             self._idle_due = self._reactor.callLater(ACCEPTED_IDLE / 4, self._look_around)
         return protocol
+
+    def _block_of(self, address: PeerAddress) -> str:
+        blocks = blocks_of(host_of(address), self._host.rules.own_blocks)
+        return address.key.text if blocks is None else blocks.narrow
+
+    def _make_room(self, key: PublicKey, block: str) -> bool:
+        """
+        Cut a connection of the block that has the most, the one that was silent for longest;
+        not of those with whom we have a history.
+
+        @return: there was one, of a block that has more than that of the newcomer.
+        """
+        elders = self._host.elders
+        counts = Counter(caller.block for caller in self._callers.values())
+        largest, most = counts.most_common(1)[0]
+        if key not in elders and most <= counts[block] + 1:
+            return False
+        theirs = [one for one, caller in self._callers.items() if caller.block == largest]
+        for protocol in sorted(theirs, key=lambda one: one.heard):
+            if protocol.key not in elders:
+                self._leave(protocol)
+                protocol.abort()
+                return True
+        return False
 
     def _look_around(self) -> None:
         self._idle_due = None
@@ -397,9 +437,24 @@ class Server(Factory):
         if caller is None or peer.key is None or not self._host.running:
             raise NotReady("this node is stopping")
         self.served[method] += 1
-        if caller.contact is not None:
-            self._host.offered(caller.contact)
+        self._offer(caller)
         return peer.key
+
+    def _offer(self, caller: _Caller) -> None:
+        """
+        Somebody has called, and may be of use.  To find out whether who is not in the table can be
+        reached takes a dial, and only so many are under way: who comes with many keys
+        must not have them all.
+        """
+        contact = caller.contact
+        if contact is None:
+            return
+        if contact.id not in self._host.table:
+            now = self._reactor.seconds()
+            if caller.tried > now - TRY_PAUSE or self._tries.take(caller.block, 1.0, now):
+                return
+            caller.tried = now
+        self._host.offered(contact)
 
     def _ping(self, peer: RPCProtocol, request: Ping) -> Pong | Deferred[Pong]:
         key = self._heard(peer, "ping")
@@ -409,12 +464,14 @@ class Server(Factory):
             self._host.dialled_at(key, observed, request.dialled)
         contact = self._introduced(peer, key, request.record) if request.record else None
         # Who shows none any more is a client now.
-        self._callers[peer].contact = contact  # type: ignore[index]
-        if contact is not None:
-            self._host.offered(contact)
-            if request.back and not self.buckets.take(key, BACK_COST, self._reactor.seconds()):
-                dialled = self._host.dial_back(contact)
-                return dialled.addCallback(lambda _: Pong(self._host.own_record(), observed))
+        caller = self._callers[peer]  # type: ignore[index]
+        caller.contact = contact
+        self._offer(caller)
+        if contact is None or not request.back:
+            return Pong(self._host.own_record(), observed)
+        if not self.buckets.take(key, BACK_COST, self._reactor.seconds()):
+            dialled = self._host.dial_back(contact)
+            return dialled.addCallback(lambda _: Pong(self._host.own_record(), observed))
         return Pong(self._host.own_record(), observed)
 
     def _introduced(self, peer: RPCProtocol, key: PublicKey, raw: bytes) -> Contact | None:

@@ -15,25 +15,33 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import OverRate, RemoteError
+from meshkit.identity.addresses import HostPort
 from meshkit.identity.keys import Identity
+from meshkit.identity.records import AddressRecord
+from meshkit.kademlia import protocol
+from meshkit.kademlia.blocks import TABLE_LIMIT
+from meshkit.kademlia.connections import Connections
 from meshkit.kademlia.distance import node_id, number, record_key
 from meshkit.kademlia.node import MAX_SATED, KademliaNode
 from meshkit.kademlia.records import Record
-from meshkit.kademlia.routing import K
+from meshkit.kademlia.routing import MAX_CHECKS, K
 from meshkit.kademlia.wire import (
     BURST,
+    FIND_NODE,
+    PING,
     RATE,
     RECORD_COST,
     FindNode,
     FindValue,
     Nodes,
     Outcome,
+    Ping,
     Store,
     Stored,
     Values,
 )
 from tests.kademlia.mesh import Mesh
-from tests.kademlia.recording import ME, topic
+from tests.kademlia.recording import ME, NETWORK, NOW, owner, topic
 
 BIRDS = record_key("topic", b"birds")
 
@@ -51,6 +59,12 @@ def ground(place: bytes, bits: int) -> Iterator[Identity]:
         identity = Identity(hashlib.sha256(b"ground %d" % n).digest())
         if (number(node_id(identity.public)) ^ number(place)) >> (256 - bits) == 0:
             yield identity
+
+
+def shown_by(who: Identity, place: HostPort) -> bytes:
+    """@return: an address record that says that somebody is there."""
+    expires = NOW + 3_600_000
+    return AddressRecord.seal(who, NETWORK, [place], sequence=NOW, expires=expires).raw
 
 
 def _code(failure: Failure) -> str:
@@ -310,4 +324,90 @@ class Silence(Hostile):
             self.assertEqual((node.connections.dialling, node.connections.queued), (0, 0))
             self.mesh.run(0.05)
             self.assertEqual(sum(each.calling for each in node.connections.connected()), 0)
+        self.end()
+
+
+class ManyKeys(Hostile):
+    """Somebody has one address, and as many keys as he likes."""
+
+    def come(self, target: KademliaNode, n: int, host: str, shown: HostPort | None) -> Any:
+        """
+        Open a connection with the key of that number.
+
+        @param shown: where it says that it can be reached.
+        @return: the connections of that key.
+        """
+        mesh, who = self.mesh, owner(1_000 + n)
+        connections = Connections(mesh.clock, mesh.endpoint(0, who, host), lambda _: None)
+        self.others.append(connections)
+        record = b"" if shown is None else shown_by(who, shown)
+        place = mesh.place(target)
+        asked = connections.call(target.identity.public, [place], PING, Ping(record), 5.0)
+        asked.addErrback(lambda _: None)
+        return connections
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.others: list[Connections] = []
+
+    def end(self) -> None:
+        for each in self.others:
+            self.mesh.result(each.stop())
+        super().end()
+
+    def test_they_do_not_keep_others_from_being_known(self) -> None:
+        (node,) = self.mesh.add()
+        for n in range(2 * MAX_CHECKS):
+            hole = HostPort(f"12.{n}.0.1", 7_655)
+            self.mesh.black_holes.add(hole)
+            self.come(node, n, "13.0.0.1", hole)
+        self.mesh.run(1.0)
+        self.assertLessEqual(len(node.table._checks), TABLE_LIMIT)
+        late = self.mesh.make(70)
+        self.mesh.result(late.start())
+        self.mesh.result(late.bootstrap([self.mesh.address(0)]))
+        self.mesh.run(1.0)
+        self.assertIn(late.id, node.table)
+        # Nor does one of them, whatever it asks.
+        before = node.connections.dialled
+        for _ in range(20):
+            key, place = node.identity.public, self.mesh.place(node)
+            request = FindNode(bytes(32))
+            self.mesh.result(self.others[0].call(key, [place], FIND_NODE, request, 5.0))
+            self.mesh.run(1.0)
+        self.assertEqual(node.connections.dialled, before)
+        self.end()
+
+    def test_they_do_not_keep_others_from_coming_in(self) -> None:
+        self.patch(protocol, "MAX_ACCEPTED", 8)
+        (node,) = self.mesh.add()
+        many = [self.come(node, n, f"13.0.0.{n}", None) for n in range(12)]
+        self.mesh.run(1.0)
+        self.assertEqual(len(node.server), 8)
+        self.assertEqual(sum(map(len, many)), 8)
+        others = [self.come(node, 100 + n, f"14.{n}.0.1", None) for n in range(7)]
+        self.mesh.run(1.0)
+        self.assertEqual([len(each) for each in others], [1] * 7)
+        self.assertEqual((len(node.server), sum(map(len, many))), (8, 1))
+        # Who has no more than others makes no room for others.
+        more = self.come(node, 200, "14.99.0.1", None)
+        self.mesh.run(1.0)
+        self.assertEqual(len(more), 0)
+        self.assertEqual([len(each) for each in others], [1] * 7)
+        self.end()
+
+    def test_those_whom_a_node_knows_for_longer_stay_and_come_in(self) -> None:
+        self.patch(protocol, "MAX_ACCEPTED", 4)
+        known = [owner(1_000 + n).public for n in (0, 1, 9)]
+        node = self.mesh.make(trusted=known)
+        self.mesh.result(node.start())
+        first = [self.come(node, n, "13.0.0.1", None) for n in range(4)]
+        self.mesh.run(1.0)
+        self.come(node, 8, "14.0.0.1", None)
+        self.mesh.run(1.0)
+        self.assertEqual([len(each) for each in first], [1, 1, 0, 1])
+        trusted = self.come(node, 9, "13.0.0.1", None)
+        self.mesh.run(1.0)
+        self.assertEqual([len(each) for each in first], [1, 1, 0, 0])
+        self.assertEqual(len(trusted), 1)
         self.end()
