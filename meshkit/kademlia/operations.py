@@ -50,7 +50,8 @@ _Name = Annotated[
     Meta(
         max_length=2048,
         description="as the kind has it: address and mutable, @<base64>.ed25519; immutable, the "
-        "SHA-256 of the value in hex; provider, a content id in hex; topic, a text",
+        "SHA-256 of the value in hex; provider, a content id in hex; topic, a text of 1 to 4,096 "
+        "bytes in UTF-8, without NUL",
     ),
 ]
 _Salt = Annotated[
@@ -151,7 +152,7 @@ class PutRecord(msgspec.Struct, forbid_unknown_fields=True):
         Meta(description="publish it no longer than for so long"),
     ] = None
     swap_sequence: Annotated[
-        Annotated[int, Meta(ge=0, le=2**63 - 1)] | None,
+        Annotated[int, Meta(ge=0, le=2**63 - 2)] | None,
         Meta(
             description="of what is mutable: only where the record with this sequence is still "
             "what is there; 0, only where there is none"

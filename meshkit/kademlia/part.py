@@ -42,12 +42,12 @@ from meshkit.interfaces import (
     ISelection,
 )
 from meshkit.kademlia import operations as offered
-from meshkit.kademlia.blocks import Network, parse_ip
+from meshkit.kademlia.blocks import Network, parse_ip, scope_of
 from meshkit.kademlia.connections import Limits
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, bucket_index, node_id, record_key
 from meshkit.kademlia.holdings import Quota, Seen
-from meshkit.kademlia.node import Found, KademliaNode, Placed, Provider
+from meshkit.kademlia.node import MAX_BOOTSTRAP, Found, KademliaNode, Placed, Provider
 from meshkit.kademlia.protocol import LABEL, VERSION
 from meshkit.kademlia.records import Record
 from meshkit.kademlia.store import MIGRATIONS as MIGRATIONS
@@ -62,6 +62,10 @@ GATHER: Final = 0.5
 
 #: Seconds that others have to let go when the node stops: nothing that matters is on its way.
 CLOSE_GRACE: Final = 2.0
+
+#: Bytes of a name that is a text: what is published must be found again, by an address that has
+#: three characters for each of them.
+MAX_NAME: Final = 4_096
 
 _METHODS: Final = ("find_node", "find_value", "ping", "store")
 
@@ -119,11 +123,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except InvalidAddress as e:
             raise ConfigError(f"dht.addresses: {e}") from None
         for place in found:
-            if parse_ip(place.host) is None:
+            address = parse_ip(place.host)
+            if address is None:
                 raise ConfigError(
                     f"dht.addresses: {place.text} names a host, and nodes dial each other by IP "
                     "addresses only: write the address it has"
                 )
+            if scope_of(address) is None:
+                raise ConfigError(
+                    f"dht.addresses: no host can be reached at {place.text}: write the address "
+                    "that others dial, or leave it out and the node finds out"
+                )
+        if len(set(found)) < len(found):
+            raise ConfigError("dht.addresses: one of them stands there twice")
         return found
 
     def blocks(self) -> tuple[Network, ...]:
@@ -303,6 +315,9 @@ class DHTPart(Part):
         if self._arrived and len(table) and not strange:
             self._look_again()
             return
+        if len(strange) > MAX_BOOTSTRAP:
+            # Others each time: the first ones may all be gone.
+            self._context.rng.shuffle(strange)
         self.node.bootstrap(strange).addCallbacks(self._looked, self._not_looked)
 
     def _looked(self, known: int) -> None:
@@ -382,7 +397,7 @@ class DHTPart(Part):
         elif written == "hex":
             named = _from_hex(name, "name")
         else:
-            named = name.encode("utf-8")
+            named = _from_text(name)
         if salt and kind != "mutable":
             raise InvalidRequest("only mutable items have a salt", field="salt")
         return named + _salt(salt)
@@ -569,6 +584,19 @@ def _from_hex(text: str, field: str) -> bytes:
         raise InvalidRequest(f"{text[:80]!r} is not written in hex", field=field) from None
     if not found:
         raise InvalidRequest(f"the {field} is empty", field=field)
+    return found
+
+
+def _from_text(text: str) -> bytes:
+    found = text.encode("utf-8")
+    if not found:
+        raise InvalidRequest("the name is empty", field="name")
+    if "\0" in text:
+        raise InvalidRequest("a name holds no NUL character", field="name")
+    if len(found) > MAX_NAME:
+        raise InvalidRequest(
+            f"a name of {len(found)} bytes in UTF-8 is over the limit of {MAX_NAME}", field="name"
+        )
     return found
 
 

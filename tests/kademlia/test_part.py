@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,8 +12,10 @@ from zope.interface.verify import verifyObject
 
 import meshkit_plugins
 from meshkit.errors import ConfigError
+from meshkit.identity.addresses import MeshAddress
 from meshkit.interfaces import IHashTable, IMeshPart, IPeerFinder
 from meshkit.kademlia.kinds import Kind
+from meshkit.kademlia.node import MAX_BOOTSTRAP
 from meshkit.kademlia.operations import MAX_VALUE
 from meshkit.kademlia.part import FIRST_PAUSE, LAST_PAUSE, Config, DHTPart
 from meshkit.kademlia.records import MAX_VALUE as MOST_OF_A_RECORD
@@ -154,6 +157,16 @@ class Finding(PartCase):
         self.mesh.run(4 * FIRST_PAUSE)
         self.assertEqual(self.known(bob), {ada.identity.public.text})
 
+    def test_of_many_peers_others_are_tried_each_time(self) -> None:
+        there = self.node("ada")
+        gone = []
+        for n in range(MAX_BOOTSTRAP):
+            key = make_identity(f"gone {n}").public
+            gone.append(f'"{MeshAddress(f"1.9.{n}.1", 7655, key).text}"')
+        bob = self.node("bob", f'peers = [{", ".join(gone)}, "{there.address}"]')
+        self.mesh.run(300)
+        self.assertEqual(self.known(bob), {there.identity.public.text})
+
     def test_a_peer_that_is_added_is_asked(self) -> None:
         ada, bob = self.node("ada"), self.node("bob")
         self.mesh.run(10)
@@ -267,6 +280,34 @@ class Doors(PartCase):
             (found,) = self.found(self.bob, "mutable", own, query)
             self.assertEqual(found["text"], text)
 
+    def test_whatever_the_name_is_what_is_published_is_found_and_taken_back(self) -> None:
+        names = ("/", "a/b", "..", ".", " ", "?#%", "a+b", "%2F", "x" * 2048, "é" * 2048)
+        for name in names:
+            self.put(self.ada, "topic", name=name, text="here")
+            target = f"/v1/dht/records/topic/{quote(name, safe='')}"
+            (record,) = self.ok(self.bob, "GET", target)["records"]
+            self.assertEqual(record["text"], "here", name)
+            self.ok(self.ada, "DELETE", target)
+        for name in ("", "\0", "a\0b", "é" * 2049, "語" * 1366, "🐦" * 1025):
+            body = {"kind": "topic", "name": name, "text": "here"}
+            said = self.refused(self.ada, "INVALID_REQUEST", "POST", "/v1/dht/records", body)
+            self.assertIn("name", said)
+
+    def test_what_is_no_hex_no_base64_or_too_large_is_named(self) -> None:
+        for text in ("abc", "zz", "0x12", "a b", "é"):
+            for target in ("records/provider", "providers", "nodes"):
+                self.refused(
+                    self.ada, "INVALID_REQUEST", "GET", f"/v1/dht/{target}/{quote(text, safe='')}"
+                )
+        for value in ("AA", "AA=", "A A=", "AA==\n", "-_8=", "é", "====", "AA==AA=="):
+            body = {"kind": "immutable", "value": value}
+            self.refused(self.ada, "INVALID_REQUEST", "POST", "/v1/dht/records", body)
+        body = {"kind": "mutable", "text": "", "salt": "é" * 33}
+        said = self.refused(self.ada, "RECORD_TOO_LARGE", "POST", "/v1/dht/records", body)
+        self.assertIn("66 bytes", said)
+        swap = {"kind": "mutable", "swap_digest": "ab" * 32, "swap_sequence": 2**63 - 1}
+        self.refused(self.ada, "INVALID_REQUEST", "POST", "/v1/dht/records", swap)
+
     def test_what_is_withdrawn_is_not_found_a_minute_later(self) -> None:
         self.put(self.ada, "topic", name="birds", text="a heron")
         self.mesh.run(1)
@@ -317,6 +358,9 @@ class Settings(PartCase):
             (Config(addresses=("nowhere",)), "dht.addresses"),
             (Config(addresses=("example.org:7655",)), "by IP addresses only"),
             (Config(addresses=tuple(f"192.0.2.{n}:7655" for n in range(9))), "8 addresses"),
+            (Config(addresses=("192.0.2.7:7655", "net:192.0.2.7:7655")), "twice"),
+            (Config(addresses=("0.0.0.0:7655",)), "no host can be reached at 0.0.0.0:7655"),
+            (Config(addresses=("[::]:7655",)), "no host can be reached"),
         ):
             with self.assertRaisesRegex(ConfigError, named):
                 config.places()
