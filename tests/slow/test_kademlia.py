@@ -2,8 +2,8 @@
 Thousands of nodes on the pure cores of the hash table (L{tests.kademlia.swarm}).
 
 The figures are printed: C{pytest -rP tests/slow/test_kademlia.py} shows them.  All of it
-takes a processor about five minutes.  C{MESHKIT_SCALE=5} has ten thousand nodes everywhere,
-and five times as many lookups, which takes half an hour.
+takes a processor about four minutes.  C{MESHKIT_SCALE=10} has ten thousand nodes live for a
+day, and ten times as many lookups, which takes an hour.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from typing import ClassVar
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.identity.keys import Identity
 from meshkit.kademlia.distance import ID_BITS
+from meshkit.kademlia.holdings import MAX_FLOORS, Holdings
+from meshkit.kademlia.kinds import Kinds, topic_key
 from meshkit.kademlia.lookup import PATHS, SAFE_PATHS
+from meshkit.kademlia.records import LIFETIME, Record
 from meshkit.kademlia.routing import MAX_CHECKS, MAX_LOST, MAX_WAITING, K, RoutingTable
 from tests.kademlia.network import Lie
-from tests.kademlia.support import contact, contact_at, host_of
+from tests.kademlia.support import NETWORK, contact, contact_at, host_of
 from tests.kademlia.swarm import (
     Liars,
     Plan,
@@ -35,9 +39,9 @@ from tests.kademlia.swarm import (
 SIZE = 10_000
 LARGER = int(os.environ.get("MESHKIT_SCALE", "1"))
 #: Where nodes live for hours.
-SMALLER = min(SIZE, 2_000 * LARGER)
+SMALLER = min(SIZE, 1_000 * LARGER)
 #: Attacks of each sort.
-TRIALS = 50 * LARGER
+TRIALS = 25 * LARGER
 
 
 class Figures(SynchronousTestCase):
@@ -70,7 +74,7 @@ class Large(Figures):
         self.assertEqual((figures.lost, figures.over), (0, 0), figures)
 
     def test_two_halves_that_were_apart_for_six_hours_become_one(self) -> None:
-        figures = measure_apart(SMALLER // 4, 20 * LARGER)
+        figures = measure_apart(SMALLER // 2, 20 * LARGER)
         self.show(figures)
         self.assertLess(figures.knew[0], 0.6, "they were not apart")
         self.assertGreater(figures.knew[1], 0.99, figures)
@@ -107,7 +111,7 @@ class LiarTests(Figures):
 
     def test_those_that_say_nothing_or_nonsense_or_what_is_old(self) -> None:
         for lie in (Lie.SILENT, Lie.NONSENSE, Lie.STALE):
-            figures = self.measure(Plan(0.2, lie=lie), TRIALS // 2)
+            figures = self.measure(Plan(0.2, lie=lie))
             self.assertGreaterEqual(figures.found[SAFE_PATHS], figures.trials * 0.99, figures)
 
     def test_it_is_the_region_behind_the_crowd_that_helps(self) -> None:
@@ -117,14 +121,14 @@ class LiarTests(Figures):
     def test_paths_help_against_those_that_come_later(self) -> None:
         without = self.measure(Plan(0.2, regions=False, before=True))
         self.assertLess(without.found[1], TRIALS * 0.9)
-        self.assertGreaterEqual(without.found[SAFE_PATHS], TRIALS * 0.96)
+        self.assertGreaterEqual(without.found[SAFE_PATHS], TRIALS * 0.95)
 
     def test_a_record_is_not_hidden_for_hours(self) -> None:
         for hushed in (False, True):
-            figures = measure_eclipse(SMALLER // 2, 0.2, K, 10 * LARGER, 6, hushed=hushed)
+            figures = measure_eclipse(400 * LARGER, 0.2, K, 1, 3, hushed=hushed)
             self.show(figures)
             for _, many in figures.found:
-                self.assertGreaterEqual(many, figures.records * 0.99, figures)
+                self.assertEqual(many, figures.records, figures)
 
 
 class Floods(SynchronousTestCase):
@@ -148,3 +152,28 @@ class Floods(SynchronousTestCase):
         self.assertLessEqual(waiting, MAX_WAITING * ID_BITS)
         self.assertLessEqual(len(table._checks), MAX_CHECKS)
         self.assertLessEqual(len(table._lost), MAX_LOST)
+
+    def test_a_flood_of_stores_is_held_to_the_limits(self) -> None:
+        now = 1_800_000_000_000
+        holdings = Holdings(contact(0).id, NETWORK, Kinds(), Random(1))
+        quota = holdings.quota
+        authors = [Identity(n.to_bytes(32, "big")) for n in range(1, 61)]
+
+        def seal(author: Identity, topic: str) -> Record:
+            key = topic_key(topic)
+            return Record.seal(
+                author, NETWORK, "topic", key, b"", sequence=now, expires=now + LIFETIME
+            )
+
+        elder = seal(authors[0], "of somebody known")
+        holdings.store(elder.raw, now, elder.owner, [elder.owner])
+        for n in range(2 * quota.records + 5_000):
+            record = seal(authors[1 + n % 59], str(n))
+            # Verified on a thread, as those of a node are.
+            holdings.store(record.raw, now + n, contact(1).key, opened=record)
+        self.assertEqual(len(holdings), quota.records)
+        self.assertLessEqual(holdings.size, quota.size)
+        self.assertEqual(holdings.floors, MAX_FLOORS)
+        self.assertLessEqual(holdings._expiry.waste, len(holdings) + 65)
+        self.assertLessEqual(holdings._republishing.waste, len(holdings) + 65)
+        self.assertEqual(holdings.find("topic", elder.key, now).records, (elder.raw,))
