@@ -41,6 +41,9 @@ _PRIVATE: Final[tuple[Network, ...]] = (
     IPv4Network("192.168.0.0/16"),
     _SHARED,
     IPv6Network("fc00::/7"),
+    # What was meant for sites before, and behind translators of one's own (RFC 8215).
+    IPv6Network("fec0::/10"),
+    IPv6Network("64:ff9b:1::/48"),
 )
 
 

@@ -67,6 +67,8 @@ class ScopeTests(SynchronousTestCase):
                     "172.31.255.255",
                     "192.168.1.1",
                     "fd00::1",
+                    "fec0::1",
+                    "64:ff9b:1::a00:1",
                     "100.64.0.1",
                 ),
             ),
