@@ -65,6 +65,9 @@ MAX_ANSWERED: Final = 200
 _AROUND_EACH: Final = 3
 #: Places of which is remembered how old a record may not be.
 MAX_FLOORS: Final = 20_000
+#: Places of which has to be written what has changed, while the disk takes nothing, beside as many
+#: as there are records: then nothing else is taken either.
+MAX_UNWRITTEN: Final = 2 * MAX_FLOORS
 #: Records that are looked at in one go of something that looks at all.
 STEP: Final = 256
 
@@ -310,6 +313,8 @@ class Holdings:
         @raise RecordError: it is refused, and nothing has changed.
         """
         self.expire(now, STEP)
+        if len(self._changed) >= self.quota.records + MAX_UNWRITTEN:
+            raise RecordNotKept("this node can write nothing to its disk at the moment")
         digest = digest_of(raw)
         known = self._digests.get(digest)
         if known is not None and self._entries[known].expires > now:

@@ -1064,6 +1064,21 @@ class OnTheDisk(Case):
         self.assertEqual(gone.rows, ())
         self.assertEqual(len(gone.gone), 4)
 
+    def test_while_the_disk_takes_nothing_only_so_much_is_remembered_for_it(self) -> None:
+        self.patch(module, "MAX_UNWRITTEN", 10)
+        holdings = fresh(Quota(records=5, each_records=5))
+        for n in range(100):
+            record = topic(owner(n), name=f"{n}")
+            if n < 15:
+                self.store(holdings, record)
+            else:
+                self.assertRaises(RecordNotKept, holdings.store, record.raw, NOW, record.owner)
+            holdings.not_written(holdings.changes())
+        changes = holdings.changes()
+        self.assertLessEqual(len(changes.rows) + len(changes.gone), 15)
+        # Now it does.
+        self.store(holdings, topic(owner(99), name="99"))
+
     def test_what_is_of_another_network_or_damaged_goes(self) -> None:
         holdings = fresh()
         self.store(holdings, mutable(ME), topic(ME))
