@@ -116,9 +116,9 @@ class FailedDials:
     A dial that is under way counts as one that fails, or as many would be sent to one host before
     the first has failed.
 
-    When L{MAX_FAILED_HOSTS} are remembered, no other is dialled until the first of them is
-    forgotten: better to ask fewer nodes for a minute than to be the weapon of who names
-    so many.
+    When L{MAX_FAILED_HOSTS} are remembered, the one that failed longest ago is forgotten before
+    its time.  To have it dialled three times more takes as many failed dials to others; if none
+    were dialled instead, whoever names so many could keep us from everybody.
     """
 
     def __init__(self, own_blocks: tuple[Network, ...] = (), limit: int = MAX_FAILED_HOSTS) -> None:
@@ -147,8 +147,6 @@ class FailedDials:
         host = self._host(place)
         failures = self._failures.get(host)
         if failures is None:
-            if len(self._failures) >= self._limit:
-                return -MAX_FAILED_DIALS
             return MAX_FAILED_DIALS - self._under_way.get(host, 0)
         while failures and failures[0] <= now - FAILED_DIALS_WITHIN:
             failures.popleft()
@@ -175,6 +173,8 @@ class FailedDials:
             failures = deque(maxlen=MAX_FAILED_DIALS)
         failures.append(now)
         self._failures[host] = failures
+        if len(self._failures) > self._limit:
+            del self._failures[next(iter(self._failures))]
 
     def reached(self, place: HostPort) -> None:
         """Somebody answered there."""
