@@ -109,7 +109,11 @@ class Publishing(SynchronousTestCase):
             RecordNotKept, self.publications.publish, "topic", topic_key("trees"), b"", NOW
         )
         self.publications.publish("topic", KEY, b"again", NOW)
+        self.publications.publish(
+            "address", address_key(ME.public), inner(ME), NOW, until=NOW + HOUR, sequence=NOW
+        )
         self.publications.withdraw("topic", KEY, NOW)
+        self.publications.withdraw("topic", topic_key("fish"), NOW)
         self.publications.publish("topic", topic_key("trees"), b"", NOW)
 
 
