@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from random import Random, SystemRandom
 from tempfile import TemporaryDirectory
-from time import perf_counter, time_ns
+from time import perf_counter, process_time, time_ns
 from typing import Any, Final
 
 from attrs import define, field
@@ -136,16 +136,21 @@ class Network:
         Job: one after the other, each by one of the asking nodes.
 
         @param what: C{get}, C{put} or C{absent}.
-        @return: C{ms}, milliseconds of each; and C{questions}, how many were asked for one, on
-            average.
+        @return: C{ms}, milliseconds of each; and on average C{cpu}, milliseconds of the
+            processor, and C{questions}, how many were asked.
         """
         work = self._work(what)
         before, times = self._asked(), []
+        used = process_time()
         for _ in range(count):
             start = perf_counter()
             await work()
             times.append(1000 * (perf_counter() - start))
-        return {"ms": times, "questions": (self._asked() - before) / count}
+        return {
+            "ms": times,
+            "cpu": 1000 * (process_time() - used) / count,
+            "questions": (self._asked() - before) / count,
+        }
 
     async def rate(self, in_flight: int, seconds: float) -> float:
         """Job: so many that get something, each one thing after the other; a second."""

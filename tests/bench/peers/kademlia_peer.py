@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from random import SystemRandom
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final
 
 from kademlia.network import Server
@@ -76,11 +76,16 @@ class Network:
     async def latencies(self, what: str, count: int) -> dict[str, Any]:
         work = self._work(what)
         before, times = CountingProtocol.asked, []
+        used = process_time()
         for _ in range(count):
             start = perf_counter()
             await work()
             times.append(1000 * (perf_counter() - start))
-        return {"ms": times, "questions": (CountingProtocol.asked - before) / count}
+        return {
+            "ms": times,
+            "cpu": 1000 * (process_time() - used) / count,
+            "questions": (CountingProtocol.asked - before) / count,
+        }
 
     async def rate(self, in_flight: int, seconds: float) -> float:
         made = 0

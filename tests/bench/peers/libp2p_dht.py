@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from random import SystemRandom
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final
 
 import trio
@@ -108,11 +108,16 @@ class Network:
     async def latencies(self, what: str, count: int) -> dict[str, Any]:
         work = self._work(what)
         before, times = self._asked, []
+        used = process_time()
         for _ in range(count):
             start = perf_counter()
             await work()
             times.append(1000 * (perf_counter() - start))
-        return {"ms": times, "questions": (self._asked - before) / count}
+        return {
+            "ms": times,
+            "cpu": 1000 * (process_time() - used) / count,
+            "questions": (self._asked - before) / count,
+        }
 
     async def rate(self, in_flight: int, seconds: float) -> float:
         made = 0
