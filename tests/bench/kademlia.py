@@ -19,7 +19,7 @@ _PERCENTILES: Final = (0.5, 0.95)
 _ASKING: Final = 8
 _IN_FLIGHT: Final = 8
 #: Seconds for any one job, the making of a network among them.
-_PATIENCE: Final = 120.0
+_PATIENCE: Final = 300.0
 
 
 @define

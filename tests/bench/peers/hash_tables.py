@@ -31,11 +31,13 @@ from meshkit.runtime.limits import PeerBuckets
 from meshkit.shs import Capability, SecureListener, wrap_client
 from tests.bench.peers.jobs import Job, run
 
+#: Seconds after which it ends whatever it does.
+LIFETIME: Final = 1_200
 #: Bytes of what is put.
 VALUE_BYTES: Final = 100
 #: Records that are there to be found, and lookups of each asking node before it is timed.
 STOCK: Final = 32
-WARM_UP: Final = 24
+WARM_UP: Final = 16
 
 _HOST: Final = "127.0.0.1"
 _RNG: Final = SystemRandom()
@@ -201,7 +203,7 @@ def main() -> None:
             "rate": network.rate,
         }
 
-    run(jobs)
+    run(jobs, LIFETIME)
 
 
 if __name__ == "__main__":

@@ -58,13 +58,13 @@ async def collect() -> None:
     gc.collect()
 
 
-def run(jobs: Callable[[Any], Mapping[str, Job]]) -> None:
+def run(jobs: Callable[[Any], Mapping[str, Job]], lifetime: int = LIFETIME) -> None:
     """
     Do jobs until standard input ends.
 
     @param jobs: given the reactor, what this child can do, beside L{cpu} and L{collect}.
     """
-    signal.alarm(LIFETIME)
+    signal.alarm(lifetime)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     reactor: Any = installed

@@ -23,10 +23,10 @@ from typing import Any, Final
 from kademlia.network import Server
 from kademlia.protocol import KademliaProtocol
 
-LIFETIME: Final = 300
+LIFETIME: Final = 1_200
 VALUE_BYTES: Final = 100
 STOCK: Final = 32
-WARM_UP: Final = 24
+WARM_UP: Final = 16
 HOST: Final = "127.0.0.1"
 RNG: Final = SystemRandom()
 

@@ -30,7 +30,7 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
-LIFETIME: Final = 300
+LIFETIME: Final = 1_200
 VALUE_BYTES: Final = 100
 STOCK: Final = 8
 WARM_UP: Final = 2
