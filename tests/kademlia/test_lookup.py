@@ -26,6 +26,7 @@ from meshkit.kademlia.lookup import (
     MAX_BAD_NAMES,
     MAX_LATE,
     MAX_LEVEL,
+    MAX_NAMERS,
     PATHS,
     SAFE_PATHS,
     SWEPT_LEVELS,
@@ -397,6 +398,21 @@ class Liars(SynchronousTestCase):
         lookup.failed(again.contact)
         self.assertEqual(lookup.answered(third, [contact(3, sequence=3)]), [])
         self.assertTrue(lookup.finished)
+
+    def test_a_newer_record_counts_however_many_have_told_the_old_one(self) -> None:
+        numbers = sorted(range(1, 12), key=lambda n: contact(n).number)
+        *starts, last = numbers
+        lookup: Lookup[bytes] = Lookup(TARGET, map(contact, starts), own=OWN.id, paths=1)
+        lookup.start()
+        for n, start in enumerate(starts):
+            told = contact(last, sequence=1 if n < MAX_NAMERS else 2)
+            asks = lookup.answered(contact(start), [told])
+            for ask in asks:
+                if ask.contact == contact(last):
+                    self.assertGreater(n, MAX_NAMERS)
+                    self.assertEqual(ask.contact.record.sequence, 2)
+                    return
+        self.fail("it was never asked")
 
     def test_where_it_answered_is_what_counts_in_the_end(self) -> None:
         claimed = [contact(n, "9.9.9.9") for n in (1, 2, 3)]
