@@ -50,7 +50,7 @@ from meshkit.kademlia import store as tables
 from meshkit.kademlia.blocks import Scope
 from meshkit.kademlia.connections import Connections, Endpoints, Limits, TrackedProtocol
 from meshkit.kademlia.contacts import Contact, DialRules
-from meshkit.kademlia.distance import NodeId, node_id, number, record_key
+from meshkit.kademlia.distance import NodeId, node_id, number, record_key, shared_bits
 from meshkit.kademlia.estimate import MAX_REGION, SizeEstimate
 from meshkit.kademlia.holdings import Holdings, Quota, Seen
 from meshkit.kademlia.kinds import Kinds, address_key
@@ -71,6 +71,8 @@ T = TypeVar("T")
 
 #: Lookups at the same time.
 MAX_LOOKUPS: Final = 256
+#: Lookups of places that share fewer bits with ours tell of the size of the network.
+FAR: Final = 3
 #: Addresses that are tried at the same time when a node finds its place.
 MAX_BOOTSTRAP: Final = 32
 #: Others that a node asks to dial it, and for how many it does that at the same time.
@@ -656,7 +658,7 @@ class KademliaNode:
         Look for the nodes that are nearest to a place.
 
         @param kind: of the records to find there; L{None} for none.
-        @param own: nobody else has chosen the target.
+        @param own: nobody else has chosen the target, or it is near to us.
         @return: a lookup that has come to its end.
         @raise Overloaded: there are L{MAX_LOOKUPS} already.
         """
@@ -682,7 +684,8 @@ class KademliaNode:
         search = Search(self.reactor, lookup, ask, self.answered, self.failed, self._search_over)
         self._searches[search] = None
         await search.start()
-        if own:
+        if own and shared_bits(target, self.id) < FAR:
+            # Nearer to us whoever has made keys around ours would say how many there are.
             self.size.saw(target, lookup.closest())
         return lookup
 

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from meshkit.errors import MeshkitError, NotReady
 from meshkit.kademlia.contacts import Contact
-from meshkit.kademlia.distance import number
+from meshkit.kademlia.distance import ID_BITS, ID_BYTES, number
 from meshkit.kademlia.holdings import NEAREST, STEP, Due
 from meshkit.kademlia.kinds import address_key
 from meshkit.kademlia.lookup import PATHS
@@ -146,6 +146,9 @@ class Upkeep:
             self._neighbours_pause *= 2
             if len(node.table):
                 await node.look_up(node.id, own=True)
+                # What is found around us says nothing of how many there are.
+                place = node.rng.getrandbits(ID_BITS).to_bytes(ID_BYTES, "big")
+                await node.look_up(place, own=True, paths=1)
 
     async def _refresh(self) -> None:
         node = self._node

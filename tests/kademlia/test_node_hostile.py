@@ -22,6 +22,7 @@ from meshkit.kademlia import protocol
 from meshkit.kademlia.blocks import TABLE_LIMIT
 from meshkit.kademlia.connections import Connections
 from meshkit.kademlia.distance import node_id, number, record_key
+from meshkit.kademlia.estimate import MIN_SAMPLES, SizeEstimate
 from meshkit.kademlia.node import MAX_SATED, KademliaNode
 from meshkit.kademlia.records import Record
 from meshkit.kademlia.routing import MAX_CHECKS, K
@@ -134,6 +135,32 @@ class Crowds(Hostile):
         self.come()
         found = self.mesh.result(self.honest[30].get("topic", b"birds"))
         self.assertEqual([each.value for each in found], [b"a wren"])
+        self.end()
+
+
+class Neighbours(Hostile):
+    def test_who_crowds_around_a_node_does_not_say_how_many_there_are(self) -> None:
+        nodes = self.mesh.acquainted(24)
+        node = nodes[0]
+        node.size = SizeEstimate()
+        crowd = [
+            self.mesh.make(100 + n, identity=identity)
+            for n, identity in enumerate(islice(ground(node.id, 7), K))
+        ]
+        for each in crowd:
+            self.mesh.result(each.start())
+        self.mesh.acquaint(nodes, crowd)
+        for other in nodes[1:] + crowd:
+            other.upkeep.stop()
+        for target in (node.id, *node.table.refreshes(node.wall_ms() / 1000, node.rng)):
+            self.mesh.result(node.run(node.look_up(target, own=True)))
+        for _ in range(MIN_SAMPLES):
+            self.mesh.result(node.run(node.look_up(node.id, own=True)))
+        self.mesh.run(300)
+        size = node.size.size
+        # They would have it be 2,000.
+        self.assertTrue(size is None or size < 120, size)
+        self.assertGreater(len(node.size), 2)
         self.end()
 
 
