@@ -22,6 +22,9 @@ DEFAULT_MESSAGE: Final = 64 * 1024
 #: No kind of message between peers may be larger.
 MAX_MESSAGE: Final = 1024 * 1024
 
+#: Seconds by which a clock may go back without being taken to have been set back.
+GOING_BACK: Final = 60.0
+
 #: Peers whose buckets are remembered one by one.
 MAX_PEERS: Final = 4_096
 
@@ -106,6 +109,9 @@ class TokenBucket:
         if now > self._at:
             if self._tokens < self.burst:
                 self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+            self._at = now
+        elif now < self._at - GOING_BACK:
+            # It was set back: from now on it goes on here, and not only in a day.
             self._at = now
 
     def take(self, cost: float, now: float) -> float:

@@ -105,6 +105,13 @@ class TokenBucketTests(SynchronousTestCase):
         self.assertEqual(bucket.take(1.0, 100.0), 1.0)
         self.assertEqual(bucket.take(1.0, 101.0), 0.0)
 
+    def test_a_clock_that_was_set_back_by_a_day_gives_again_from_then_on(self) -> None:
+        bucket, day = TokenBucket(1.0, 5.0), 86_400.0
+        bucket.take(5.0, day)
+        self.assertEqual(bucket.take(1.0, 0.0), 1.0)
+        self.assertEqual(bucket.take(1.0, 1.0), 0.0)
+        self.assertEqual(bucket.take(1.0, 1.0), 1.0)
+
     def test_full_says_whether_anything_was_used(self) -> None:
         bucket = TokenBucket(1.0, 5.0)
         self.assertTrue(bucket.full(0.0))
