@@ -456,7 +456,9 @@ class KademliaNode:
         anchors: list[Contact] = []
         if self._database is not None and not self._taken_up:
             rows = await self._database.read(tables.read)
-            published = await self._database.read(tables.read_publications)
+            published, damaged = await self._database.read(tables.read_publications)
+            for text in damaged:
+                self._log.error("{what}: it is not published any more, publish it anew", what=text)
             known = await self._database.read(
                 lambda connection: tables.read_contacts(connection, self.network, self.rules)
             )

@@ -431,8 +431,10 @@ class DHTPart(Part):
             placed = await shield(self.node.swap_mutable(value, _seen(request), salt))
         if swaps and not placed.accepted:
             if RecordChanged.code not in placed.refused:
+                why = ", ".join(sorted(code or "no answer" for code in placed.refused))
                 raise NotReady(
-                    f"none of {placed.asked} nodes could say what is there: nothing is published"
+                    f"none of {placed.asked} nodes has taken it ({why or 'nobody is known'}): "
+                    "nothing is published"
                 )
             raise RecordChanged(
                 f"none of the {placed.asked} nodes that keep it has what was given as what is "

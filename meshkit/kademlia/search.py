@@ -29,6 +29,10 @@ T = TypeVar("T")
 #: Seconds after which others are asked meanwhile.
 LATE: Final = 1.0
 
+#: Seconds after which a lookup ends with what it has.  Those who answer need a few; nodes that
+#: are silent, and named by liars, could hold it up for minutes.
+DEADLINE: Final = 60.0
+
 #: A lookup whose values are the records that one node has given.
 Records = tuple[Record, ...]
 
@@ -70,16 +74,24 @@ class Search:
         self._todo: deque[Ask] = deque()
         self._sending = False
         self._late_due: IDelayedCall | None = None
+        self._end_due: IDelayedCall | None = None
         self._told_quiet = False
         self._abandoned = False
 
     def start(self) -> Deferred[Lookup[Records]]:
         """
-        @return: Deferred of the lookup, when it has come to its end; it does not fail.
-            Cancelling it ends it, and all that it has in flight.
+        @return: Deferred of the lookup, when it has come to its end, within L{DEADLINE}; it does
+            not fail.  Cancelling it ends it, and all that it has in flight.
         """
+        self._end_due = self._reactor.callLater(DEADLINE, self._out_of_time)
         self._send(self.lookup.start())
         return self._done
+
+    def _out_of_time(self) -> None:
+        self._end_due = None
+        self._todo.clear()
+        self.lookup.cancel()
+        self._send([])
 
     def abandon(self) -> None:
         """
@@ -183,6 +195,9 @@ class Search:
         if self._late_due is not None:
             self._late_due.cancel()
             self._late_due = None
+        if self._end_due is not None:
+            self._end_due.cancel()
+            self._end_due = None
         self._fresh.clear()
         self._todo.clear()
         if not self._flying and not self._told_quiet:

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
-from meshkit.errors import AddressRecordInvalid, InvalidAddress
+from meshkit.errors import AddressRecordInvalid, InvalidAddress, RecordError
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.records import AddressRecord
 from meshkit.kademlia.blocks import Scope, blocks_of
@@ -120,15 +120,23 @@ def write_publications(connection: sqlite3.Connection, changes: Published) -> No
     )
 
 
-def read_publications(connection: sqlite3.Connection) -> list[Publication]:
+def read_publications(connection: sqlite3.Connection) -> tuple[list[Publication], list[str]]:
     """
     @return: what this node publishes, for L{Publications.restore
-        <meshkit.kademlia.publications.Publications.restore>}.
+        <meshkit.kademlia.publications.Publications.restore>}; and what cannot be read of it,
+        for people.  That is left where it is.
     """
+    found: list[Publication] = []
+    damaged: list[str] = []
     rows = connection.execute(
-        "SELECT until_ms, raw FROM kademlia_publications ORDER BY kind, key, salt"
+        "SELECT kind, key, until_ms, raw FROM kademlia_publications ORDER BY kind, key, salt"
     )
-    return [Publication(Record.reopen(raw), until) for until, raw in rows]
+    for kind, key, until, raw in rows:
+        try:
+            found.append(Publication(Record.reopen(raw), until))
+        except RecordError as e:
+            damaged.append(f"the {kind} record at {key.hex()}: {e}")
+    return found, damaged
 
 
 def write_contacts(connection: sqlite3.Connection, contacts: Iterable[Remembered]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import NotReady, StorageFailed
@@ -203,6 +204,27 @@ class Keeping(SynchronousTestCase):
         self.mesh.result(third.bootstrap([self.mesh.address(0)]))
         self.mesh.run(80)
         self.assertEqual(self.places(), [place_of(1).text, place_of(2).text])
+        self.end()
+
+    def test_a_damaged_record_of_ours_is_named_and_does_not_keep_it_from_starting(self) -> None:
+        self.mesh.result(self.keeper.put("topic", b"bees", b"ours"))
+        self.mesh.result(self.keeper.put("topic", b"birds", b"ours, too"))
+        self.mesh.result(self.keeper.stop())
+        self.mesh.nodes.remove(self.keeper)
+        bees = record_key("topic", b"bees")
+        self.disk.connection.execute(
+            "UPDATE kademlia_publications SET raw = x'00' WHERE key = ?", (bees,)
+        )
+        again = self.mesh.make(0, database=self.disk)
+        said: list[Any] = []
+        watcher: Any = said.append
+        globalLogPublisher.addObserver(watcher)
+        self.addCleanup(globalLogPublisher.removeObserver, watcher)
+        self.mesh.result(again.start())
+        (event,) = [each for each in said if each["log_level"] is LogLevel.error]
+        self.assertIn(f"the topic record at {bees.hex()}", formatEvent(event))
+        self.assertIsNone(again.publications.find("topic", bees))
+        self.assertIsNotNone(again.publications.find("topic", BIRDS))
         self.end()
 
     def test_a_node_whose_disk_cannot_be_read_is_not_started(self) -> None:

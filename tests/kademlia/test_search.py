@@ -13,7 +13,7 @@ from meshkit.kademlia.contacts import Contact
 from meshkit.kademlia.lookup import ALPHA, Ask, Lookup
 from meshkit.kademlia.protocol import Answer
 from meshkit.kademlia.routing import K
-from meshkit.kademlia.search import LATE, Records, Search, together
+from meshkit.kademlia.search import DEADLINE, LATE, Records, Search, together
 from tests.kademlia.support import contact
 
 TARGET = bytes(32)
@@ -43,6 +43,24 @@ class Searching(SynchronousTestCase):
         deferred: Deferred[Answer] = Deferred()
         self.asked.append((ask.contact, deferred))
         return deferred
+
+    def test_it_ends_with_what_it_has_when_nobody_answers_for_long(self) -> None:
+        search = self.search()
+        done = search.start()
+        (first, answer), *_ = self.asked
+        answer.callback(Answer(first))
+        self.clock.pump([1.0] * (int(DEADLINE) - 1))
+        self.assertNoResult(done)
+        self.clock.advance(1.0)
+        self.assertEqual(self.successResultOf(done).closest(), [first])
+        asked = len(self.asked)
+        self.assertEqual(self.quiet, [])
+        # What is under way is told to the table, and nothing else is asked.
+        for _, deferred in self.asked[1:]:
+            deferred.errback(PeerUnreachable("gone"))
+        self.assertEqual((len(self.asked), len(self.failed)), (asked, asked - 1))
+        self.assertEqual(self.quiet, [search])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_who_takes_long_is_not_waited_for_and_still_told_of(self) -> None:
         search = self.search()

@@ -139,7 +139,8 @@ class PublicationsOfThisNode(SynchronousTestCase):
         first.withdraw("topic", topic_key("1"), NOW)
         newer = first.publish("topic", topic_key("2"), b"newer", NOW)
         store.write_publications(connection, first.changes())
-        found = store.read_publications(connection)
+        found, damaged = store.read_publications(connection)
+        self.assertEqual(damaged, [])
         again = Publications(ME, NETWORK, Kinds(), Random(1))
         self.assertEqual(again.restore(found, NOW), 3)
         self.assertFalse(again.changes())
@@ -149,6 +150,21 @@ class PublicationsOfThisNode(SynchronousTestCase):
         self.assertEqual(again.find("topic", topic_key("2")), Publication(newer))
         key = mutable_key(ME.public, b"s")
         self.assertEqual(again.find("mutable", key, b"s"), first.find("mutable", key, b"s"))
+
+    def test_one_that_is_damaged_is_named_and_left_where_it_is(self) -> None:
+        connection = fresh()
+        publications = Publications(ME, NETWORK, Kinds(), Random(1))
+        for text in ("a", "b"):
+            publications.publish("topic", topic_key(text), b"", NOW)
+        store.write_publications(connection, publications.changes())
+        connection.execute(
+            "UPDATE kademlia_publications SET raw = x'00' WHERE key = ?", (topic_key("a"),)
+        )
+        found, (damaged,) = store.read_publications(connection)
+        self.assertEqual([each.record.key for each in found], [topic_key("b")])
+        self.assertIn(f"the topic record at {topic_key('a').hex()}", damaged)
+        count = connection.execute("SELECT count(*) FROM kademlia_publications").fetchone()
+        self.assertEqual(count, (2,))
 
 
 def remembered(n: int, *places: str, sequence: int = NOW, **changed: Any) -> Remembered:
