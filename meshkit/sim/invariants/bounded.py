@@ -52,7 +52,7 @@ def sizes(node: SimNode) -> Iterator[_Size]:
     yield (
         "timers",
         len(node.process.getDelayedCalls()),
-        TIMERS + TIMERS_PER_CONNECTION * len(transports),
+        TIMERS + TIMERS_PER_CONNECTION * len(transports) + _patience(service._parts.get("dht")),
     )
     machines = Counter(each.connection.other(each).machine.name for each in transports)
     for name, count in machines.items():
@@ -98,6 +98,15 @@ def _gossip_sizes(part: Any) -> Iterator[_Size]:
         yield f"claims of {peer}", len(partner.claims), spread.MAX_CLAIMS
         yield f"feeds told to {peer}", len(partner.told), spread.MAX_TOLD
         yield f"news for {peer}", len(each.telling._news), link.MAX_NEWS
+
+
+def _patience(part: Any) -> int:
+    """@return: timers of what a hash table waits for without a connection; all has limits."""
+    if part is None:
+        return 0
+    asking = part.node.connections
+    waiting = sum(len(link.waiting) for link in asking._links.values())
+    return waiting + asking.dialling + len(part.node._searches)
 
 
 def _hash_table_sizes(node: Any) -> Iterator[_Size]:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from attrs import define, field, frozen
 
 from meshkit.sim.invariants.invariant import Invariant
+from meshkit.sim.liars.flooding import Flooding
 
 if TYPE_CHECKING:
     from meshkit.sim.node import Said, SimNode
@@ -30,7 +31,6 @@ ASKED: Final = 1_000
 
 _RECORDS: Final = "/v1/dht/records"
 _PROVIDERS: Final = "/v1/dht/providers"
-_AGAIN: Final = 15.0
 
 #: Kind, key and owner.
 _Place = tuple[str, bytes, bytes]
@@ -78,9 +78,9 @@ class Found(Invariant):
     moment, and stays there until it expires or something newer takes its place, whatever
     happens to these nodes.  Some time after everything was mended every node finds it, or
     something newer that was asked for, unless none of those that had it can be reached from
-    outside; and every node finds all others that can be.
+    outside; and every node finds all others that can be.  Who cannot be reached is in no table.
 
-    Those who lie may say that they have accepted something.
+    Those who lie may say that they have accepted something, and flood a topic.
     """
 
     name = "found"
@@ -124,7 +124,8 @@ class Found(Invariant):
             text = f"{name.kind} {name.name[:16]} is said to be accepted by {placed['accepted']} "
             text += f"nodes, and is on the disks of {', '.join(holders) or 'nobody'}"
             run.violated(self.name, said.node, text)
-        if placed["accepted"] == len(holders) and not unknown and name.owner:
+        flooded = name.name in _flooded(run)
+        if placed["accepted"] == len(holders) and not unknown and name.owner and not flooded:
             for holder in holders:
                 kept = self._kept.setdefault(holder, {})
                 place = name.kind, item.key, owner
@@ -174,6 +175,9 @@ class Found(Invariant):
     def settled(self, run: Run) -> None:
         for name in self._kept:
             self._look(run, name)
+        for name, node in run.nodes.items():
+            if node.ready:
+                self._tables(run, name, node)
         if not self._items:
             return
         askers = [name for name, node in run.nodes.items() if node.ready]
@@ -182,18 +186,32 @@ class Found(Invariant):
         step = max(1, len(missing) // ASKED)
         missing = missing[::step]
         missing = [each for each in missing if not self._finds(run, *each)]
-        # To ask for so much takes time of its own.
-        end = run.world.clock.seconds() + PROMISE
-        while missing and run.world.clock.seconds() < end:
-            run.world.run(_AGAIN)
+        if missing:
+            # They may yet find together.  From then on every lookup has to succeed.
+            run.world.run(PROMISE)
             missing = [each for each in missing if not self._finds(run, *each)]
         for name, what in missing:
             run.violated(self.name, name, self._lacks(what))
 
+    def _tables(self, run: Run, name: str, node: SimNode) -> None:
+        """Is anybody in a table who cannot be reached from there?"""
+        service: Any = node.service
+        part = service._parts.get("dht")
+        boxes = {member.name: member.behind for member in run.plan.members}
+        for contact in () if part is None else part.node.table:
+            other = run.name_of(contact.key.raw)
+            if other not in run.nodes:
+                continue
+            hidden = boxes[other] and boxes[other] != boxes[name]
+            if hidden or _asks_only(run.nodes[other]):
+                text = f"its table has {other}, which nobody reaches from there"
+                run.violated(self.name, name, text)
+
     def _due(self, run: Run) -> Iterator[_Name]:
         """@return: what everybody has to find, records and nodes."""
+        flooded = _flooded(run)
         for what in sorted(self._items):
-            if self._items[what].sequence:
+            if self._items[what].sequence and what.name not in flooded:
                 yield what
         for name, node in run.nodes.items():
             if node.ready and not _behind(run, name) and not _asks_only(node):
@@ -296,6 +314,11 @@ def _milliseconds(text: str) -> int:
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
+def _flooded(run: Run) -> set[str]:
+    """@return: topics in which others may be pushed out by so many, which is no fault."""
+    return {liar.topic.decode() for liar in run.liars.values() if isinstance(liar, Flooding)}
+
+
 def _behind(run: Run, name: str) -> bool:
     """Is a member behind a box, where others do not reach it?"""
     return any(each.behind for each in run.plan.members if each.name == name)
@@ -303,4 +326,6 @@ def _behind(run: Run, name: str) -> bool:
 
 def _asks_only(node: SimNode) -> bool:
     """Is it set to be in nobody's table?"""
-    return bool(node.given["settings"].section("dht").client)
+    service: Any = node.service if node.running else None
+    part = None if service is None else service._parts.get("dht")
+    return part is not None and bool(part._config.client)

@@ -32,10 +32,15 @@ _NODES: Final = 3
 
 
 class Flooding(HashLiar):
-    """See the module."""
+    """
+    See the module.
+
+    @cvar topic: that at whose key it brings so many.
+    """
 
     kind: ClassVar[str] = "flooding"
     ways: tuple[str, ...] = ("keys", "key", "large")
+    topic: ClassVar[bytes] = b"topic 0"
 
     def act(self) -> None:
         super().act()
@@ -54,7 +59,7 @@ class Flooding(HashLiar):
 
     def _record(self, way: str) -> Record:
         # Where others publish, too.
-        name = b"topic 0" if way == "key" else self.rng.randbytes(8)
+        name = self.topic if way == "key" else self.rng.randbytes(8)
         large = way == "large"
         owner = Identity(self.rng.randbytes(32))
         salt = self.rng.randbytes(4) if large else b""

@@ -21,6 +21,7 @@ changed when they had been run:
     an hour later find it.  Number 20 was C{renewal-timer-kept}, a timer that is not cancelled
     when a connection ends: the first run found it, but so did other tests, and it gave way to
     one that they do not find.
+  - Numbers 21 to 23 were added with the hash table, and run before they were listed.
 """
 
 from __future__ import annotations
@@ -290,5 +291,35 @@ BUGS: Final = (
         20,
         "durable",
         green=True,
+    ),
+    Bug(
+        21,
+        "stored-record-unchecked",
+        "A record that a peer brings to the hash table is kept without its signature checked.",
+        "A forged record is kept, passed on and shown as its owner's.",
+        ("kademlia/kinds.py",),
+        "false-nodes",
+        20,
+        "owned",
+    ),
+    Bug(
+        22,
+        "older-record-wins",
+        "Of what nodes have at a key, the first that came counts, and not the newest.",
+        "Who looks for an item finds what it was before.",
+        ("kademlia/kinds.py",),
+        "dht",
+        20,
+        "found",
+    ),
+    Bug(
+        23,
+        "first-value-ends-lookup",
+        "A lookup in the hash table ends with the first value.",
+        "One who keeps what is old hides what is new.",
+        ("kademlia/lookup.py",),
+        "false-nodes",
+        20,
+        "found",
     ),
 )
