@@ -106,7 +106,7 @@ def _patience(part: Any) -> int:
         return 0
     asking = part.node.connections
     waiting = sum(len(link.waiting) for link in asking._links.values())
-    return waiting + asking.dialling + len(part.node._searches)
+    return int(waiting + asking.dialling + len(part.node._searches))
 
 
 def _hash_table_sizes(node: Any) -> Iterator[_Size]:
