@@ -21,7 +21,7 @@ changed when they had been run:
     an hour later find it.  Number 20 was C{renewal-timer-kept}, a timer that is not cancelled
     when a connection ends: the first run found it, but so did other tests, and it gave way to
     one that they do not find.
-  - Numbers 21 to 23 were added with the hash table, and run before they were listed.
+  - Numbers 21 to 24 were added with the hash table, and run before they were listed.
 """
 
 from __future__ import annotations
@@ -319,6 +319,16 @@ BUGS: Final = (
         "One who keeps what is old hides what is new.",
         ("kademlia/lookup.py",),
         "false-nodes",
+        20,
+        "found",
+    ),
+    Bug(
+        24,
+        "stranger-enters-table",
+        "Who comes and shows an address is in the table, before it has answered there.",
+        "Tables fill with nodes that nobody reaches, of whom all others are told.",
+        ("kademlia/node.py",),
+        "dht",
         20,
         "found",
     ),
