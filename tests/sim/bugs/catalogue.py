@@ -21,7 +21,7 @@ changed when they had been run:
     an hour later find it.  Number 20 was C{renewal-timer-kept}, a timer that is not cancelled
     when a connection ends: the first run found it, but so did other tests, and it gave way to
     one that they do not find.
-  - Numbers 21 to 24 were added with the hash table, and run before they were listed.
+  - Numbers 21 to 25 were added with the hash table, and run before they were listed.
 """
 
 from __future__ import annotations
@@ -328,6 +328,16 @@ BUGS: Final = (
         "Who comes and shows an address is in the table, before it has answered there.",
         "Tables fill with nodes that nobody reaches, of whom all others are told.",
         ("kademlia/node.py",),
+        "dht",
+        20,
+        "found",
+    ),
+    Bug(
+        25,
+        "stored-record-before-disk",
+        "A node of the hash table says that it keeps a record, and writes it a minute later.",
+        "A record that was accepted is gone after a power failure.",
+        ("kademlia/protocol.py",),
         "dht",
         20,
         "found",
