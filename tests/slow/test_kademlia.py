@@ -54,7 +54,7 @@ class Figures(SynchronousTestCase):
     def show(self, figures: object) -> None:
         print(figures)
         if self._record is not None:
-            self._record("figures", figures)
+            self._record("figures", str(figures))
 
 
 class Large(Figures):
