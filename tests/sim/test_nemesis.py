@@ -68,7 +68,7 @@ class NemesisTests(SynchronousTestCase):
             for seed in range(30)
             for action in fault.draw(Random(seed), MEMBERS, 60.0)
         }
-        self.assertEqual({*ACTIONS} - drawn, {"call"})
+        self.assertEqual({*ACTIONS} - drawn, {"call", "swap"})
 
     def test_as_many_episodes_as_are_asked_for_of_those_faults_alone(self) -> None:
         actions = disturb(Random(1), ["crash", "reset"], MEMBERS, 60.0, 20)
