@@ -48,7 +48,7 @@ _Kind = Annotated[
 _Name = Annotated[
     str,
     Meta(
-        max_length=2048,
+        max_length=1024,
         description="as the kind has it: address and mutable, @<base64>.ed25519; immutable, the "
         "SHA-256 of the value in hex; provider, a content id in hex; topic, a text of 1 to 4,096 "
         "bytes in UTF-8, without NUL",
@@ -57,7 +57,7 @@ _Name = Annotated[
 _Salt = Annotated[
     str, Meta(max_length=64, description="which of the mutable items of its owner, a text")
 ]
-_Content = Annotated[str, Meta(max_length=2048, description="a content id, in hex")]
+_Content = Annotated[str, Meta(max_length=1024, description="a content id, in hex")]
 
 
 class FindRecords(msgspec.Struct, forbid_unknown_fields=True):
@@ -133,7 +133,7 @@ GET: Final = Operation(
 class PutRecord(msgspec.Struct, forbid_unknown_fields=True):
     kind: _Kind
     name: Annotated[
-        Annotated[str, Meta(max_length=2048)] | None,
+        Annotated[str, Meta(max_length=1024)] | None,
         Meta(
             description="of a topic or provider record, or of the kind of a part; what is mutable "
             "is found by this node's own id, what is immutable by the SHA-256 of its value"

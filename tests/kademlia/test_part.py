@@ -281,7 +281,7 @@ class Doors(PartCase):
             self.assertEqual(found["text"], text)
 
     def test_whatever_the_name_is_what_is_published_is_found_and_taken_back(self) -> None:
-        names = ("/", "a/b", "..", ".", " ", "?#%", "a+b", "%2F", "x" * 2048, "é" * 2048)
+        names = ("/", "a/b", "..", ".", " ", "?#%", "a+b", "%2F", "x" * 1024, "é" * 1024)
         for name in names:
             self.put(self.ada, "topic", name=name, text="here")
             target = f"/v1/dht/records/topic/{quote(name, safe='')}"

@@ -52,7 +52,7 @@ class Restored(SynchronousTestCase):
         self.assertEqual(refused.code, 1)
         self.assertIn("[FEED_READ_ONLY]", refused.err)
         wait_for("all to be back", lambda: self.sequence(a) == 5)
-        self.assertIn("read_only", a.good("status").out)
+        self.assertIn("read only: ", a.good("status").out)
         self.assertEqual(a.cli("publish", "too early").code, 1)
         a.stop()
 

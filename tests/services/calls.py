@@ -190,7 +190,7 @@ CALLS: Final[dict[str, Call]] = {
     ),
     "dht_put": Call(
         {"kind": "mutable", "value": "/wA="},
-        before=(("dht_put", {"kind": "mutable", "text": "x", "salt": "a/b", "swap_sequence": 0}),),
+        before=(("dht_put", {"kind": "mutable", "text": "x", "salt": "a/b"}),),
         refused=(
             ({"kind": "topic", "name": "a", "value": "AAAA" * 1366}, "RECORD_TOO_LARGE"),
             ({"kind": "topic"}, "INVALID_REQUEST"),
