@@ -33,6 +33,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import ClassVar, Final
 
@@ -183,6 +184,7 @@ class SimSystem:
         self._faults: dict[str, list[int]] = {}
         self._stop_at: int | None = None
         self._down = False
+        self._aside = False
         self.calls = 0
         self.owner: object = None
         self.on_stop: Callable[[], object] = int
@@ -195,6 +197,18 @@ class SimSystem:
         L{PowerLost}, and so does every other one until L{crash}.
         """
         self._stop_at = self.calls + calls
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """
+        Look at the disk from outside of the machine: what is called meanwhile is not counted,
+        is not where it stops, and does not fail.
+        """
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
 
     def fail(self, call: str, number: int = errno.EIO, times: int = 1) -> None:
         """
@@ -297,6 +311,8 @@ class SimSystem:
 
     def _count(self, call: str) -> None:
         """@raise PowerLost: if the machine does not run."""
+        if self._aside:
+            return
         if not self._down and self._stop_at is not None and self.calls >= self._stop_at:
             self._down = True
             self.on_stop()
@@ -306,7 +322,7 @@ class SimSystem:
 
     def _check(self, call: str, path: str | None = None) -> None:
         waiting = self._faults.get(call)
-        if waiting:
+        if waiting and not self._aside:
             raise _error(waiting.pop(0), path)
 
     # --- paths

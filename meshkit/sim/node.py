@@ -354,10 +354,10 @@ class SimNode(DoorCaller):
             self._world._acknowledge(Acknowledged(at_ns, self.name, author, sequence, told))
 
     def _door_token(self) -> bytes:
-        found: bytes = self.host.storage.files.read_secret(
-            f"{self.folder}/{DOOR_TOKEN}", _MAX_TOKEN
-        )
-        return found.strip()
+        files = self.host.storage.files
+        # It is the caller who reads it, and not the machine.
+        with files.system.aside():
+            return files.read_secret(f"{self.folder}/{DOOR_TOKEN}", _MAX_TOKEN).strip()
 
     def _connect_door(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         return self.host.loopback.client_endpoint(DOOR_PORT, LOOPBACK).connect(factory)

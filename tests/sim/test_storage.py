@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.runtime import container
 from meshkit.sim.databases import SimMemory
+from meshkit.sim.disk import PowerLost
 from meshkit.sim.node import SimNode
 from meshkit.sim.world import World
 from tests.sim.test_databases import at_level
@@ -62,6 +63,18 @@ class StorageTests(SynchronousTestCase):
         node.restart()
         self.assertEqual(publish(node, "x" * 6000).json["error"]["code"], "STORAGE_FAILED")
         node.host.storage.free()
+
+    def test_who_calls_at_a_door_does_not_use_up_the_calls_until_the_power_is_lost(self) -> None:
+        node = self.node()
+        system = node.host.storage.files.system
+        system.stop_before(0)
+        before = system.calls
+        # The caller reads the token that lies there.
+        call = node.call("GET", "/v1/identity")
+        self.assertEqual(system.calls, before)
+        self.assertTrue(node.running)
+        self.assertFalse(call.ended)
+        self.assertRaises(PowerLost, node.host.files(node.process).read, "/ada/format", 10)
 
     def test_a_commit_that_fails_is_an_error_of_that_request(self) -> None:
         node = self.node()
