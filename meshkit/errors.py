@@ -11,7 +11,7 @@ The classes are grouped by the layer that raises them; catch a group by its base
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class MeshkitError(Exception):
@@ -741,6 +741,410 @@ class RemoteError(MeshkitError):
         self.details = details
 
 
+# --- objects -----------------------------------------------------------------------
+
+
+class ObjectError(MeshkitError):
+    """An object cannot be stored, found or read."""
+
+    code = "OBJECT_FAILED"
+    status = 400
+
+
+class SchemeInvalid(ObjectError, ConfigError):
+    """No object can be cut into so many shares, or blocks of that size."""
+
+    code = "SCHEME_INVALID"
+
+
+class CodecUnavailable(ObjectError, ConfigError):
+    """This erasure codec is not known, not installed, or makes wrong shares here."""
+
+    code = "CODEC_UNAVAILABLE"
+
+
+class SharesInvalid(ObjectError):
+    """Shares were given that do not belong together."""
+
+    code = "SHARES_INVALID"
+
+
+class ObjectTooLarge(ObjectError):
+    """The object is larger than one object can be: store it in pieces."""
+
+    code = "OBJECT_TOO_LARGE"
+    status = 413
+
+
+class ObjectMalformed(ObjectError):
+    """What should describe an object is damaged, or of another kind."""
+
+    code = "OBJECT_MALFORMED"
+
+
+class ObjectDamaged(ObjectError):
+    """A piece of an object was changed, or is not the one that was asked for."""
+
+    code = "OBJECT_DAMAGED"
+    status = 502
+
+    def __init__(self, *args: object, wrong: Sequence[int] = ()) -> None:
+        """@param wrong: the shares that are not what they should be, if it is about some."""
+        super().__init__(*args)
+        self.wrong = tuple(wrong)
+
+
+class ObjectMismatch(ObjectError):
+    """What was given describes another object than the one that was asked for."""
+
+    code = "OBJECT_MISMATCH"
+    status = 409
+
+
+class ObjectKeyWrong(ObjectError):
+    """The key is not that of the object."""
+
+    code = "OBJECT_KEY_WRONG"
+    status = 403
+
+
+class CapabilityInvalid(ObjectError):
+    """What should give access to an object is misspelt, cut off, or of another kind."""
+
+    code = "CAPABILITY_INVALID"
+
+
+class ObjectAmbiguous(ObjectError):
+    """Several objects of this node have ids that begin like this: give more of it."""
+
+    code = "OBJECT_AMBIGUOUS"
+    status = 409
+
+
+class ObjectRemoved(ObjectError):
+    """The owner has given this object up, and nobody keeps it any more."""
+
+    code = "OBJECT_REMOVED"
+    status = 410
+
+
+class TargetExists(ObjectError):
+    """A file of this name is there, and was not to be replaced."""
+
+    code = "TARGET_EXISTS"
+    status = 409
+
+
+class PlacementConflict(ObjectError):
+    """Where the shares of the object are was changed by somebody else meanwhile."""
+
+    code = "PLACEMENT_CONFLICT"
+    status = 409
+
+
+class KeyFileInvalid(ObjectError):
+    """The file with the key of an object is damaged, or of another kind."""
+
+    code = "OBJECT_KEY_FILE_INVALID"
+
+
+class NoKeyFor(ObjectError):
+    """The file with the key of an object cannot be opened in this way."""
+
+    code = "OBJECT_KEY_NOT_FOR_YOU"
+    status = 403
+
+
+class KeyPartsInvalid(ObjectError):
+    """The parts of a key are too few, misspelt, or do not belong together."""
+
+    code = "KEY_PARTS_INVALID"
+
+
+class NotEnoughShares(ObjectError):
+    """Too few shares are good: the object cannot be read from them."""
+
+    code = "NOT_ENOUGH_SHARES"
+    status = 502
+
+    def __init__(self, *args: object, wrong: Sequence[int] = (), liars: Sequence[str] = ()) -> None:
+        """
+        @param wrong: the shares that are not what they were.
+        @param liars: the keys of the peers that gave them, if it is known who did.
+        """
+        super().__init__(*args)
+        self.wrong = tuple(wrong)
+        if wrong:
+            self.details = {"wrong": list(wrong)}
+        if liars:
+            self.details = {"wrong": list(wrong), "liars": list(liars)}
+
+
+class SourceChanged(ObjectError):
+    """The file was changed while it was read: store it again when nobody writes to it."""
+
+    code = "SOURCE_CHANGED"
+    status = 409
+
+
+class TransferSuspended(ObjectError):
+    """The transfer was interrupted by a stop, and can be gone on with."""
+
+    code = "TRANSFER_SUSPENDED"
+    status = 503
+
+
+class NotEnoughPeers(ObjectError):
+    """There are fewer peers that can take a share than shares."""
+
+    code = "NOT_ENOUGH_PEERS"
+    status = 503
+
+
+class StorageConfigured(MeshkitError):
+    """The configuration says how much is lent: no operation can change that."""
+
+    code = "STORAGE_CONFIGURED"
+    status = 409
+
+
+class SharesLeft(MeshkitError):
+    """Shares of others are still kept here: leave the node running."""
+
+    code = "STORAGE_SHARES_LEFT"
+    status = 409
+
+
+class StoragePeerError(MeshkitError):
+    """A storage peer cannot keep or give a share."""
+
+    code = "STORAGE_PEER_FAILED"
+    status = 502
+
+
+class StoragePeerSilent(StoragePeerError):
+    """The storage peer did not answer within its deadline."""
+
+    code = "STORAGE_PEER_SILENT"
+    status = 504
+
+
+class ShareUnknown(StoragePeerError):
+    """The storage peer has no such share."""
+
+    code = "SHARE_UNKNOWN"
+    status = 404
+
+
+class ShareDamaged(StoragePeerError):
+    """The storage peer has found a share of its own damaged, and put it aside."""
+
+    code = "SHARE_DAMAGED"
+    status = 410
+
+
+class UploadUnknown(StoragePeerError):
+    """There is no such upload, or not any more: reserve room again, and begin anew."""
+
+    code = "UPLOAD_UNKNOWN"
+    status = 404
+
+
+class UploadOutOfStep(StoragePeerError):
+    """Another block of the share is the next one."""
+
+    code = "UPLOAD_OUT_OF_STEP"
+    status = 409
+
+    def __init__(self, *args: object, next_segment: int | None = None) -> None:
+        """@param next_segment: the number of the segment whose block comes next."""
+        super().__init__(*args)
+        self.next_segment = next_segment or 0
+        if next_segment is not None:
+            self.details = {"next_segment": next_segment}
+
+
+class ReservationExceeded(StoragePeerError):
+    """More was sent than room was reserved for."""
+
+    code = "RESERVATION_EXCEEDED"
+    status = 413
+
+
+class ShareMismatch(StoragePeerError):
+    """What the storage peer was sent is not the share that the manifest describes."""
+
+    code = "SHARE_MISMATCH"
+    status = 409
+
+
+class CapacityReached(StoragePeerError):
+    """The storage peer has no room left: take another one."""
+
+    code = "STORAGE_FULL"
+    status = 507
+
+
+class QuotaReached(StoragePeerError):
+    """This owner has as much kept by the storage peer as one may have."""
+
+    code = "STORAGE_QUOTA"
+    status = 507
+
+
+class StorageRefused(StoragePeerError):
+    """The storage peer keeps nothing for this key: ask its operator."""
+
+    code = "STORAGE_REFUSED"
+    status = 403
+
+
+class StorageDraining(StoragePeerError):
+    """The storage peer takes nothing new, as it is about to leave."""
+
+    code = "STORAGE_DRAINING"
+    status = 503
+
+
+class StorageBusy(StoragePeerError):
+    """The storage peer does as much at the same time as it can: try again in a moment."""
+
+    code = "STORAGE_BUSY"
+    status = 503
+
+
+class StorageDiskFailed(StoragePeerError):
+    """The disk of the storage peer does not do what it is asked: its log says more."""
+
+    code = "STORAGE_DISK_FAILED"
+    status = 500
+
+
+class LeaseUnknown(StoragePeerError):
+    """There is no lease of this secret on the share."""
+
+    code = "LEASE_UNKNOWN"
+    status = 404
+
+
+class StatementInvalid(StoragePeerError):
+    """What a storage peer says about itself, or has signed, cannot be used."""
+
+    code = "STORAGE_STATEMENT_INVALID"
+
+
+class StatementStale(StatementInvalid):
+    """A newer statement of this storage peer is known, or this one has expired."""
+
+    code = "STORAGE_STATEMENT_STALE"
+    status = 409
+
+
+class SignatureRefused(StoragePeerError):
+    """The signature of a request to a storage peer is missing, wrong, or used twice."""
+
+    code = "SIGNATURE_REFUSED"
+    status = 401
+
+
+class SignatureRetry(SignatureRefused):
+    """The storage peer cannot tell whether this request was made before: sign it anew."""
+
+    code = "SIGNATURE_RETRY"
+
+
+class ObjectNotPlaced(StoragePeerError):
+    """Too few peers have taken their shares; nothing of the object is kept."""
+
+    code = "OBJECT_NOT_PLACED"
+    status = 503
+
+
+# --- audits and repairs --------------------------------------------------------------
+
+
+class AuditError(MeshkitError):
+    """Whether objects are still there could not be looked at."""
+
+    code = "AUDIT_FAILED"
+
+
+class LeadTaken(AuditError):
+    """Another scheduler makes the passes over these objects at present."""
+
+    code = "AUDIT_LEAD_TAKEN"
+    status = 409
+
+
+class LeadLost(AuditError):
+    """Another scheduler has taken over; this one has stopped, and wrote nothing after that."""
+
+    code = "AUDIT_LEAD_LOST"
+    status = 409
+
+
+class PassUnderWay(AuditError):
+    """A pass is under way already."""
+
+    code = "AUDIT_RUNNING"
+    status = 409
+
+
+class TraceUnusable(AuditError):
+    """This is no trace of a pass, or of another version."""
+
+    code = "AUDIT_TRACE_UNUSABLE"
+    status = 400
+
+
+class AuditInvalid(AuditError):
+    """What should be part of an audit, or a receipt of one, is damaged, forged or of another."""
+
+    code = "AUDIT_INVALID"
+    status = 400
+
+
+class AuditRefused(AuditError):
+    """Who asks has no lease on the share, and shows no grant that holds."""
+
+    code = "AUDIT_REFUSED"
+    status = 403
+
+    def __init__(self, *args: object, shares: Sequence[int] = ()) -> None:
+        """@param shares: places of these shares in the list of what was asked about."""
+        super().__init__(*args)
+        if shares:
+            self.details = {"shares": list(shares)}
+
+
+class AuditReplayed(AuditError):
+    """The peer has been asked this before: begin another audit."""
+
+    code = "AUDIT_REPLAYED"
+    status = 409
+
+
+class AuditStale(AuditError):
+    """The audit was begun too long ago, or is from the future: look at the clocks."""
+
+    code = "AUDIT_STALE"
+    status = 409
+
+
+class AuditUnknown(AuditError):
+    """There is no such audit under way, or not any more."""
+
+    code = "AUDIT_UNKNOWN"
+    status = 404
+
+
+class AuditBusy(AuditError):
+    """The peer is audited as much at the same time as it can be: try again in a moment."""
+
+    code = "AUDIT_BUSY"
+    status = 503
+
+
 # --- hooks -------------------------------------------------------------------------
 
 
@@ -765,10 +1169,26 @@ class WebhookSignatureInvalid(HookError):
 
 
 class AddressRefused(HookError):
-    """A webhook would dial an address that is not public: name it in allow_addresses."""
+    """An address would be dialled that is not public: name it in allow_addresses."""
 
     code = "ADDRESS_REFUSED"
     status = 403
+
+
+# --- finding nodes by the names of domains ------------------------------------------
+
+
+class DiscoveryError(MeshkitError):
+    """The nodes of a domain could not be found."""
+
+    code = "DISCOVERY_FAILED"
+    status = 502
+
+
+class WellKnownInvalid(DiscoveryError):
+    """What a domain says of its node is not of the form of docs/protocol/well-known.md."""
+
+    code = "WELL_KNOWN_INVALID"
 
 
 # --- calls between peers -----------------------------------------------------------
@@ -812,6 +1232,77 @@ class OverRate(RPCError):
         super().__init__(*args)
         if retry_after is not None:
             self.details = {"retry_after": retry_after}
+
+
+# --- relays ------------------------------------------------------------------------
+
+
+class RelayError(MeshkitError):
+    """A relay does not do what it was asked for."""
+
+    code = "RELAY_FAILED"
+    status = 502
+
+
+class WebRTCFailed(RelayError):
+    """There is no direct path by WebRTC to a peer.  The way through the relay remains."""
+
+    code = "WEBRTC_FAILED"
+
+
+class WebRTCMissing(WebRTCFailed, StartError):
+    """The library for WebRTC is not installed: install meshkit with the extra webrtc."""
+
+    code = "WEBRTC_MISSING"
+    status = 501
+
+
+class VoucherInvalid(RelayError):
+    """A relay's word that it leads to a peer is malformed, forged, or no longer good."""
+
+    code = "RELAY_VOUCHER_INVALID"
+    status = 400
+
+
+class ReservationRefused(RelayError):
+    """The relay leads nobody to us: who is reached through a relay cannot be reserved for."""
+
+    code = "RELAY_RESERVATION_REFUSED"
+    status = 403
+
+
+class RelayLimitReached(RelayError):
+    """The relay has as many reservations or circuits as it takes, or has carried enough."""
+
+    code = "RELAY_LIMIT_REACHED"
+    status = 429
+
+
+class RelayNoReservation(RelayError):
+    """The peer is not at this relay: it has gone, or it never was there."""
+
+    code = "RELAY_NO_RESERVATION"
+    status = 404
+
+
+class RelayTargetSilent(RelayError):
+    """The peer was told by its relay that somebody wants to reach it, and did not come."""
+
+    code = "RELAY_TARGET_SILENT"
+    status = 504
+
+
+class CircuitUnknown(RelayError):
+    """No circuit waits at the relay for this key."""
+
+    code = "RELAY_CIRCUIT_UNKNOWN"
+    status = 404
+
+
+class CircuitRefused(RelayError):
+    """The relay made no circuit, for a reason of its own."""
+
+    code = "RELAY_CIRCUIT_REFUSED"
 
 
 # --- records of the hash table -------------------------------------------------------
@@ -938,3 +1429,190 @@ class RecordNotPlaced(MeshkitError):
 
     code = "RECORD_NOT_PLACED"
     status = 503
+
+
+# --- reachability ------------------------------------------------------------------
+
+
+class MappingFailed(MeshkitError):
+    """The router does not pass connections from outside on to this node."""
+
+    code = "MAPPING_FAILED"
+    status = 502
+
+
+# --- mailboxes ---------------------------------------------------------------------
+
+
+class MailboxError(MeshkitError):
+    """Something of mailboxes at relays does not work."""
+
+    code = "MAILBOX_FAILED"
+    status = 400
+
+
+class PrekeyInvalid(MailboxError):
+    """What should say which key to seal messages with for somebody is none, or holds no more."""
+
+    code = "MAILBOX_PREKEY_INVALID"
+
+
+class MailboxMessageInvalid(MailboxError):
+    """A message out of a mailbox is damaged, forged, or was meant for somebody else."""
+
+    code = "MAILBOX_MESSAGE_INVALID"
+
+
+class MailboxMessageUnreadable(MailboxMessageInvalid):
+    """A message was sealed with a key whose secret is not, or no longer, here."""
+
+    code = "MAILBOX_MESSAGE_UNREADABLE"
+
+
+class MailboxMessageExpired(MailboxMessageInvalid):
+    """A message came after the time until which its sender wanted it delivered."""
+
+    code = "MAILBOX_MESSAGE_EXPIRED"
+    status = 410
+
+
+class MailboxMessageEarly(MailboxError):
+    """A message was made in the future, by the clock here: one of the clocks is wrong."""
+
+    code = "MAILBOX_MESSAGE_EARLY"
+    status = 409
+
+    def __init__(self, *args: object, created: int = 0) -> None:
+        """@param created: when it was made, as its sender says, in seconds of Unix time."""
+        super().__init__(*args)
+        self.created = created
+
+
+class MailboxReceiptInvalid(MailboxError):
+    """What a relay gave for a receipt is none for the message that it was given."""
+
+    code = "MAILBOX_RECEIPT_INVALID"
+    status = 502
+
+
+class MailboxUnknown(MailboxError):
+    """The relay has no mailbox for this key."""
+
+    code = "MAILBOX_UNKNOWN"
+    status = 404
+
+
+class MailboxFull(MailboxError):
+    """The relay has no more room for this message or mailbox."""
+
+    code = "MAILBOX_FULL"
+    status = 507
+
+
+# --- registration at relays --------------------------------------------------------
+
+
+class RegistrationError(MeshkitError):
+    """Something of the registration at a relay does not work."""
+
+    code = "REGISTRATION_FAILED"
+    status = 502
+
+
+class RegistrationInvalid(RegistrationError):
+    """What should be a peer's registration is damaged, forged, or for another relay."""
+
+    code = "REGISTRATION_INVALID"
+    status = 400
+
+
+class RegistrationStale(RegistrationError):
+    """The registration is not newer than what the relay has, or not of this moment."""
+
+    code = "REGISTRATION_STALE"
+    status = 409
+
+
+class RegistrationRefused(RegistrationError):
+    """The relay does not take this peer: it takes those that its operator names."""
+
+    code = "REGISTRATION_REFUSED"
+    status = 403
+
+
+class RegistryFull(RegistrationError):
+    """The relay has as many peers as its operator wants."""
+
+    code = "REGISTRY_FULL"
+    status = 507
+
+
+class NotRegistered(RegistrationError):
+    """This peer is not registered at the relay: register it first."""
+
+    code = "NOT_REGISTERED"
+    status = 403
+
+
+class TLSNeeded(RegistrationError):
+    """The relay gives this over TLS only: ask for https, or its operator for a certificate."""
+
+    code = "TLS_NEEDED"
+    status = 403
+
+
+class RegistryForged(RegistrationError):
+    """A relay shows what the peers that it names have not said."""
+
+    code = "REGISTRY_FORGED"
+
+
+# --- invites -----------------------------------------------------------------------
+
+
+class InviteError(MeshkitError):
+    """An invite cannot be made or used."""
+
+    code = "INVITE_FAILED"
+    status = 400
+
+
+class InvalidInvite(InviteError):
+    """This is not an invite (mkinvite1-...), or it is misspelt or cut off."""
+
+    code = "INVALID_INVITE"
+
+
+class InviteUnknown(InviteError):
+    """The node that the invite leads to does not know it: it was taken back there."""
+
+    code = "INVITE_UNKNOWN"
+    status = 404
+
+
+class InviteUsed(InviteError):
+    """The invite was used as often as it may be."""
+
+    code = "INVITE_USED"
+    status = 410
+
+
+class InviteExpired(InviteError):
+    """The invite has expired."""
+
+    code = "INVITE_EXPIRED"
+    status = 410
+
+
+class InviteNotAnswered(InviteError):
+    """Whoever is at the addresses of the invite does not answer to it."""
+
+    code = "INVITE_NOT_ANSWERED"
+    status = 502
+
+
+class OwnAddressUnknown(InviteError):
+    """This node does not know at which address others can reach it."""
+
+    code = "OWN_ADDRESS_UNKNOWN"
+    status = 409

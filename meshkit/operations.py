@@ -45,7 +45,8 @@ Id = Annotated[
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
-_PATH: Final = re.compile(r"(/([a-z0-9][a-z0-9_.-]*|\{[a-z][a-z0-9_]*\}))+")
+#: A segment may begin with a dot (RFC 8615), and is never one of those that lead up.
+_PATH: Final = re.compile(r"(/(\.?[a-z0-9][a-z0-9_.-]*|\{[a-z][a-z0-9_]*\}))+")
 _IN_BRACES: Final = re.compile(r"\{([a-z0-9_]+)\}")
 _SUCCESSES: Final = (200, 201, 202, 204)
 

@@ -17,28 +17,38 @@ scripts; and C{make_part(context)}, which returns an L{meshkit.interfaces.IMeshP
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
+from functools import cache
 from importlib import import_module
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_type_hints
 
+import msgspec
 from attrs import field, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
 from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshkit.errors import MeshkitError
-from meshkit.interfaces import IConnections, IFiles, IMeshPart, IMeshProtocol, IMetrics, IPeerBook
+from meshkit.interfaces import (
+    IConnections,
+    IFiles,
+    IMeshPart,
+    IMeshProtocol,
+    IMetrics,
+    IPeerBook,
+    IWhereabouts,
+)
 from meshkit.operations import BoundOperation
 
 if TYPE_CHECKING:
     from meshkit.identity.addresses import HostPort
     from meshkit.identity.keys import Identity, PublicKey, Verify
-    from meshkit.identity.network import NetworkKey
+    from meshkit.identity.network import NetworkKey, NetworkSecret
 
 T = TypeVar("T")
 
@@ -57,6 +67,7 @@ class PartMaker:
     @ivar module: dotted name of the module with C{Config}, C{MIGRATIONS} and
         C{make_part}.
     @ivar compat: see L{IMeshProtocol}.
+    @ivar defaults: settings that have another default than C{Config} says, and that.
     """
 
     name: str = field()
@@ -65,6 +76,7 @@ class PartMaker:
     requires: tuple[Any, ...] = field(default=(), kw_only=True)
     wants: tuple[Any, ...] = field(default=(), kw_only=True)
     compat: bool = field(default=False, kw_only=True)
+    defaults: tuple[tuple[str, Any], ...] = field(default=(), kw_only=True)
 
     @name.validator
     def _check_name(self, _attribute: object, value: str) -> None:
@@ -72,13 +84,27 @@ class PartMaker:
             raise ValueError(f"part name {value!r} is not of the form {_NAME.pattern}")
 
     def config_type(self) -> Any:
-        return import_module(self.module).Config
+        config = import_module(self.module).Config
+        return _with_defaults(config, self.defaults) if self.defaults else config
 
     def migrations(self) -> Sequence[str]:
         return tuple(import_module(self.module).MIGRATIONS)
 
     def create(self, context: PartContext) -> Any:
         return import_module(self.module).make_part(context)
+
+
+@cache
+def _with_defaults(config: Any, defaults: tuple[tuple[str, Any], ...]) -> Any:
+    hints = get_type_hints(config, include_extras=True)
+    return msgspec.defstruct(
+        config.__name__,
+        [(name, hints[name], default) for name, default in defaults],
+        bases=(config,),
+        module=config.__module__,
+        frozen=True,
+        forbid_unknown_fields=True,
+    )
 
 
 @implementer(IMetrics)
@@ -110,6 +136,32 @@ class _Uncounted:
         """Nobody measures."""
 
 
+@implementer(IWhereabouts)
+class _Nowhere:
+    """Where nobody can reach the node."""
+
+    advertised: tuple[HostPort, ...] = ()
+
+    def listening(self) -> list[HostPort]:
+        return []
+
+    def places(self) -> tuple[HostPort, ...]:
+        return ()
+
+    def mapped(self, source: str, places: Iterable[HostPort]) -> None:
+        """Nobody is told."""
+
+    def ask(self, source: str, callback: Callable[[], Iterable[HostPort]]) -> Callable[[], None]:
+        return _nothing
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return _nothing
+
+
+def _nothing() -> None:
+    """There is nothing to end."""
+
+
 @frozen
 class PartContext:
     """
@@ -123,6 +175,7 @@ class PartContext:
     @ivar config: this part's own section, of the type it declared.
     @ivar identity: the node's key pair.
     @ivar network: the network's key, for capabilities and derived keys.
+    @ivar secret: what that follows from: for who hands it to a new member, and nobody else.
     @ivar previous: the one before C{meshkit network rotate}, as long as the node answers for
         that, too.
     @ivar database: L{meshkit.runtime.database.Database}.
@@ -134,11 +187,16 @@ class PartContext:
     @ivar peers: whom there is to dial.
     @ivar events: L{meshkit.runtime.events.EventBus} of the node.
     @ivar metrics: where it counts for those who watch the node.
-    @ivar find: gives the part that provides an interface, or L{None} for one that is
-        only wanted and not there.
+    @ivar find: gives the part that provides an interface, or what that part gives for it
+        (C{__conform__}: two interfaces may have methods of one name); L{None} for one that
+        is only wanted and not there.
     @ivar verify: L{PublicKey.verifies}, for what many nodes verify.
     @ivar listening: gives where the node listens for others, a list of
         L{meshkit.identity.addresses.HostPort}; a host may be a wildcard, C{0.0.0.0} or C{::}.
+    @ivar whereabouts: where others reach it, as far as anybody knows.
+    @ivar accept: builds the protocol of a connection that has come another way than by the node's
+        port, such as out of a relay, as if it had come there; gets the address of the peer's
+        transport, and gives L{None} while none is taken.
     """
 
     reactor: Any
@@ -147,6 +205,7 @@ class PartContext:
     config: Any
     identity: Identity
     network: NetworkKey
+    secret: NetworkSecret
     database: Any
     workers: Any
     files: IFiles
@@ -159,6 +218,8 @@ class PartContext:
     metrics: IMetrics = field(factory=_Uncounted)
     listening: Callable[[], Sequence[HostPort]] = tuple
     previous: NetworkKey | None = None
+    whereabouts: IWhereabouts = field(factory=_Nowhere)
+    accept: Callable[[IAddress | None], IProtocol | None] = lambda _address: None
 
 
 @implementer(IMeshPart)

@@ -50,6 +50,16 @@ def hkdf_expand(prk: bytes, info: bytes, length: int) -> bytes:
     return out[:length]
 
 
+def encapsulated(ephemeral: bytes) -> bytes:
+    """
+    What L{seal} puts before the text, for who signs it before there is a text to seal.
+
+    @param ephemeral: as L{seal} is given it.
+    @return: 32 bytes.
+    """
+    return bindings.crypto_scalarmult_base(ephemeral)
+
+
 def seal(public: bytes, info: bytes, aad: bytes, text: bytes, ephemeral: bytes) -> bytes:
     """
     @param public: the receiver's X25519 key.
@@ -59,10 +69,9 @@ def seal(public: bytes, info: bytes, aad: bytes, text: bytes, ephemeral: bytes) 
     @return: the encapsulated key, then the text, L{TAG_BYTES} longer.
     @raise ValueError: if no text can be sealed for this key, which has a small order.
     """
-    encapsulated = bindings.crypto_scalarmult_base(ephemeral)
-    key, nonce = _schedule(_shared(ephemeral, public), encapsulated, public, info)
-    sealed = bindings.crypto_aead_chacha20poly1305_ietf_encrypt(text, aad, nonce, key)
-    return encapsulated + sealed
+    front = encapsulated(ephemeral)
+    key, nonce = _schedule(_shared(ephemeral, public), front, public, info)
+    return front + bindings.crypto_aead_chacha20poly1305_ietf_encrypt(text, aad, nonce, key)
 
 
 def open_sealed(secret: bytes, public: bytes, info: bytes, aad: bytes, sealed: bytes) -> bytes:
@@ -75,10 +84,10 @@ def open_sealed(secret: bytes, public: bytes, info: bytes, aad: bytes, sealed: b
     @return: the text.
     @raise ValueError: if it was sealed for another key or purpose, or was changed.
     """
-    encapsulated, body = sealed[:KEY_BYTES], sealed[KEY_BYTES:]
+    front, body = sealed[:KEY_BYTES], sealed[KEY_BYTES:]
     if len(body) < TAG_BYTES:
         raise ValueError("too short to be a sealed text")
-    key, nonce = _schedule(_shared(secret, encapsulated), encapsulated, public, info)
+    key, nonce = _schedule(_shared(secret, front), front, public, info)
     try:
         return bindings.crypto_aead_chacha20poly1305_ietf_decrypt(body, aad, nonce, key)
     except _NACL_ERRORS:
@@ -93,10 +102,10 @@ def _shared(secret: bytes, public: bytes) -> bytes:
         raise ValueError("the key has a small order") from None
 
 
-def _schedule(dh: bytes, encapsulated: bytes, public: bytes, info: bytes) -> tuple[bytes, bytes]:
+def _schedule(dh: bytes, front: bytes, public: bytes, info: bytes) -> tuple[bytes, bytes]:
     """ExtractAndExpand (4.1), then KeySchedule (5.1) in base mode.  @return: key, nonce."""
     prk = _extract(_KEM, b"", b"eae_prk", dh)
-    shared = _expand(_KEM, prk, b"shared_secret", encapsulated + public, KEY_BYTES)
+    shared = _expand(_KEM, prk, b"shared_secret", front + public, KEY_BYTES)
     context = (
         b"\x00"
         + _extract(_SUITE, b"", b"psk_id_hash", b"")

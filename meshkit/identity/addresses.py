@@ -2,16 +2,20 @@
 Where a peer can be reached: C{net:HOST:PORT~shs:BASE64KEY}.
 
 The form is the multiserver address that Scuttlebutt programs use, so that an
-address says both where to dial and whom to expect there.
+address says both where to dial and whom to expect there.  What leads through a relay names
+that first, in the same form, and what kind of relay it is::
+
+    net:HOST:PORT~shs:RELAYKEY~member~shs:KEY
+    net:HOST:PORT~shs:RELAYKEY~blind~shs:KEY
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final
+from typing import Final, Literal
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.interfaces import IAddress
 from zope.interface import implementer
 
@@ -61,6 +65,27 @@ class HostPort:
         return self.text
 
 
+#: What a relay is: a member of our network, or one of the public network of relays, which is
+#: no member of any mesh.
+RelayRole = Literal["member", "blind"]
+
+
+@frozen
+class Via:
+    """
+    The relay that an address leads through.
+
+    @ivar key: the relay's.
+    @ivar role: in which network it is dialled.
+    """
+
+    key: PublicKey
+    role: RelayRole
+
+    def __str__(self) -> str:
+        return f"the relay {self.key.text}"
+
+
 @frozen(order=True)
 class MeshAddress:
     """
@@ -69,17 +94,20 @@ class MeshAddress:
     @ivar host: a host name, an IPv4 or an IPv6 address (without brackets).
     @ivar port: 1 to 65535.
     @ivar key: who answers there.
+    @ivar via: if not L{None}, host and port are those of this relay, which leads to C{key}.
     """
 
     host: str
     port: int
     key: PublicKey
+    via: Via | None = field(default=None, order=False)
 
     @classmethod
     def parse(cls, text: str) -> MeshAddress:
         """
-        Read C{net:HOST:PORT~shs:KEY}.  An IPv6 host stands in brackets, or bare as
-        Scuttlebutt writes it: the port follows the last colon.
+        Read C{net:HOST:PORT~shs:KEY}, or the form of one that leads through a relay.  An IPv6
+        host stands in brackets, or bare as Scuttlebutt writes it: the port follows the last
+        colon.
 
         @raise InvalidAddress: saying what is missing.
         """
@@ -95,11 +123,21 @@ class MeshAddress:
                 f"{shown!r} is not of the form net:HOST:PORT~shs:KEY, as 'meshkit id' prints it"
             )
         host, _, port_text = where.removeprefix("net:").rpartition(":")
-        try:
-            key = PublicKey.from_base64(who)
-        except InvalidPublicKey as e:
-            raise InvalidAddress(f"the key in the address {shown!r} is not usable: {e}") from None
-        return cls(_check_host(host, shown), _check_port(port_text, shown), key)
+        relay, behind, target = who.partition("~")
+        via = None
+        if behind and relay and "~shs:" in target:
+            role, _, who = target.partition("~shs:")
+            if role not in ("member", "blind"):
+                raise InvalidAddress(
+                    f"{shown!r} does not say what relay leads there: between the two keys stands "
+                    "~member~ or ~blind~, as 'meshkit status' prints it on that node"
+                )
+            # Written out, as a type checker sees no values of a Literal in a comparison.
+            via = Via(_read_key(relay, shown), "member" if role == "member" else "blind")
+        key = _read_key(who, shown)
+        if via is not None and via.key == key:
+            raise InvalidAddress(f"{shown!r} leads through a relay to the relay itself")
+        return cls(_check_host(host, shown), _check_port(port_text, shown), key, via)
 
     @property
     def place(self) -> HostPort:
@@ -109,7 +147,13 @@ class MeshAddress:
     @property
     def text(self) -> str:
         """The address as it is written in files and commands."""
-        return f"net:{self.place.text}~shs:{self.key.base64}"
+        relay = "" if self.via is None else f"{self.via.key.base64}~{self.via.role}~shs:"
+        return f"net:{self.place.text}~shs:{relay}{self.key.base64}"
+
+    @property
+    def relay(self) -> MeshAddress | None:
+        """The address of the relay that this one leads through."""
+        return None if self.via is None else MeshAddress(self.host, self.port, self.via.key)
 
     def __str__(self) -> str:
         return self.text
@@ -124,6 +168,13 @@ def parse_target(text: str) -> MeshAddress | HostPort:
     if _BARE.fullmatch(text.removeprefix("net:")):
         return HostPort.parse(text)
     return MeshAddress.parse(text)
+
+
+def _read_key(text: str, shown: str) -> PublicKey:
+    try:
+        return PublicKey.from_base64(text)
+    except InvalidPublicKey as e:
+        raise InvalidAddress(f"the key in the address {shown!r} is not usable: {e}") from None
 
 
 def _shorten(text: str) -> str:
@@ -185,3 +236,20 @@ class LocalAddress:
     key: PublicKey
     label: str
     inner: IAddress
+
+
+#: How a peer is reached that was dialled where it is.
+DIRECT: Final = "direct"
+
+
+def transport_of(address: IAddress | None) -> tuple[str, PublicKey | None]:
+    """
+    Which way leads to a peer?
+
+    @param address: what C{transport.getPeer()} gives.  An address that is not one of the Internet
+        says by its attribute C{transport} what it is, and by C{relay} through whom it leads.
+    @return: L{DIRECT}, C{relay} or another, and the key of the relay, if there is one.
+    """
+    inner = address.inner if isinstance(address, PeerAddress) else address
+    relay = getattr(inner, "relay", None)
+    return getattr(inner, "transport", DIRECT), relay if isinstance(relay, PublicKey) else None

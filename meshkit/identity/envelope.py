@@ -48,6 +48,20 @@ class Envelope:
     payload: bytes
     raw: bytes
 
+    @property
+    def shortest(self) -> bool:
+        """
+        Is it in MessagePack's shortest form?  The envelope itself is not signed, so anybody can
+        give it a longer one: kinds of which there may be only one form refuse that.
+        """
+        size = len(self.payload)
+        # An array of four (1 byte), a short text (1 and its characters), and three byte
+        # strings, whose lengths take 2 bytes each, that of a larger payload 3 or 5.
+        around = 1 + 1 + len(self.context) + 2 + KEY_BYTES + 2 + 2 + SIGNATURE_BYTES
+        longer = (size > 0xFF) + 2 * (size > 0xFFFF)
+        # Any other encoding of the same is longer.
+        return len(self.raw) == around + size + longer
+
     @classmethod
     def seal(cls, identity: Identity, context: Context, payload: bytes) -> Envelope:
         """
@@ -62,6 +76,14 @@ class Envelope:
                 f"a statement of {len(payload)} bytes does not fit an envelope of {MAX_ENVELOPE}"
             )
         return cls(context, identity.public, payload, raw)
+
+    @staticmethod
+    def join(signer: PublicKey, context: Context, payload: bytes, signature: bytes) -> bytes:
+        """
+        @return: what travels of a statement, from its parts, such as another form of it has
+            them.  It is to be verified: L{open}.
+        """
+        return _encoder.encode(_Wire(context, signer.raw, payload, signature))
 
     @classmethod
     def open(cls, raw: bytes, context: Context) -> Envelope:

@@ -157,6 +157,11 @@ class NetworkSecret:
         return f"<NetworkSecret weak={self.weak}>"
 
 
+#: The network of relays that serve whoever comes, of whatever network: everybody has its secret,
+#: so it keeps nobody out and says nothing.  It is no network for anything else
+#: (C{docs/protocol/network.md}).
+PUBLIC_RELAYS: Final = NetworkSecret(hashlib.sha256(b"meshkit/public-relay/1").digest())
+
 #: A network's secret and the one it replaces.
 MAX_SECRETS: Final = 2
 
@@ -204,6 +209,13 @@ def check_networks(secrets: Sequence[NetworkSecret]) -> tuple[NetworkSecret, ...
     return tuple(secrets)
 
 
+def _check_name(kind: DerivedClass, label: str, version: int) -> None:
+    if not LABEL.fullmatch(label):
+        raise ValueError(f"{kind} label {label!r} is not of the form {LABEL.pattern}")
+    if not 0 <= version <= MAX_VERSION:
+        raise ValueError(f"{kind} version {version} is not between 0 and {MAX_VERSION}")
+
+
 @frozen(repr=False)
 class NetworkKey:
     """
@@ -228,11 +240,17 @@ class NetworkKey:
 
         @raise ValueError: if the label or the version is out of form.
         """
-        if not LABEL.fullmatch(label):
-            raise ValueError(f"capability label {label!r} is not of the form {LABEL.pattern}")
-        if not 0 <= version <= MAX_VERSION:
-            raise ValueError(f"capability version {version} is not between 0 and {MAX_VERSION}")
+        _check_name("capability", label, version)
         return self._derive("capability", label, version)
+
+    def beacon(self, label: str, version: int = 1) -> bytes:
+        """
+        The 32-byte key under which members tell each other something where anybody hears it.
+
+        @raise ValueError: if the label or the version is out of form.
+        """
+        _check_name("beacon", label, version)
+        return self._derive("beacon", label, version)
 
     @property
     def net_id(self) -> bytes:

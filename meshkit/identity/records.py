@@ -25,7 +25,7 @@ from meshkit.errors import AddressRecordInvalid, EnvelopeError, InvalidAddress
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.contexts import ADDRESS_RECORD
 from meshkit.identity.envelope import Envelope
-from meshkit.identity.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicKey
+from meshkit.identity.keys import Identity, PublicKey
 
 NETWORK_BYTES: Final = 16
 
@@ -40,10 +40,6 @@ MAX_LIFETIME: Final = 24 * 3_600_000
 MAX_SKEW: Final = 600_000
 MAX_SEQUENCE: Final = 2**63 - 1
 
-# An envelope is an array of four (1 byte), a short text (1 and its characters), and three
-# byte strings, whose lengths take 2 bytes each, that of a larger payload 3.
-_AROUND_PAYLOAD: Final = 1 + 1 + len(ADDRESS_RECORD) + 2 + KEY_BYTES + 2 + 2 + SIGNATURE_BYTES
-_SHORT: Final = 0xFF
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9.-]{0,31}")
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
@@ -175,10 +171,7 @@ class AddressRecord:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise AddressRecordInvalid("the address record is malformed") from None
         _check_form(payload)
-        size = len(envelope.payload)
-        # Any other encoding of the same is longer.
-        shortest = len(envelope.raw) == _AROUND_PAYLOAD + size + (size > _SHORT)
-        if not shortest or _encoder.encode(payload) != envelope.payload:
+        if not envelope.shortest or _encoder.encode(payload) != envelope.payload:
             raise AddressRecordInvalid("the address record is not in its shortest form")
         return cls._made(envelope.signer, payload, envelope.raw)
 
@@ -217,6 +210,16 @@ class AddressRecord:
                 f"the address record of {self.key.short} was made in the future: "
                 "is the clock there or here wrong?"
             )
+
+
+def next_sequence(now: int, *before: int) -> int:
+    """
+    @param before: sequences of what a record of ours is to replace.
+    @return: the time, or one more than these, if the clock was set back.  One that is so far
+        ahead that nobody with a right clock has taken it does not count: it was made while ours
+        was wrong.
+    """
+    return max([now, *(each + 1 for each in before if each < now + MAX_SKEW)])
 
 
 def _check_form(payload: _Payload) -> None:

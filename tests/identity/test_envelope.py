@@ -30,6 +30,15 @@ class Envelopes(SynchronousTestCase):
     def made(self, *fields: Any) -> bytes:
         return msgspec.msgpack.encode(fields)
 
+    def test_the_shortest_form_is_known_from_all_others(self) -> None:
+        for context in (ADDRESS_RECORD, OTHER):
+            for size in (0, 1, 255, 256, 60_000):
+                self.assertTrue(Envelope.seal(ME, context, bytes(size)).shortest, size)
+        # The array with its length in two bytes: the signature is as good.
+        longer = Envelope.open(b"\xdc\x00\x04" + self.sealed.raw[1:], ADDRESS_RECORD)
+        self.assertEqual(longer.payload, b"payload")
+        self.assertFalse(longer.shortest)
+
     def test_the_bytes_are_those_of_the_document(self) -> None:
         signature = ME._sign_raw(signing_input(ADDRESS_RECORD, b"payload"))
         self.assertEqual(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from pathlib import Path
 from random import Random
 
 from hypothesis import given
@@ -12,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import InvalidNetworkSecret
 from meshkit.identity.network import (
+    PUBLIC_RELAYS,
     NetworkKey,
     NetworkSecret,
     decode_networks,
@@ -213,3 +215,12 @@ class NetworkFiles(SynchronousTestCase):
         for at in range(len(data)):
             if at not in whole:
                 self.refuse(data[:at])
+
+
+class PublicRelaysTests(SynchronousTestCase):
+    def test_everybody_can_make_it_from_its_description(self) -> None:
+        secret = hashlib.sha256(b"meshkit/public-relay/1").digest()
+        self.assertEqual(PUBLIC_RELAYS, NetworkSecret(secret))
+        self.assertEqual(PUBLIC_RELAYS.key().net_id.hex(), "dec05b6665b4d4c0ad42cb60e9f1ef98")
+        page = (Path(__file__).parents[2] / "docs/protocol/network.md").read_text("utf-8")
+        self.assertIn('secret = SHA-256("meshkit/public-relay/1")', page)

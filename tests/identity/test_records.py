@@ -22,6 +22,7 @@ from meshkit.identity.records import (
     MAX_SEQUENCE,
     MAX_SKEW,
     AddressRecord,
+    next_sequence,
 )
 
 # RFC 8032, 7.1, TEST 1.
@@ -252,6 +253,15 @@ class AddressRecords(SynchronousTestCase):
     def test_no_payload_raises_anything_else(self, payload: bytes) -> None:
         self.refuse(payload)
         self.refuse(signed(payload))
+
+    def test_the_next_sequence_is_the_time_or_one_more_than_what_others_have_taken(self) -> None:
+        self.assertEqual(next_sequence(NOW), NOW)
+        self.assertEqual(next_sequence(NOW, 5), NOW)
+        self.assertEqual(next_sequence(NOW, NOW + 7, 5), NOW + 8)
+        last = NOW + MAX_SKEW
+        self.assertEqual(next_sequence(NOW, last - 1), last)
+        # Nobody has taken that one, nor would take one more.
+        self.assertEqual(next_sequence(NOW, last), NOW)
 
     def test_the_network_id_of_a_wrong_length_is_not_sealed(self) -> None:
         self.assertRaises(AddressRecordInvalid, self.seal, network=bytes(15))
