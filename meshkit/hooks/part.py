@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
 from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
-from twisted.internet.ssl import Certificate, trustRootFromCertificates
-from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.iweb import IPolicyForHTTPS
 
 from meshkit.errors import ConfigError, NotFound, WebhookSecretInvalid
 from meshkit.hooks import operations as offered
@@ -28,15 +26,13 @@ from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import IFeedStore, IFiles, IMetrics, MessagesStored
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import Part, PartContext
+from meshkit.runtime.moments import rfc3339
+from meshkit.runtime.outbound import load_authorities
 
-#: Bytes of a file with secrets, and of one with certificates.
+#: Bytes of a file with secrets.
 MAX_SECRET_FILE: Final = 4 * 1024
-MAX_CA_FILE: Final = 1024 * 1024
 #: Bytes of a secret that is made here.
 SECRET_BYTES: Final = 32
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_END_OF_CERTIFICATE: Final = b"-----END CERTIFICATE-----"
 
 
 class HooksPart(Part):
@@ -165,7 +161,7 @@ class HooksPart(Part):
             failing=courier.place.failing,
             parked=courier.parked,
             last_error=courier.last_error,
-            last_delivered=None if last is None else _rfc3339(last),
+            last_delivered=None if last is None else rfc3339(last),
         )
 
     # --- the doors -------------------------------------------------------------------
@@ -224,15 +220,10 @@ def _shown(parked: Parked) -> offered.ParkedMessage:
         author=PublicKey(parked.author).text,
         sequence=parked.sequence,
         attempts=parked.attempts,
-        parked=_rfc3339(parked.parked_ns),
+        parked=rfc3339(parked.parked_ns),
         error=parked.error,
         again=parked.again,
     )
-
-
-def _rfc3339(ns: int) -> str:
-    moment = _EPOCH + timedelta(microseconds=ns // 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def load_secrets(files: IFiles, rng: Random, folder: str, hook: WebHook) -> list[WebhookSecret]:
@@ -268,26 +259,10 @@ def load_secrets(files: IFiles, rng: Random, folder: str, hook: WebHook) -> list
     return secrets
 
 
-def _policy(files: IFiles, hook: WebHook) -> BrowserLikePolicyForHTTPS | None:
+def _policy(files: IFiles, hook: WebHook) -> IPolicyForHTTPS | None:
     if not hook.ca_file:
         return None
-    try:
-        data = files.read(hook.ca_file, MAX_CA_FILE)
-    except OSError as e:
-        raise ConfigError(
-            f"the webhook {hook.name}: {hook.ca_file} cannot be read: {e.strerror}"
-        ) from None
-    pieces = data.split(_END_OF_CERTIFICATE)[:-1]
-    try:
-        authorities = [Certificate.loadPEM(each + _END_OF_CERTIFICATE) for each in pieces]
-    except Exception as e:
-        # What OpenSSL raises has neither a base nor a sentence.
-        raise ConfigError(
-            f"the webhook {hook.name}: {hook.ca_file} holds a certificate that cannot be read: {e}"
-        ) from None
-    if not authorities:
-        raise ConfigError(f"the webhook {hook.name}: {hook.ca_file} holds no certificate")
-    return BrowserLikePolicyForHTTPS(trustRootFromCertificates(authorities))
+    return load_authorities(files, hook.ca_file, f"the webhook {hook.name}")
 
 
 def make_part(context: PartContext) -> HooksPart:

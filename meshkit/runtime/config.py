@@ -955,7 +955,9 @@ def _line_of(text: str, names: Sequence[str | int]) -> int | None:
     return None
 
 
-def data_folder(flag: str | None, environ: Mapping[str, str], home: str) -> str:
+def data_folder(
+    flag: str | None, environ: Mapping[str, str], home: str, name: str = "meshkit"
+) -> str:
     """
     Where a daemon keeps its keys and data: the flag, else C{$MESHKIT_HOME}, else
     C{$XDG_DATA_HOME/meshkit}, else C{~/.local/share/meshkit} (XDG Base Directory
@@ -964,6 +966,8 @@ def data_folder(flag: str | None, environ: Mapping[str, str], home: str) -> str:
     @param flag: the value of C{--data-dir}, or L{None}.
     @param environ: the process environment.
     @param home: the user's home folder; a leading C{~/} stands for it.
+    @param name: what stands in the place of C{meshkit} in these, so that two daemons of one
+        user do not take the same folder.
     @return: a path, relative only if the flag or C{$MESHKIT_HOME} is.
     @raise ConfigError: if the flag is empty.
     """
@@ -975,7 +979,7 @@ def data_folder(flag: str | None, environ: Mapping[str, str], home: str) -> str:
         return os.path.join(home, chosen[2:]) if chosen.startswith("~/") else chosen
     xdg = environ.get("XDG_DATA_HOME", "")
     parent = xdg if os.path.isabs(xdg) else os.path.join(home, ".local", "share")
-    return os.path.join(parent, "meshkit")
+    return os.path.join(parent, name)
 
 
 def config_file(flag: str | None, folder: str, files: IFiles) -> tuple[str, bytes] | None:

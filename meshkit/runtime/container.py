@@ -231,6 +231,15 @@ class DiskFile:
     def open_reader(self) -> sqlite3.Connection:
         return _configure_reader(self._connect("ro"))
 
+    def open_onlooker(self) -> sqlite3.Connection:
+        """
+        @return: as L{open_reader}, for who looks at it once, whoever uses it meanwhile.  It makes
+            no files beside it.
+        """
+        # If nobody uses it there is no journal, and SQLite would make one to read it.
+        used = os.path.exists(self.name + "-wal")
+        return _configure_reader(self._connect("ro" if used else "ro&immutable=1"))
+
     def copy_to(self, path: str) -> None:
         """
         Write one state of it into an empty file, whoever is using it meanwhile.

@@ -23,7 +23,16 @@ from zope.interface import implementer
 from meshkit.errors import UnsafePermissions
 from meshkit.interfaces import IFiles
 
-__all__ = ["LOCAL", "MAX_TEMPORARIES", "LocalFiles", "LocalSystem", "SystemCalls", "sync_folder"]
+__all__ = [
+    "LOCAL",
+    "MAX_TEMPORARIES",
+    "LocalFiles",
+    "LocalSystem",
+    "SystemCalls",
+    "naming",
+    "opened",
+    "sync_folder",
+]
 
 #: How many processes may write the same file at the same moment.
 MAX_TEMPORARIES: Final = 16
@@ -56,6 +65,12 @@ class SystemCalls(Protocol):
         """@return: at most so many of the next bytes; none at the end."""
 
     def write(self, descriptor: int, data: memoryview) -> int:
+        """@return: how many of the bytes were taken."""
+
+    def pread(self, descriptor: int, length: int, offset: int) -> bytes:
+        """@return: at most so many of the bytes there; none behind the end."""
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
         """@return: how many of the bytes were taken."""
 
     def fsync(self, descriptor: int) -> None:
@@ -91,6 +106,12 @@ class SystemCalls(Protocol):
     def unlink(self, path: str) -> None:
         """Take a name away."""
 
+    def listdir(self, path: str) -> list[str]:
+        """@return: the names in a folder, sorted."""
+
+    def statvfs(self, path: str) -> os.statvfs_result:
+        """@return: the sizes of the file system, above all C{f_bavail} and C{f_frsize}."""
+
 
 class LocalSystem:
     """The operating system of this machine."""
@@ -106,6 +127,12 @@ class LocalSystem:
 
     def write(self, descriptor: int, data: memoryview) -> int:
         return os.write(descriptor, data)
+
+    def pread(self, descriptor: int, length: int, offset: int) -> bytes:
+        return os.pread(descriptor, length, offset)
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        return os.pwrite(descriptor, data, offset)
 
     def fsync(self, descriptor: int) -> None:
         os.fsync(descriptor)
@@ -140,6 +167,12 @@ class LocalSystem:
     def unlink(self, path: str) -> None:
         os.unlink(path)
 
+    def listdir(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def statvfs(self, path: str) -> os.statvfs_result:
+        return os.statvfs(path)
+
 
 #: What is used unless something else is handed in.
 LOCAL: Final[SystemCalls] = LocalSystem()
@@ -148,12 +181,12 @@ LOCAL: Final[SystemCalls] = LocalSystem()
 def sync_folder(path: str, system: SystemCalls = LOCAL) -> None:
     """Make the names in a folder durable.  Blocks."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    with _naming(path), _opened(system, path, flags) as descriptor:
+    with naming(path), opened(system, path, flags) as descriptor:
         system.fsync(descriptor)
 
 
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
+def naming(path: str) -> Iterator[None]:
     """Let every L{OSError} name the file that the caller spoke of."""
     try:
         yield
@@ -165,7 +198,8 @@ def _naming(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(system: SystemCalls, path: str, flags: int, mode: int = 0o600) -> Iterator[int]:
+def opened(system: SystemCalls, path: str, flags: int, mode: int = 0o600) -> Iterator[int]:
+    """A file that is open for the length of a block."""
     descriptor = system.open(path, flags, mode)
     try:
         yield descriptor
@@ -258,7 +292,7 @@ def _temporary(system: SystemCalls, path: str, mode: int) -> Iterator[tuple[int,
 
 def _remove_leftover(system: SystemCalls, temporary: str) -> None:
     # What cannot be opened or removed keeps its name, and the next number is tried.
-    with suppress(OSError), _opened(system, temporary, _READ | os.O_NOFOLLOW) as descriptor:
+    with suppress(OSError), opened(system, temporary, _READ | os.O_NOFOLLOW) as descriptor:
         if _locked(system, descriptor) and _is_at(system, descriptor, temporary):
             system.unlink(temporary)
 
@@ -273,27 +307,28 @@ class LocalFiles:
 
     Secrets are read from plain files only: replacing one (L{write_atomic}) would
     replace a link by a file, and the two would go different ways unnoticed.
+
+    @ivar system: asked for everything.
     """
 
     def __init__(self, system: SystemCalls = LOCAL) -> None:
-        """@param system: asked for everything."""
-        self._system = system
+        self.system = system
 
     def read(self, path: str, limit: int) -> bytes:
-        with _naming(path), _opened(self._system, path, _READ) as descriptor:
-            return _read_all(self._system, descriptor, limit)
+        with naming(path), opened(self.system, path, _READ) as descriptor:
+            return _read_all(self.system, descriptor, limit)
 
     def read_secret(self, path: str, limit: int) -> bytes:
         try:
-            with _naming(path), _opened(self._system, path, _READ | os.O_NOFOLLOW) as descriptor:
+            with naming(path), opened(self.system, path, _READ | os.O_NOFOLLOW) as descriptor:
                 # Asked of the open file, so that it cannot be swapped in between.
-                mode = stat.S_IMODE(self._system.fstat(descriptor).st_mode)
+                mode = stat.S_IMODE(self.system.fstat(descriptor).st_mode)
                 if mode & _FOR_OTHERS:
                     raise UnsafePermissions(
                         f"other users have rights to the secret file {path} (mode {mode:04o}): "
                         f"run chmod 600 {shlex.quote(path)}"
                     )
-                return _read_all(self._system, descriptor, limit)
+                return _read_all(self.system, descriptor, limit)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise UnsafePermissions(
@@ -303,8 +338,8 @@ class LocalFiles:
             raise
 
     def write_atomic(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        system = self._system
-        with _naming(path):
+        system = self.system
+        with naming(path):
             with _temporary(system, path, mode) as (descriptor, temporary):
                 _write_all(system, descriptor, data)
                 system.fsync(descriptor)
@@ -312,9 +347,9 @@ class LocalFiles:
             sync_folder(os.path.dirname(path) or os.curdir, system)
 
     def create(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        system = self._system
+        system = self.system
         folder = os.path.dirname(path) or os.curdir
-        with _naming(path):
+        with naming(path):
             try:
                 with _temporary(system, path, mode) as (descriptor, temporary):
                     _write_all(system, descriptor, data)
@@ -327,8 +362,8 @@ class LocalFiles:
             sync_folder(folder, system)
 
     def make_folder(self, path: str, mode: int = 0o700) -> None:
-        system = self._system
-        with _naming(path):
+        system = self.system
+        with naming(path):
             parent = os.path.dirname(os.path.abspath(path))
             if _is_folder(system, path):
                 try:
@@ -350,24 +385,24 @@ class LocalFiles:
             sync_folder(parent, system)
 
     def mode(self, path: str) -> int | None:
-        system = self._system
-        with _naming(path):
+        system = self.system
+        with naming(path):
             try:
                 return stat.S_IMODE(system.stat(path).st_mode)
             except FileNotFoundError:
                 return None
 
     def remove(self, path: str) -> None:
-        system = self._system
-        with _naming(path):
+        system = self.system
+        with naming(path):
             with suppress(FileNotFoundError):
                 system.unlink(path)
             with suppress(FileNotFoundError):  # of a folder that is not there
                 sync_folder(os.path.dirname(path) or os.curdir, system)
 
     def lock(self, path: str, note: str) -> Callable[[], None]:
-        system = self._system
-        with _naming(path):
+        system = self.system
+        with naming(path):
             descriptor = system.open(path, _LOCK, 0o600)
             try:
                 system.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

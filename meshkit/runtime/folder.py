@@ -8,6 +8,7 @@ The data folder: one daemon at a time, for its owner's eyes only.
     endpoints.json   the addresses listened on, while a daemon runs
     start.lock       held by whoever is starting a daemon in the background
     door.port        the port that api = "auto" found last time
+    program          the daemon that runs here, if that is not mesh-node
     ...              the secrets, the settings, the database, a folder for each part
 """
 
@@ -46,6 +47,9 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LAST_PORT: Final = 65_535
 _PORT: Final = re.compile(rb"[1-9][0-9]{0,4}\n?")
 _NUMBER: Final = re.compile(rb"(0|[1-9][0-9]{0,8})\n?")
+_PROGRAM: Final = re.compile(rb"([a-z][a-z0-9-]{0,31})\n?")
+#: The daemon of a folder in which nothing is said of it.
+_FIRST_PROGRAM: Final = "mesh-node"
 
 
 class DataFolder:
@@ -309,6 +313,28 @@ class DataFolder:
     def remember_port(self, port: int) -> None:
         """Remember a port for the next start, durably."""
         self._files.write_atomic(self.file("door.port"), b"%d\n" % port, 0o600)
+
+    def program(self) -> str:
+        """
+        Which daemon the folder is for, as an argument of C{twistd}: the one that ran here last,
+        or that it was made for.
+        """
+        try:
+            found = _PROGRAM.fullmatch(self._files.read(self.file("program"), _MAX_NOTE_BYTES))
+        except OSError:
+            # It is only for what is said to people; what matters of the folder is said by others.
+            found = None
+        return _FIRST_PROGRAM if found is None else found[1].decode("ascii")
+
+    def remember_program(self, name: str) -> None:
+        """
+        Say which daemon the folder is for, durably.
+
+        @raise StartError: if it cannot be written.
+        """
+        if name != self.program():
+            with self._starting("write"):
+                self._files.write_atomic(self.file("program"), b"%s\n" % name.encode(), 0o600)
 
     def remove_endpoints(self) -> None:
         """Say that nobody listens any more."""

@@ -20,6 +20,7 @@ from meshkit.identity.keyfile import (
 )
 from meshkit.identity.keys import SEED_BYTES, Identity, PublicKey
 from meshkit.identity.network import (
+    PUBLIC_RELAYS,
     NetworkSecret,
     check_networks,
     decode_networks,
@@ -33,9 +34,12 @@ NETWORK_SECRET: Final = "network.secret"
 #: The identity that a rotation leads to, until it is in the place of the other.
 NEXT_KEY: Final = "next.key"
 DOOR_TOKEN: Final = "door.token"
+#: From it follow the keys that say where the shares of the owner's objects are.
+STORAGE_SECRET: Final = "storage.secret"
 
 _TOKEN_BYTES: Final = 32
 _RETIRED_BYTES: Final = 8
+_STORAGE_BYTES: Final = 32
 
 # --- the identity ------------------------------------------------------------------
 
@@ -196,7 +200,7 @@ def load_networks(
     @param key: C{mknet1-...}, a passphrase, or nothing.
     @param keys: the secret and the previous one, C{mknet1-...}; or nothing.
     @return: the current secret, and the previous one if there is one.
-    @raise ConfigError: if both are given.
+    @raise ConfigError: if both are given, or the secret that everybody has (L{PUBLIC_RELAYS}).
     """
     stored = stored_networks(folder)
     if key and keys:
@@ -209,9 +213,44 @@ def load_networks(
         return stored
     else:
         secrets = (NetworkSecret.generate(rng),)
+    if any(secret.raw == PUBLIC_RELAYS.raw for secret in secrets):
+        raise ConfigError(
+            "this network secret is the one of all blind relays, which everybody has: a network "
+            "needs one of its own, as 'meshkit init' makes it without --network-key"
+        )
     if not stored:
         folder.create_secret(NETWORK_SECRET, encode_networks(secrets))
     return secrets
+
+
+# --- objects -----------------------------------------------------------------------
+
+
+def load_storage_secret(folder: DataFolder, rng: Random) -> bytes:
+    """
+    The secret of the owner of objects, 32 bytes, made on the first call.
+
+    @raise ConfigError: if the file is damaged.
+    """
+    try:
+        text = folder.read_secret(STORAGE_SECRET)
+    except FileNotFoundError:
+        folder.prepare()
+        secret = rng.randbytes(_STORAGE_BYTES)
+        with suppress(FileExistsError):
+            folder.create_secret(STORAGE_SECRET, secret.hex().encode("ascii") + b"\n")
+        # Somebody else may have been faster.
+        text = folder.read_secret(STORAGE_SECRET)
+    try:
+        secret = bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        secret = b""
+    if len(secret) != _STORAGE_BYTES:
+        raise ConfigError(
+            f"{folder.file(STORAGE_SECRET)} is damaged: restore it from a backup; without it, "
+            f"where the shares of objects are cannot be changed"
+        )
+    return secret
 
 
 # --- the door ----------------------------------------------------------------------

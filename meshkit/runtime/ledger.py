@@ -30,7 +30,8 @@ GAIN_PER_MINUTE: Final = 1.0
 MAX_REASONS: Final = 8
 #: Characters of a reason.
 MAX_REASON: Final = 300
-#: Peers that are remembered; the ones that were quiet for longest make room.
+#: Peers that are remembered; the ones that were quiet for longest make room, those that are
+#: banned last.
 MAX_ACCOUNTS: Final = 4_096
 #: Of these, those that are kept over a restart.
 MAX_KEPT: Final = 1_000
@@ -74,6 +75,9 @@ class Account:
 
     @ivar score: what it was at C{scored_ns}; ask L{Ledger.score} for what it is now.
     @ivar round_trip: seconds, the mean of the last few, if any was measured.
+    @ivar heard_ns: wall clock, when there was the last sign of it; 0 if there was none.
+    @ivar missed: how often in a row it was looked for since, and did not answer.
+    @ivar suspect: that was too often.
     @ivar received: messages that came from it and were new.
     @ivar sent: messages that it was given.
     @ivar duplicates: messages that came from it and were here already.
@@ -86,6 +90,9 @@ class Account:
     score: float = FULL_SCORE
     scored_ns: int = 0
     round_trip: float | None = None
+    heard_ns: int = 0
+    missed: int = 0
+    suspect: bool = False
     received: int = 0
     sent: int = 0
     duplicates: int = 0
@@ -162,12 +169,20 @@ class Ledger:
         """A peer's account; a new one, if it has none."""
         account = self._accounts.get(key.raw)
         if account is None:
+            if len(self._accounts) >= MAX_ACCOUNTS:
+                self._forgotten = self._forgotten.and_of(self._accounts.pop(self._least()))
             account = self._accounts[key.raw] = Account(key)
-            if len(self._accounts) > MAX_ACCOUNTS:
-                self._forgotten = self._forgotten.and_of(self._accounts.popitem(last=False)[1])
         else:
             self._accounts.move_to_end(key.raw)
         return account
+
+    def _least(self) -> bytes:
+        """@return: who makes room: keys cost nothing, so a ban must not be washed out by them."""
+        now = self.wall_clock()
+        for key, account in self._accounts.items():
+            if account.banned_until_ns <= now:
+                return key
+        return next(iter(self._accounts))
 
     def accounts(self) -> list[Account]:
         """All of them, the one heard of last first."""
@@ -224,9 +239,30 @@ class Ledger:
         account = self._accounts.get(key.raw)
         return account is not None and self.wall_clock() < account.banned_until_ns
 
+    def heard(self, key: PublicKey) -> Account:
+        """There was a sign of a peer."""
+        account = self.account(key)
+        account.heard_ns = self.wall_clock()
+        account.missed, account.suspect = 0, False
+        return account
+
+    def missed(self, key: PublicKey, times: int, suspect: bool) -> None:
+        """
+        A peer was looked for, and did not answer.
+
+        @param times: in a row.
+        @param suspect: that is too often.
+        """
+        account = self.account(key)
+        account.missed, account.suspect = times, suspect
+
+    def suspects(self) -> int:
+        """How many peers are suspect."""
+        return sum(account.suspect for account in self._accounts.values())
+
     def measured(self, key: PublicKey, round_trip: float) -> None:
         """@param round_trip: seconds."""
-        account = self.account(key)
+        account = self.heard(key)
         before = account.round_trip
         account.round_trip = (
             round_trip if before is None else before + (round_trip - before) * _WEIGHT

@@ -2,8 +2,10 @@
 The peer book: which addresses this node may dial, and what it knows of them.
 
 Addresses come from the configuration or are added at the door; the added ones are
-kept in the database.  What happened with an address (connected, failed, in step) is
-kept in memory, for C{peer list} and C{status}.
+kept in the database.  Others are I{heard}: a part passes on what nodes say of themselves,
+for as long as they say it.  They are dialled likewise, and nothing follows from being
+heard.  What happened with an address (connected, failed, in step) is kept in memory, for
+C{peer list} and C{status}.
 
 For a bare C{HOST:PORT} the key that was first seen there is I{pinned}: kept in the
 database, and used from then on.  A pin outlives its address in the book, so that
@@ -46,12 +48,19 @@ from meshkit.runtime.ledger import Ledger
 
 #: How many addresses may be added by hand.
 MAX_ADDED: Final = 1_000
+#: How many addresses may be heard at a time, from each source.
+MAX_HEARD: Final = 256
 #: How many pins are kept.  Those that no address in the book uses make room, oldest first.
 MAX_PINS: Final = 2_000
 
 #: How the pinned key came to be trusted: nobody had vouched for it, or a person did.
 FIRST_USE: Final = "first use"
 BY_HAND: Final = "by hand"
+
+#: Sources of addresses that the operator has named.
+CONFIG: Final = "config"
+MANUAL: Final = "manual"
+_NAMED: Final = (CONFIG, MANUAL)
 
 #: Of the node itself, in L{meshkit.runtime.tables}.
 MIGRATIONS: Final = (
@@ -111,7 +120,7 @@ class PeerEntry:
     """
     One address and what this node knows of it.
 
-    @ivar source: C{config} or C{manual}.
+    @ivar source: C{config}, C{manual}, or from where it was heard.
     @ivar connected: a channel to it is open now.
     @ivar last_connected_ns: wall clock, when the last channel was opened.
     @ivar last_error: C{"CODE: sentence"} of the last failure, until it works again.
@@ -190,7 +199,10 @@ class PeerBook:
     _entries: dict[str, PeerEntry] = field(factory=dict, init=False)
     _pins: dict[str, Pin] = field(factory=dict, init=False)
     _unknown: dict[str, Unknown] = field(factory=dict, init=False)
+    # Source -> text of an address -> the address.
+    _heard: dict[str, dict[str, MeshAddress]] = field(factory=dict, init=False)
     _watchers: list[Callable[[], None]] = field(factory=list, init=False)
+    _link_watchers: list[Callable[[PeerEntry], None]] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.ledger = Ledger(self.database, self.wall_clock)
@@ -198,7 +210,7 @@ class PeerBook:
     def configure(self, addresses: Iterable[MeshAddress]) -> None:
         """Take over the addresses of the configuration."""
         for address in addresses:
-            self._entries[address.text] = PeerEntry(address, "config")
+            self._entries[address.text] = PeerEntry(address, CONFIG)
 
     def configure_bare(self, places: Iterable[HostPort]) -> None:
         """Take over the addresses of the configuration that name no key."""
@@ -215,8 +227,8 @@ class PeerBook:
             self._pins[place] = Pin(PublicKey(key), pinned_ns, how)
         rows = await self.database.read(_all_addresses)
         for (text,) in rows:
-            if text not in self._entries:
-                self._enter(MeshAddress.parse(text), "manual")
+            if not self._is_named(text):
+                self._enter(MeshAddress.parse(text), MANUAL)
         for unknown in list(self._unknown.values()):
             pin = self._pins.get(unknown.place.text)
             if pin is not None:
@@ -224,20 +236,46 @@ class PeerBook:
         self._changed()
 
     def _enter(self, address: MeshAddress, source: str) -> PeerEntry:
-        pin = self._pins.get(address.place.text)
+        # At a relay's place the relay is pinned, if anybody is.
+        pin = None if address.via is not None else self._pins.get(address.place.text)
         if pin is not None and pin.key != address.key:
             pin = None
+        known = self._entries.get(address.text)
+        if known is not None:
+            # It was heard, and is named now, or the other way round.
+            known.source, known.pin = source, pin
+            return known
         entry = self._entries[address.text] = PeerEntry(address, source, pin=pin)
         return entry
+
+    def _is_named(self, text: str) -> bool:
+        entry = self._entries.get(text)
+        return entry is not None and entry.source in _NAMED
+
+    def _heard_from(self, text: str) -> str | None:
+        """@return: the first source that has told an address, of those that still tell it."""
+        return next((source for source, told in self._heard.items() if text in told), None)
+
+    def _let_go(self, text: str) -> None:
+        """Nobody names this address any more: keep it only if it is heard."""
+        entry = self._entries[text]
+        source = self._heard_from(text)
+        if source is None:
+            del self._entries[text]
+        else:
+            entry.source = source
 
     def _known(self, place: HostPort, key: PublicKey) -> PeerEntry:
         """A configured place has a key now."""
         del self._unknown[place.text]
-        return self._enter(MeshAddress(place.host, place.port, key), "config")
+        return self._enter(MeshAddress(place.host, place.port, key), CONFIG)
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call back whenever the set of addresses may have changed."""
         self._watchers.append(callback)
+
+    def watch_links(self, callback: Callable[[PeerEntry], None]) -> None:
+        self._link_watchers.append(callback)
 
     def entries(self) -> list[PeerEntry]:
         """Every address, sorted by its text."""
@@ -263,6 +301,25 @@ class PeerBook:
     def dialable(self) -> list[MeshAddress]:
         return [entry.address for entry in self.entries()]
 
+    def named(self) -> list[MeshAddress]:
+        return [entry.address for entry in self.entries() if entry.source in _NAMED]
+
+    def hear(self, source: str, addresses: Iterable[MeshAddress]) -> None:
+        told = {address.text: address for address in addresses}
+        if len(told) > MAX_HEARD:
+            told = {text: told[text] for text in sorted(told)[:MAX_HEARD]}
+        before = self._heard.pop(source, {})
+        if told:
+            self._heard[source] = told
+        for text in before:
+            if text not in told and not self._is_named(text):
+                self._let_go(text)
+        for text, address in told.items():
+            if text not in self._entries:
+                self._enter(address, source)
+        if told != before:
+            self._changed()
+
     def add(self, address: MeshAddress) -> Deferred[PeerEntry]:
         """
         Add an address by hand.  Adding one that is known changes nothing.
@@ -273,19 +330,18 @@ class PeerBook:
         return shield(self._add(address))
 
     async def _add(self, address: MeshAddress) -> PeerEntry:
-        known = self._entries.get(address.text)
-        if known is not None:
-            return known
+        if self._is_named(address.text):
+            return self._entries[address.text]
         self._check_pin(address)
         now = self.wall_clock()
         await self.database.write(lambda connection: _insert(connection, address.text, now))
-        if address.text not in self._entries:
-            self._enter(address, "manual")
+        if not self._is_named(address.text):
+            self._enter(address, MANUAL)
         self._changed()
         return self._entries[address.text]
 
     def _check_pin(self, address: MeshAddress) -> None:
-        pin = self._pins.get(address.place.text)
+        pin = None if address.via is not None else self._pins.get(address.place.text)
         if pin is not None and pin.key != address.key:
             raise changed_key(address.place, pin.key, address.key)
 
@@ -312,7 +368,7 @@ class PeerBook:
             ).fetchall()
             if rows and rows[0][0] != address.key.raw:
                 raise changed_key(address.place, PublicKey(rows[0][0]), address.key)
-            if not configured and address.text not in self._entries:
+            if not configured and not self._is_named(address.text):
                 _insert(connection, address.text, pin.pinned_ns)
             return None if rows else _pin(connection, address.place.text, pin, in_use)
 
@@ -324,9 +380,10 @@ class PeerBook:
             return await self._add(address)
         if address.place.text in self._unknown:
             self._known(address.place, address.key)
-        entry = self._entries.get(address.text) or self._enter(address, "manual")
+        if not self._is_named(address.text):
+            self._enter(address, MANUAL)
         self._changed()
-        return entry
+        return self._entries[address.text]
 
     def repin(self, address: MeshAddress) -> Deferred[PublicKey | None]:
         """
@@ -341,12 +398,13 @@ class PeerBook:
         place = address.place
         before = self._pins.get(place.text)
         old = None if before is None else MeshAddress(place.host, place.port, before.key)
-        entry = None if old is None else self._entries.get(old.text)
+        entry = self._entries.get(old.text) if old and self._is_named(old.text) else None
+        source = None if entry is None else entry.source
         in_use = self._places_in_use()
         pin = Pin(address.key, self.wall_clock(), BY_HAND)
 
         def job(connection: sqlite3.Connection) -> str | None:
-            if old is not None and entry is not None and entry.source == "manual":
+            if old is not None and source == MANUAL:
                 _delete(connection, old.text)
                 _insert(connection, address.text, pin.pinned_ns)
             return _pin(connection, place.text, pin, in_use)
@@ -356,9 +414,10 @@ class PeerBook:
         self._pins.pop(forgotten, None)
         if place.text in self._unknown:
             self._known(place, address.key)
-        elif old is not None and entry is not None:
-            self._entries.pop(old.text, None)
-            self._enter(address, entry.source)
+        elif old is not None and source is not None:
+            if self._is_named(old.text):
+                self._let_go(old.text)
+            self._enter(address, source)
         elif address.text in self._entries:
             self._entries[address.text].pin = pin
         self._changed()
@@ -380,13 +439,19 @@ class PeerBook:
         known = self._entries.get(address.text)
         if known is None:
             raise NotFound(f"{address.text} is not in the peer book: see 'meshkit peer list'")
-        if known.source == "config":
+        if known.source not in _NAMED:
+            raise ConfigError(
+                f"{address.text} is heard from {known.source!r} and dialled for as long as it "
+                f"is: to have nothing to do with that peer, block its key"
+            )
+        if known.source == CONFIG:
             raise ConfigError(
                 f"{address.text} is one of the configured peers: take it out of the setting "
                 f"'peers' and restart the node"
             )
         await self.database.write(lambda connection: _delete(connection, address.text))
-        self._entries.pop(address.text, None)
+        if address.text in self._entries:
+            self._let_go(address.text)
         self._changed()
 
     def note_connected(self, address: MeshAddress) -> None:
@@ -397,11 +462,14 @@ class PeerBook:
             entry.last_error = None
             entry.changed = None
             entry.failures = 0
+            self.ledger.heard(address.key)
+            self._link_changed(entry)
 
     def note_disconnected(self, address: MeshAddress) -> None:
         entry = self._entries.get(address.text)
         if entry is not None:
             entry.connected = False
+            self._link_changed(entry)
 
     def note_failed(self, address: MeshAddress, error: BaseException) -> None:
         entry = self._entries.get(address.text)
@@ -422,6 +490,7 @@ class PeerBook:
                 )
             if entry.pin is not None and _is_refusal(error) and self.on_key_refused is not None:
                 self.on_key_refused(entry)
+            self._link_changed(entry)
 
     def note_changed(self, entry: PeerEntry, error: PeerKeyChanged) -> None:
         """Record that another key answers where one is pinned, until it works again."""
@@ -432,9 +501,22 @@ class PeerBook:
         for watcher in list(self._watchers):
             watcher()
 
+    def _link_changed(self, entry: PeerEntry) -> None:
+        for watcher in list(self._link_watchers):
+            watcher(entry)
+
 
 def _all_addresses(connection: sqlite3.Connection) -> list[tuple[str]]:
     return connection.execute("SELECT address FROM node_peers ORDER BY address").fetchall()
+
+
+def remember(connection: sqlite3.Connection, address: MeshAddress, now_ns: int) -> None:
+    """
+    Have an address dialled from the next start on, as one that was added by hand.
+
+    @raise Overloaded: if the book is full.
+    """
+    _insert(connection, address.text, now_ns)
 
 
 def _insert(connection: sqlite3.Connection, text: str, now_ns: int) -> None:

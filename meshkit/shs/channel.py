@@ -50,7 +50,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, Protocol
 
-from attrs import define
+from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -132,11 +132,14 @@ class Traffic:
     @ivar opened: channels whose peers proved their keys and were given a protocol.
     @ivar received: bytes that came from the transports beneath.
     @ivar sent: bytes that were handed down to them.
+    @ivar live: those of the channels that are not gone yet, oldest first, with the second of
+        their reactor's clock at which they were opened.
     """
 
     opened: int = 0
     received: int = 0
     sent: int = 0
+    live: dict[SecureChannel, float] = field(factory=dict, repr=False)
 
 
 class ChannelOwner(Protocol):
@@ -411,6 +414,8 @@ class SecureChannel:
         app, self._app = self._app, None
         if not self._opened and not self._answered:
             self._owner.channel_failed(self, final)
+        if self._traffic is not None:
+            self._traffic.live.pop(self, None)
         self._owner.channel_lost(self)
         if app is not None:
             app.connectionLost(final)
@@ -544,6 +549,9 @@ class SecureChannel:
             self.loseConnection()
             return
         self._app = app
+        if self._traffic is not None:
+            # Before it is connected, as it may be gone at once.
+            self._traffic.live[self] = self._reactor.seconds()
         mistake = self._call_app(lambda: app.makeConnection(self))
         if mistake is None:
             if self._traffic is not None:
@@ -731,7 +739,13 @@ class SecureChannel:
         data = self._corked[0] if len(self._corked) == 1 else b"".join(self._corked)
         self._corked.clear()
         self._corked_bytes = 0
-        self._hand_down(self._boxer.box(data))
+        if len(data) <= CORK_BYTES:
+            self._hand_down(self._boxer.box(data))
+            return
+        # The memory of small pieces is used again and again; that of a megabyte is given back
+        # to the system each time, and to get it anew takes as long as to encrypt.
+        for start in range(0, len(data), CORK_BYTES):
+            self._hand_down(self._boxer.box(data[start : start + CORK_BYTES]))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """

@@ -82,6 +82,7 @@ class _Offer:
     factory: IProtocolFactory | None = None
     authorize: Authorize | None = None
     admit: Admit | None = None
+    counted: bool = True
 
 
 @frozen
@@ -160,9 +161,9 @@ class SecureListener(ServerFactory):
         @param rng: gives 32 bytes for each connection, and chooses who is dropped.
         @param timeout: seconds for each whole handshake.
         @param max_per_peer: connections that one authenticated peer may have here, over
-            all protocols.  A further one cuts the oldest of the protocol that the peer
-            has most of: the peer may have forgotten that one, and the new one is sure to
-            be wanted.  L{None} sets no limit, and leaves it to the factories.
+            all protocols that do not bound that themselves.  A further one cuts the oldest of
+            the protocol that the peer has most of: the peer may have forgotten that one, and the
+            new one is sure to be wanted.  L{None} sets no limit, and leaves it to the factories.
         """
         self._reactor = reactor
         self._identity = identity
@@ -197,6 +198,8 @@ class SecureListener(ServerFactory):
         factory: IProtocolFactory,
         authorize: Authorize | None = None,
         suite: Suite = SHS1,
+        *,
+        counted: bool = True,
     ) -> None:
         """
         Offer a protocol.
@@ -207,9 +210,11 @@ class SecureListener(ServerFactory):
             sees the same silence as after a bad signature.  L{None} admits every
             member of the network.
         @param suite: the handshake that leads to it.
+        @param counted: its connections count in C{max_per_peer}; if not, the factory itself
+            sees to it that no peer has too many.
         @raise meshkit.errors.PartConflict: if the label, the key or the table is taken.
         """
-        self._offer_one(capability, _Offer(suite, factory, authorize))
+        self._offer_one(capability, _Offer(suite, factory, authorize, counted=counted))
 
     def register_answer(
         self, capability: Capability, suite: Suite, admit: Admit | None = None
@@ -346,7 +351,7 @@ class SecureListener(ServerFactory):
 
     def _leave(self, channel: SecureChannel) -> None:
         peer = self._live.pop(channel, None)
-        if peer is not None and peer in self._by_peer:
+        if peer is not None and channel in self._by_peer.get(peer, ()):
             same = self._by_peer[peer]
             del same[channel]
             if not same:
@@ -365,8 +370,9 @@ class SecureListener(ServerFactory):
     def build_protocol(self, channel: SecureChannel, address: PeerAddress) -> IProtocol | None:
         self._forget(channel)
         self._live[channel] = address.key
-        self._limit_peer(channel, address.key)
         offer = self._offer(channel)
+        if offer is None or offer.counted:
+            self._limit_peer(channel, address.key)
         if offer is None or offer.factory is None:
             return None
         try:

@@ -105,6 +105,11 @@ class Caller:
         """Is its token good for nothing any more?"""
         return self._standing.over
 
+    @property
+    def watched(self) -> bool:
+        """Is something open that has to end with its token?"""
+        return bool(self._standing.watchers)
+
     def watch(self, told: Callable[[], None]) -> Callable[[], None]:
         """
         Have something done when the token is revoked, expires or is replaced.

@@ -14,11 +14,8 @@ body is kept::
              (all of it within receive_timeout)                      408
           -> the resource
 
-A refusal is a JSON answer, after which the connection is closed: the rest of the
-body would otherwise be taken for the next request.  Closing while the client still
-sends would make its TCP discard our answer (RFC 9112, 9.6), so the sending half is
-closed first, and what arrives is dropped unread for L{LINGER_SECONDS} or
-L{LINGER_BYTES}.
+A refusal is a JSON answer, after which the connection is closed; what one connection may
+do is bounded by L{meshkit.runtime.http}.
 
 What all connections hold together is limited as well, and no caller may hold more than half
 of it: bytes of bodies, from their arrival until the answer is given (C{bodies}), and bytes
@@ -27,8 +24,7 @@ where these leave no room, those are cut off that have not read for L{STUCK_SECO
 connections there may be so many that most are idle; at the limit the one that has been idle
 longest makes room for a new one, and nobody is turned away while there is such a one.
 
-HTTP/1.1 only (1.0 is answered and closed): each channel is made by this module, so
-neither TLS's ALPN nor an upgrade can put HTTP/2 in its place.
+HTTP/1.1 only; 1.0 is answered and closed.
 """
 
 from __future__ import annotations
@@ -41,7 +37,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -60,14 +56,12 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from meshkit.errors import (
-    BodyTooLarge,
-    HeadersTooLarge,
     MeshkitError,
     OperationError,
     Overloaded,
-    RequestTimeout,
 )
 from meshkit.operations import MAX_BODY
+from meshkit.runtime.http import BoundedChannel, OpenChannels, Refused, too_large
 from meshkit.runtime.limits import Shares
 from meshkit.runtime.logs import noting
 from meshkit.web.answers import (
@@ -96,16 +90,12 @@ STUCK_SECONDS: Final = 2.0
 BODIES: Final = 4
 IDLE_SECONDS: Final = 60.0
 RECEIVE_SECONDS: Final = 30.0
-LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 #: Seconds in which an answer that is being worked on has to be given when the token that
 #: asked for it is good for nothing any more.
 OVER_SECONDS: Final = 5.0
 
 _ABSOLUTE: Final = re.compile(rb"([^ ]*) (?i:http)://([^/?# ]*)([^ ]*) ([^ ]*)")
-
-# More digits than any length needs, and fewer than int() refuses to read.
-_LENGTH_DIGITS: Final = 19
 
 _CLOSE: Final[Header] = (b"Connection", b"close")
 
@@ -225,6 +215,7 @@ class LimitedSite(Site):
         self.answers = Shares(max_unfetched, max_unfetched // 2)
         self.max_header_bytes = max_header_bytes
         self.max_headers = max_headers
+        self.idle_timeout = idle_timeout
         self.receive_timeout = receive_timeout
         self.admit = admit
         self._max_connections = max_connections
@@ -236,15 +227,13 @@ class LimitedSite(Site):
         self._date = b""
         self.request_ids = request_ids
         self.tally = Tally()
-        # A dict, for its order: connections are closed in the order they came.
-        self._channels: dict[LimitedChannel, None] = {}
+        self._channels = OpenChannels(reactor)
         # Those without a request that was let in, the one that is so longest first.
         self._unused: dict[LimitedChannel, None] = {}
         # How many are on their way out to make room.
         self._leaving = 0
         # Whose clients do not take their answers, and since when.
         self._stuck: dict[LimitedChannel, float] = {}
-        self._waiting_for_none: list[Deferred[None]] = []
 
     @property
     def connections(self) -> int:
@@ -302,28 +291,11 @@ class LimitedSite(Site):
             the handlers that are still at work.
         @return: Deferred that fires when no connection is left.
         """
-        for channel in list(self._channels):
-            channel.close_when_answered()
-        if not self._channels:
-            return succeed(None)
-        timer = self.reactor.callLater(grace, self._abort_all)
-
-        def done(result: Any) -> Any:
-            if timer.active():
-                timer.cancel()
-            return result
-
-        gone: Deferred[None] = Deferred()
-        self._waiting_for_none.append(gone)
-        return gone.addBoth(done)
-
-    def _abort_all(self) -> None:
-        for channel in list(self._channels):
-            channel.abort()
+        return self._channels.close(grace)
 
     def opened(self, channel: LimitedChannel) -> None:
         """Called by a channel when it is connected."""
-        self._channels[channel] = None
+        self._channels.add(channel)
         self._unused[channel] = None
 
     def used(self, channel: LimitedChannel) -> None:
@@ -376,14 +348,10 @@ class LimitedSite(Site):
 
     def closed(self, channel: LimitedChannel) -> None:
         """Called by a channel when its connection is lost."""
-        del self._channels[channel]
         self._unused.pop(channel, None)
         self._at_rest(channel)
         self._leaving -= channel.leaving
-        if not self._channels:
-            waiting, self._waiting_for_none = self._waiting_for_none, []
-            for gone in waiting:
-                gone.callback(None)
+        self._channels.remove(channel)
 
 
 class LimitedRequest(Request):
@@ -398,18 +366,31 @@ class LimitedRequest(Request):
     #: Who holds its body, and how many bytes of it.
     who = ANYONE.name
     held = 0
+    #: Told the whole body of an answer before any of it is sent, gives headers that depend on
+    #: it.  Of a stream, which has no whole, it is not told.
+    seal: Callable[[bytes], Sequence[Header]] | None = None
 
     def handleContentChunk(self, data: bytes) -> None:
         site: LimitedSite = self.channel.site
         size = len(data)
         if self.held + size > site.max_body:
-            raise _Refused(too_large(site.max_body))
+            raise Refused(too_large(site.max_body))
         if not site.bodies.room(self.who, size):
-            raise _Refused(_no_room())
+            raise Refused(_no_room())
         site.bodies.take(self.who, size)
         self.held += size
         site.tally.received += size
         super().handleContentChunk(data)
+
+    def write(self, data: bytes) -> None:
+        seal, self.seal = self.seal, None
+        if seal is not None and not self.startedWriting and self.method != b"HEAD":
+            # Who gives an answer in one piece has said how long it is.
+            said = self.responseHeaders.getRawHeaders(b"Content-Length", [])
+            if said == [b"%d" % len(data)]:
+                for name, value in seal(data):
+                    self.setHeader(name, value)
+        super().write(data)
 
     def ensure_room(self, size: int) -> None:
         """
@@ -507,44 +488,30 @@ class _MethodsInJSON:
             return prepare_error(request, method_not_allowed(method, allowed))
 
 
-class LimitedChannel(HTTPChannel):
+class LimitedChannel(BoundedChannel):
     """
     One connection of a L{LimitedSite}.
 
-    States: receiving a request (a deadline runs from its first byte), answering it
-    (what arrives meanwhile is kept by C{HTTPChannel}, which pauses the client at
-    16 KiB), idle, refused: our last answer is out and what arrives is dropped; and
-    handed over: all that arrives is another protocol's (L{meshkit.web.takeover}).
+    It has one state more: handed over, when all that arrives is another protocol's
+    (L{meshkit.web.takeover}).
     """
 
     _log = Logger()
 
+    linger_bytes = LINGER_BYTES
+    malformed = OperationError
+
     site: LimitedSite
-    transport: Any
-    _request_line = b""
     _request_id = b""
-    _head_bytes = 0
-    _headers = 0
-    _receiving = False
-    _answering = False
-    _refused = False
-    _losing = False
-    _dropped = 0
-    _deadline: IDelayedCall | None = None
     _successor: IProtocol | None = None
     _closing: Callable[[], None] | None = None
-    _site_closes = False
     # Who has the connection now, how not to be told of its end any more, and what follows it.
     _caller = ANYONE
     _unwatch: Callable[[], None] | None = None
     _over: IDelayedCall | None = None
-    # The client does not take what is sent.
-    _full = False
     # Of a target that was a whole URL.
     _authority: str | None = None
     _local: IAddress
-    #: It was told to make room.
-    leaving = False
     #: Bytes of answers that its client has not taken, and to whose account they are.
     unfetched = 0
     holder = ANYONE.name
@@ -553,10 +520,13 @@ class LimitedChannel(HTTPChannel):
     _peer: IAddress
 
     def connectionMade(self) -> None:
-        # C{HTTPChannel} has limits of its own, which answer without saying why.  Ours
-        # are never the larger ones.
-        self.MAX_LENGTH = self.totalHeadersSize = self.site.max_header_bytes
-        self.maxHeaders = self.site.max_headers
+        site = self.site
+        self.limit(
+            max_head=site.max_header_bytes,
+            max_headers=site.max_headers,
+            max_body=site.max_body,
+            receive_seconds=site.receive_timeout,
+        )
         super().connectionMade()
         # Asking costs a system call, and they stay the same.
         self._local = self.transport.getHost()
@@ -582,40 +552,7 @@ class LimitedChannel(HTTPChannel):
         if self._successor is not None and not self._answering:
             self._successor.dataReceived(data)
             return
-        if self._refused:
-            self._drop(len(data))
-            return
-        if not self._answering:
-            self._receiving = True
         super().dataReceived(data)
-        if self._receiving and self._deadline is None and not self._losing:
-            # Most requests come in one piece, and need no clock.
-            self._deadline = self.callLater(self.site.receive_timeout, self._too_slow)
-
-    def lineReceived(self, line: bytes) -> None:
-        try:
-            self._head_bytes += len(line) + len(self.delimiter)
-            if self._head_bytes > self.site.max_header_bytes:
-                raise _Refused(self._headers_too_large())
-            if not self._request_line:
-                self._request_line = line = self._origin_form(line)
-                self._receiving = True
-            super().lineReceived(line)
-        except _Refused as e:
-            self.refuse(e.error)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self.refuse(self._headers_too_large())
-
-    def headerReceived(self, line: bytes) -> bool:
-        name, _, value = line.partition(b":")
-        value = value.strip(b" \t")
-        if name.lower() == b"content-length" and len(value) > _LENGTH_DIGITS and value.isdigit():
-            raise _Refused(too_large(self.site.max_body))
-        self._headers += 1
-        if self._headers > self.site.max_headers:
-            raise _Refused(HeadersTooLarge(f"more than {self.site.max_headers} headers were sent"))
-        return bool(super().headerReceived(line))
 
     def allHeadersReceived(self) -> None:
         """
@@ -626,14 +563,14 @@ class LimitedChannel(HTTPChannel):
         headers = request.requestHeaders
         method, target, version = self._request_line.decode("latin-1").split(" ")
         if not target.startswith("/"):
-            raise _Refused(OperationError("the request's target has to be a path"))
+            raise Refused(OperationError("the request's target has to be a path"))
         hosts = headers.getRawHeaders(b"Host", [])
         if len(hosts) != 1 and version == "HTTP/1.1":
             # RFC 9112, 3.2.
-            raise _Refused(OperationError("the request needs exactly one Host header"))
+            raise Refused(OperationError("the request needs exactly one Host header"))
         named = [host.decode("latin-1").lower() for host in hosts]
         if self._authority is not None and named != [self._authority]:
-            raise _Refused(OperationError("target and Host header name different hosts"))
+            raise Refused(OperationError("target and Host header name different hosts"))
         head = RequestHead(method, target, headers, self.length, self._local, self._peer)
         if self.site.request_ids is not None:
             head.request_id = self.site.request_ids.of(headers.getRawHeaders(HEADER, []))
@@ -646,7 +583,7 @@ class LimitedChannel(HTTPChannel):
             error = internal_error()
         error = error or self._over_the_limit(head)
         if error is not None:
-            raise _Refused(error)
+            raise Refused(error)
         request.head = head
         self._belongs_to(head.caller)
         request.who = self.holder = head.caller.name
@@ -667,7 +604,7 @@ class LimitedChannel(HTTPChannel):
             return e
         return None
 
-    def _origin_form(self, line: bytes) -> bytes:
+    def origin_form(self, line: bytes) -> bytes:
         """
         A request line whose target is the path alone.  That of a whole URL is noted, to be
         compared with the C{Host} header (RFC 9112, 3.2.2).
@@ -694,20 +631,11 @@ class LimitedChannel(HTTPChannel):
             # Of the bytes that ended the last request, those after it.
             self._pass_on(data)
             return
-        try:
-            super().rawDataReceived(data)
-        except _Refused as e:
-            self.refuse(e.error)
+        super().rawDataReceived(data)
 
     def allContentReceived(self) -> None:
-        self._stop_deadline()
-        self._receiving = False
-        self._answering = True
-        self._request_line = b""
         self._request_id = b""
         self._authority = None
-        self._head_bytes = 0
-        self._headers = 0
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
@@ -718,16 +646,13 @@ class LimitedChannel(HTTPChannel):
             # Whatever else its Connection header says.
             self.persistent = 1
         elif self._full:
-            # What else the client has sent waits until it has taken this answer.
-            self.paused = True
-            self.transport.pauseProducing()
+            self.hold()
         else:
             self.site.unused(self)
         super().requestDone(request)
         if not self.persistent:
             # Closing waits until the client has taken its answer, but not for ever.
-            self._stop_deadline()
-            self._deadline = self.callLater(self.site.timeOut, self._give_up)
+            self.give_up_after(self.site.idle_timeout)
 
     # --- whose it is -----------------------------------------------------------------
 
@@ -771,21 +696,12 @@ class LimitedChannel(HTTPChannel):
             self._left(sum(map(len, iovec)))
 
     def pauseProducing(self) -> None:
-        """The transport has more than it likes to keep."""
-        self._full = True
         self.site.stuck(self)
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The transport has sent all of it."""
-        self._full = False
         self._fetched()
         super().resumeProducing()
-        if self.paused:
-            self.paused = False
-            self.site.unused(self)
-            # What was kept meanwhile.
-            super().dataReceived(b"")
 
     def cut_off(self) -> None:
         """Give up on a client that does not take its answer."""
@@ -834,113 +750,33 @@ class LimitedChannel(HTTPChannel):
 
     # --- refusing ------------------------------------------------------------------
 
-    def refuse(self, error: MeshkitError) -> None:
-        """Answer the request that is being received with an error, and close."""
-        if self._refused:
-            return
-        self._refused = True
-        self._receiving = False
-        self._stop_deadline()
-        self.setTimeout(None)
-        self.clearLineBuffer()
-        is_head = self._request_line.startswith(b"HEAD ")
-        # Its body goes with it; nobody else has seen this request.
-        for request in self.requests:
-            request.let_go(self.site)
-        self.requests.clear()
+    def write_refusal(self, error: MeshkitError, known: Any) -> None:
         more = self.site.date_header()
         if self.site.request_ids is not None:
             name = self._request_id or self.site.request_ids.new().encode("ascii")
             more.append((HEADER, name))
-        self.site.unused(self)
-        _write_error(self, error, more, not is_head)
+        _write_error(self, error, more, not self._request_line.startswith(b"HEAD "))
         self.site.tally.answered(error.status, 0)
-        self._close_politely()
 
-    def timeoutConnection(self) -> None:
-        """The client is idle.  In the middle of a request that is worth an answer."""
-        if self.requests:
-            self.refuse(RequestTimeout())
-        else:
-            super().timeoutConnection()
+    def let_go(self, request: Any) -> None:
+        request.let_go(self.site)
 
-    def loseConnection(self) -> None:
-        # Only once: some transports take it ill if a producer is unregistered twice.
-        if not self._losing:
-            self._losing = True
-            super().loseConnection()
-
-    def make_room(self) -> None:
-        """Close, though nothing is wrong: others want to come in."""
-        self.leaving = True
-        if self.requests or self._refused:
-            self.abort()
-        else:
-            self.loseConnection()
-
-    def close_when_answered(self) -> None:
-        """Close now if no answer is owed, else as soon as it is given."""
-        self._site_closes = True
-        if self._answering:
-            self.persistent = 0
-        elif self._successor is not None:
-            if self._closing is None:
-                self.transport.loseConnection()
-            else:
-                self._closing()
-        elif not self._refused:
-            self.loseConnection()
-
-    def abort(self) -> None:
-        """Close now, whatever is still on its way."""
-        self.transport.abortConnection()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        # C{HTTPChannel} calls this for every malformed request.  It is private; were
-        # it renamed, clients would get its bare 400 instead of ours.
-        raise _Refused(OperationError("this is not a well-formed HTTP/1.1 request"))
-
-    def _headers_too_large(self) -> HeadersTooLarge:
-        return HeadersTooLarge(
-            f"request line and headers have to fit in {self.site.max_header_bytes} bytes"
-        )
-
-    def _too_slow(self) -> None:
-        self._deadline = None
-        if self.requests:
-            self.refuse(RequestTimeout())
-        else:
-            # Not even a request line: to answer would confuse a client that is just
-            # about to send one.
-            self.abort()
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _close_politely(self) -> None:
-        transport: Any = self.transport
-        self._deadline = self.callLater(LINGER_SECONDS, self._give_up)
+    def can_half_close(self) -> bool:
         # A TLS transport names the interface too, but would close the socket beneath it
         # without sending what it holds.
+        transport: Any = self.transport
         half = IHalfCloseableDescriptor(transport, None)
-        if half is None or ISSLTransport.providedBy(transport):
-            self.loseConnection()
+        return half is not None and not ISSLTransport.providedBy(transport)
+
+    def close_when_answered(self) -> None:
+        if self._answering or self._successor is None:
+            super().close_when_answered()
             return
-        transport.unregisterProducer()
-        transport.loseWriteConnection()
-        transport.resumeProducing()
-
-    def _drop(self, size: int) -> None:
-        self._dropped += size
-        if self._dropped > LINGER_BYTES:
-            self._stop_deadline()
-            self.abort()
-
-    def _give_up(self) -> None:
-        self._deadline = None
-        self.abort()
+        self._site_closes = True
+        if self._closing is None:
+            self.transport.loseConnection()
+        else:
+            self._closing()
 
 
 class _TurnedAway(Protocol):
@@ -956,21 +792,6 @@ class _TurnedAway(Protocol):
         error = Overloaded(f"{self._limit} connections are open already: try again in a moment")
         _write_error(channel, error, [], True)
         self.transport.loseConnection()
-
-
-class _Refused(Exception):
-    """Unwinds C{HTTPChannel}'s parser to where the refusal is answered."""
-
-    def __init__(self, error: MeshkitError) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def too_large(limit: int) -> BodyTooLarge:
-    """@return: the error that names the limit."""
-    error = BodyTooLarge(f"the body is larger than the {limit} bytes that are accepted here")
-    error.details = {"limit": limit}
-    return error
 
 
 def _no_room() -> Overloaded:

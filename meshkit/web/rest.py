@@ -50,6 +50,7 @@ from meshkit.errors import (
     UnsupportedMediaType,
 )
 from meshkit.operations import MAX_BODY, Advised, BoundOperation, Operation, Page
+from meshkit.runtime.http import too_large
 from meshkit.runtime.limits import Shares
 from meshkit.web.answers import (
     JSON,
@@ -66,7 +67,7 @@ from meshkit.web.answers import (
 )
 from meshkit.web.callers import ANYONE, Caller
 from meshkit.web.dispatch import Dispatcher
-from meshkit.web.limits import RequestHead, too_large
+from meshkit.web.limits import RequestHead
 from meshkit.web.representation import (
     MAX_INLINE,
     MIN_COMPRESSED,

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from ipaddress import ip_address
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -26,11 +17,13 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 from meshkit.hooks.config import WebHook
 from meshkit.hooks.retries import Failed
 from meshkit.hooks.signing import WebhookSecret, verify
-from meshkit.hooks.webhook import CLOSE_SECONDS, MAX_ANSWER, Webhook
+from meshkit.hooks.webhook import MAX_ANSWER, Webhook
 from meshkit.interfaces import Arrival
+from meshkit.runtime.outbound import CLOSE_SECONDS
 from meshkit.testing.nodes import MemoryHost, run_clock
 from meshkit.testing.transports import MemoryNetwork
 from tests.hooks.support import make_arrival
+from tests.servers import Names, options_for, policy_of
 
 PUBLIC = "93.184.216.34"
 OTHER = "8.8.8.8"
@@ -88,36 +81,6 @@ class ServerFactory(Factory):
         server = Server(self)
         self.connections.append(server)
         return server
-
-
-class Names:
-    """
-    A resolver that answers from a list, another time with the next entry.
-
-    @ivar asked: the names that were asked for.
-    """
-
-    def __init__(self, **answers: list[list[str]]) -> None:
-        self.answers = {name.replace("_", "."): each for name, each in answers.items()}
-        self.asked: list[str] = []
-
-    def resolveHostName(
-        self,
-        resolutionReceiver: Any,
-        hostName: str,
-        portNumber: int = 0,
-        addressTypes: Any = None,
-        transportSemantics: str = "TCP",
-    ) -> Any:
-        receiver, name, port = resolutionReceiver, hostName, portNumber
-        self.asked.append(name)
-        receiver.resolutionBegan(self)
-        answers = self.answers.get(name, [[]])
-        for host in answers.pop(0) if len(answers) > 1 else answers[0]:
-            kind = IPv6Address if ":" in host else IPv4Address
-            receiver.addressResolved(kind("TCP", host, port))
-        receiver.resolutionComplete()
-        return self
 
 
 class WebhookCase(SynchronousTestCase):
@@ -415,55 +378,17 @@ class Addresses(WebhookCase):
         self.assertIn("no public address", error)
 
 
-@cache
-def authority(name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    return _certificate(name, key, name, key, ca=True), key
-
-
-def _certificate(
-    name: str, key: Any, issuer: str, issuer_key: Any, *, ca: bool = False
-) -> x509.Certificate:
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    )
-    if not ca:
-        alternative: x509.GeneralName = (
-            x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
-        )
-        builder = builder.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-def pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
 class Https(WebhookCase):
     def secure(self, name: str, issuer: str = "ours") -> ServerFactory:
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(name, key, issuer, authority(issuer)[1])
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        options = PrivateCertificate.loadPEM(pem(certificate) + private).options()
         factory = ServerFactory(OK)
-        self.listen(TLSMemoryBIOFactory(options, False, factory, clock=self.clock), port=443)
+        self.listen(
+            TLSMemoryBIOFactory(options_for(name, issuer), False, factory, clock=self.clock),
+            port=443,
+        )
         return factory
 
     def policy(self, issuer: str = "ours") -> BrowserLikePolicyForHTTPS:
-        root = Certificate.loadPEM(pem(authority(issuer)[0]))
-        return BrowserLikePolicyForHTTPS(trustRootFromCertificates([root]))
+        return policy_of(issuer)
 
     def test_a_server_with_a_good_certificate_is_told(self) -> None:
         server = self.secure("hooks.example")

@@ -87,6 +87,18 @@ class Scores(LedgerCase):
         self.ledger.account(C)
         self.assertEqual([account.key for account in self.ledger.accounts()], [C, A])
 
+    def test_who_is_banned_makes_room_last(self) -> None:
+        self.patch(module, "MAX_ACCOUNTS", 2)
+        self.ledger.ban(A, 600)
+        self.ledger.account(B)
+        self.ledger.account(C)
+        self.assertEqual([account.key for account in self.ledger.accounts()], [C, A])
+        self.ledger.ban(C, 600)
+        self.ledger.account(B)
+        # All are: the one that was quiet for longest.
+        self.assertEqual([account.key for account in self.ledger.accounts()], [B, C])
+        self.assertTrue(self.ledger.is_banned(C))
+
     def test_what_all_did_together_counts_those_who_made_room_as_well(self) -> None:
         self.patch(module, "MAX_ACCOUNTS", 2)
         for number, key in enumerate((A, B, C), 1):

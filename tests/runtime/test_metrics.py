@@ -221,7 +221,7 @@ class DeclarationTests(MetricsCase):
     def test_parts_are_given_one_or_where_nobody_watches_none(self) -> None:
         self.assertTrue(verifyObject(IMetrics, self.part))
         self.assertTrue(verifyObject(IMetrics, _Uncounted()))
-        context: Any = PartContext(*[None] * 15)
+        context: Any = PartContext(*[None] * 16)
         metrics = context.metrics
         metrics.counter("a_total", "A.", code=CODES).add("OK", by=3)
         metrics.histogram("a_seconds", "A.").observe(1.0)

@@ -129,6 +129,88 @@ class Book(SynchronousTestCase):
                 run_clock(self.clock)
                 self.assertEqual(self.book.dialable(), self.open().dialable())
 
+    # --- what is heard ---
+
+    def heard(self) -> list[tuple[MeshAddress, str]]:
+        return [(entry.address, entry.source) for entry in self.book.entries()]
+
+    def test_what_is_heard_is_dialled_for_as_long_as_it_is(self) -> None:
+        self.book.hear("lan", [address(2), address(1)])
+        self.assertEqual(self.heard(), [(address(1), "lan"), (address(2), "lan")])
+        self.book.hear("lan", [address(2), address(3)])
+        self.assertEqual(self.book.dialable(), [address(2), address(3)])
+        self.assertEqual(self.open().dialable(), [])
+        self.book.hear("lan", [])
+        self.assertEqual(self.book.dialable(), [])
+
+    def test_nobody_has_named_what_is_heard(self) -> None:
+        self.done(self.book.add(address(1)))
+        self.book.hear("lan", [address(1), address(2)])
+        self.assertEqual(self.book.named(), [address(1)])
+
+    def test_who_watches_is_told_of_news_only(self) -> None:
+        self.book.hear("lan", [address(1)])
+        before = self.changes
+        self.book.hear("lan", [address(1)])
+        self.assertEqual(self.changes, before)
+        self.book.hear("lan", [address(2)])
+        self.assertEqual(self.changes, before + 1)
+
+    def test_what_is_known_of_an_address_stays_as_long_as_it_is_heard(self) -> None:
+        self.book.hear("lan", [address(1)])
+        self.book.note_failed(address(1), PeerTooSlow("too slow"))
+        self.book.hear("lan", [address(1), address(2)])
+        self.assertEqual(self.book.entries()[0].failures, 1)
+        self.book.hear("lan", [])
+        self.book.hear("lan", [address(1)])
+        self.assertEqual(self.book.entries()[0].failures, 0)
+
+    def test_what_the_operator_has_named_stays_as_it_is(self) -> None:
+        book = self.book = self.open(address(3))
+        self.done(book.add(address(1)))
+        book.hear("lan", [address(1), address(3)])
+        named = [(address(1), "manual"), (address(3), "config")]
+        self.assertEqual(self.heard(), named)
+        book.hear("lan", [])
+        self.assertEqual(self.heard(), named)
+
+    def test_what_is_heard_can_be_added_to_stay(self) -> None:
+        self.book.hear("lan", [address(1)])
+        self.book.note_failed(address(1), PeerTooSlow("too slow"))
+        entry = self.done(self.book.add(address(1)))
+        self.assertEqual((entry.source, entry.failures), ("manual", 1))
+        self.book.hear("lan", [])
+        self.assertEqual(self.heard(), [(address(1), "manual")])
+        self.assertEqual(self.open().dialable(), [address(1)])
+
+    def test_what_is_removed_is_dialled_if_it_is_heard(self) -> None:
+        self.book.hear("lan", [address(1)])
+        self.done(self.book.add(address(1)))
+        self.done(self.book.remove(address(1)))
+        self.assertEqual(self.heard(), [(address(1), "lan")])
+        self.assertIn("lan", self.failed(self.book.remove(address(1)), ConfigError))
+        self.book.hear("lan", [])
+        self.failed(self.book.remove(address(1)), NotFound)
+
+    def test_sources_do_not_speak_for_each_other(self) -> None:
+        self.book.hear("lan", [address(1), address(2)])
+        self.book.hear("other", [address(2), address(3)])
+        self.book.hear("lan", [])
+        self.assertEqual(self.heard(), [(address(2), "other"), (address(3), "other")])
+
+    def test_only_so_much_is_heard(self) -> None:
+        self.patch(under_test, "MAX_HEARD", 3)
+        self.book.hear("lan", [address(n) for n in (5, 4, 3, 2, 1)])
+        self.assertEqual(self.book.dialable(), [address(1), address(2), address(3)])
+
+    def test_a_pin_is_no_matter_of_what_is_heard(self) -> None:
+        place, other = address(1), MeshAddress("10.0.0.1", 7655, make_identity(2).public)
+        self.book.hear("lan", [place, other])
+        self.assertEqual(self.done(self.book.add_pinned(place)).pin.key, place.key)
+        self.assertEqual(dict(self.heard()), {place: "manual", other: "lan"})
+        self.done(self.book.repin(other))
+        self.assertEqual(dict(self.heard()), {place: "lan", other: "manual"})
+
     def test_what_cannot_be_stored_is_not_added(self) -> None:
         self.stop()
         self.failed(self.book.add(address(1)), NotReady)
@@ -162,3 +244,31 @@ class Book(SynchronousTestCase):
         self.book.note_disconnected(address(1))
         self.book.note_failed(address(1), PeerTooSlow())
         self.assertEqual(self.book.entries(), [])
+
+
+class Links(Book):
+    """Who watches what becomes of addresses."""
+
+    def test_each_change_is_told(self) -> None:
+        self.done(self.book.add(address(1)))
+        seen: list[tuple[str, bool, int]] = []
+        self.book.watch_links(
+            lambda entry: seen.append((entry.address.host, entry.connected, entry.failures))
+        )
+        self.book.note_connected(address(1))
+        self.book.note_disconnected(address(1))
+        self.book.note_failed(address(1), PeerTooSlow("it did not answer"))
+        # Who is not in the book is nobody's business.
+        self.book.note_connected(address(2))
+        self.assertEqual(
+            seen, [("10.0.0.1", True, 0), ("10.0.0.1", False, 0), ("10.0.0.1", False, 1)]
+        )
+
+    def test_a_connection_is_a_sign_of_the_peer(self) -> None:
+        self.done(self.book.add(address(1)))
+        self.book.ledger.missed(address(1).key, 3, True)
+        self.assertEqual(self.book.ledger.suspects(), 1)
+        self.book.note_connected(address(1))
+        account = self.book.ledger.account(address(1).key)
+        self.assertEqual((account.missed, account.suspect, account.heard_ns), (0, False, 7))
+        self.assertEqual(self.book.ledger.suspects(), 0)

@@ -22,12 +22,12 @@ from zope.interface import directlyProvides
 
 from meshkit.errors import MeshkitError, NotReady, Overloaded
 from meshkit.operations import MAX_BODY
+from meshkit.runtime.http import LINGER_SECONDS
 from meshkit.web.answers import LARGE, prepare, prepare_error
 from meshkit.web.callers import OWNER, Caller
 from meshkit.web.limits import (
     IDLE_SECONDS,
     LINGER_BYTES,
-    LINGER_SECONDS,
     MAX_HEADER_BYTES,
     RECEIVE_SECONDS,
     STUCK_SECONDS,

@@ -1,5 +1,5 @@
 """
-Which addresses a webhook may dial.  Pure.
+Which addresses may be dialled to send or fetch something by HTTP.  Pure.
 
 Whoever can have this node send something somewhere could have it talk to what only this
 machine can reach: its own services, those of its network, a cloud's metadata.  So an

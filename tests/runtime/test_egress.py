@@ -1,4 +1,4 @@
-"""Tests of L{meshkit.hooks.egress}."""
+"""Tests of L{meshkit.runtime.egress}."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.hooks.egress import is_public, may_dial
+from meshkit.runtime.egress import is_public, may_dial
 
 #: What no stranger may have this node talk to.
 INNER = (
