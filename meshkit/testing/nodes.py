@@ -66,8 +66,8 @@ from meshkit.runtime.peers import PeerBook
 from meshkit.runtime.registry import compose, discover_parts
 from meshkit.runtime.tables import MIGRATIONS as NODE_MIGRATIONS
 from meshkit.runtime.workers import InlineWorkers
-from meshkit.services.config import NodeConfig
 from meshkit.services.node import NodeService, all_sections
+from meshkit.services.programs import MESH_NODE, Program
 from meshkit.testing.doors import DOOR_PORT, LOOPBACK, Answer, DoorCall, DoorCaller
 from meshkit.testing.identities import DAY_NS, make_identity
 from meshkit.testing.transports import MemoryNetwork
@@ -102,7 +102,10 @@ class MemoryFiles:
 
     @ivar content: path -> what the file holds.
     @ivar modes: path of a file or folder -> its permission bits.
+    @ivar system: there is none.
     """
+
+    system = None
 
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}
@@ -323,7 +326,16 @@ def run_clock(clock: Clock, seconds: float = 0.0) -> None:
 class _NoConnections:
     """Nobody can be reached."""
 
-    def endpoint(self, address: MeshAddress, label: str, version: int = 1) -> Any:
+    def endpoint(
+        self,
+        address: MeshAddress,
+        label: str,
+        version: int = 1,
+        *,
+        network: Any = None,
+        identity: Any = None,
+        direct: bool = False,
+    ) -> Any:
         return self.beneath(address.place)
 
     def beneath(self, place: HostPort) -> Any:
@@ -366,13 +378,15 @@ def make_context(
     def wall_clock() -> int:
         return DAY_NS + int(clock.seconds() * _SECONDS)
 
+    secret = NetworkSecret.generate(Random("network"))
     return PartContext(
         reactor=clock,
         rng=Random(name),
         wall_clock=wall_clock,
         config=config,
         identity=make_identity(name),
-        network=NetworkSecret.generate(Random("network")).key(),
+        network=secret.key(),
+        secret=secret,
         database=database,
         workers=workers,
         files=MemoryFiles(),
@@ -409,10 +423,12 @@ class MemoryNode(DoorCaller):
         host: MemoryHost,
         config: str,
         makers: Sequence[Any],
+        program: Program = MESH_NODE,
     ) -> None:
         self._mesh = mesh
         self._config = config
         self._makers = makers
+        self._program = program
         self._made = 0
         self.name = name
         self.host = host
@@ -429,14 +445,15 @@ class MemoryNode(DoorCaller):
 
     def make(self) -> NodeService:
         """Make the service from what lies in the node's files, without starting it."""
-        settings = Declaration(NodeConfig, all_sections(self._makers)).resolve(
+        settings = Declaration(self._program.config, all_sections(self._makers)).resolve(
             {}, {}, ("meshkit.toml", self._defaults() + self._config.encode("utf-8"))
         )
+        makers = self._program.parts_for(settings.root, self._makers)
         self.service = NodeService(
             self.host,
             DataFolder(self.folder, self.files),
             settings,
-            compose(self._makers, settings.root.disable, settings.root.compat),
+            compose(makers, settings.root.disable, settings.root.compat),
             rng=Random(f"{self._mesh.seed}/{self.name}/{self._made}"),
             wall_clock=self._mesh.wall_clock,
             files=self.files,
@@ -449,9 +466,14 @@ class MemoryNode(DoorCaller):
         return self.service
 
     def _defaults(self) -> bytes:
-        if "listen =" in self._config:
-            return b""
-        return f'listen = "tcp:{MESH_PORT}:interface={self.host.address}"\n'.encode()
+        # Each has a host of its own, so all of them, whatever daemon, can be at the same ports.
+        own = {
+            "listen": f"tcp:{MESH_PORT}:interface={self.host.address}",
+            "api": f"tcp:{DOOR_PORT}:interface={LOOPBACK}",
+        }
+        return "".join(
+            f'{name} = "{text}"\n' for name, text in own.items() if f"{name} =" not in self._config
+        ).encode()
 
     def _make_database(self, reactor: Any, path: str) -> Database:
         return Database(
@@ -520,17 +542,24 @@ class MemoryMesh:
         return DAY_NS + int(self.clock.seconds() * _SECONDS)
 
     def node(
-        self, name: str, config: str = "", *, makers: Sequence[Any] | None = None
+        self,
+        name: str,
+        config: str = "",
+        *,
+        makers: Sequence[Any] | None = None,
+        program: Program = MESH_NODE,
     ) -> MemoryNode:
         """
         Make a node on a host of its own.
 
         @param config: content of its C{meshkit.toml}.
-        @param makers: its parts; all that are installed, if not given.
+        @param makers: its parts, of those that its program may have; all that are installed, if
+            not given.
+        @param program: which daemon it is.
         """
         host = MemoryHost(self.clock, self.network, f"10.0.0.{len(self.nodes) + 1}")
-        parts = discover_parts(meshkit_plugins) if makers is None else makers
-        node = MemoryNode(self, name, host, config, parts)
+        installed = discover_parts(meshkit_plugins) if makers is None else makers
+        node = MemoryNode(self, name, host, config, program.parts_of(installed), program)
         self.nodes.append(node)
         return node
 

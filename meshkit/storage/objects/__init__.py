@@ -1,0 +1,3 @@
+"""
+Objects of a node: what it has given to storage peers to keep, and how it gets that back.
+"""

@@ -1,0 +1,1 @@
+"""Where a storage peer has the shares that it keeps."""

@@ -1,0 +1,1 @@
+"""Tests of C{meshkit.storage.http}."""
