@@ -1,0 +1,3 @@
+"""
+Whether what others keep is still there, and what is done when it is not.
+"""
