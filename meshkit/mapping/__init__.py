@@ -1,0 +1,1 @@
+"""Asking the router to pass connections from outside on to this node."""
