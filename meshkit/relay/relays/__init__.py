@@ -1,0 +1,1 @@
+"""The relays that a node uses, and how their protocols are reached."""

@@ -1,0 +1,6 @@
+"""The part C{invites}: one text with which somebody joins the network at this node."""
+
+from meshkit.interfaces import IFeedStore
+from meshkit.parts import PartMaker
+
+invites = PartMaker("invites", "meshkit.discovery.inviting.part", wants=(IFeedStore,))
