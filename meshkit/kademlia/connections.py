@@ -44,7 +44,8 @@ from meshkit.errors import CallTimedOut, NotReady, Overloaded, PeerKeyRefused, P
 from meshkit.identity.addresses import HostPort, MeshAddress, PeerAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.records import MAX_ADDRESSES
-from meshkit.kademlia.blocks import Network, parse_ip
+from meshkit.identity.scopes import parse_ip
+from meshkit.kademlia.blocks import Network
 from meshkit.kademlia.contacts import FailedDials
 from meshkit.rpc.methods import Dispatcher, Method
 from meshkit.rpc.protocol import RPCProtocol

@@ -23,7 +23,8 @@ from attrs import evolve, field, frozen
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.records import AddressRecord
-from meshkit.kademlia.blocks import Blocks, Network, Scope, blocks_of, parse_ip, scope_of
+from meshkit.identity.scopes import Scope, parse_ip, scope_of
+from meshkit.kademlia.blocks import Blocks, Network, blocks_of
 from meshkit.kademlia.distance import NodeId, node_id, number
 
 #: Ports below 1024 that are dialled: a node may well hide behind those.

@@ -25,6 +25,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from random import Random
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from attrs import evolve, field, frozen
@@ -44,10 +45,10 @@ from meshkit.errors import (
 )
 from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.identity.records import MAX_ADDRESSES, MAX_SKEW, AddressRecord
+from meshkit.identity.records import MAX_ADDRESSES, MAX_SKEW, AddressRecord, next_sequence
 from meshkit.identity.records import MAX_LIFETIME as ADDRESS_LIFETIME
+from meshkit.identity.scopes import Scope
 from meshkit.kademlia import store as tables
-from meshkit.kademlia.blocks import Scope
 from meshkit.kademlia.connections import Connections, Endpoints, Limits, TrackedProtocol
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, node_id, number, record_key, shared_bits
@@ -59,7 +60,7 @@ from meshkit.kademlia.opening import Opener
 from meshkit.kademlia.protocol import AddressReader, Answer, Client, Server, scope_at
 from meshkit.kademlia.publications import FAREWELL, Publications
 from meshkit.kademlia.reachability import Reachability
-from meshkit.kademlia.records import LIFETIME, Record, next_sequence
+from meshkit.kademlia.records import LIFETIME, Record
 from meshkit.kademlia.routing import K, RoutingTable
 from meshkit.kademlia.search import Records, Search, together
 from meshkit.kademlia.upkeep import Upkeep
@@ -127,6 +128,32 @@ class Placed:
     hops: int = 0
     sequence: int = 0
     expires: int = 0
+
+
+@frozen
+class Published:
+    """
+    What a peer says of itself.
+
+    @ivar record: its newest address record.
+    @ivar contact: where it can be dialled, if it can be.
+    @ivar namer: how near the nearest of the nodes is that gave the record.
+    """
+
+    record: AddressRecord
+    contact: Contact | None
+    namer: Scope = Scope.WORLD
+
+    def unreachable(self) -> NotFound:
+        """@return: why it cannot be dialled, if it cannot."""
+        short = self.record.key.short
+        if not self.record.addresses:
+            return NotFound(f"{short} says that it cannot be reached from outside")
+        places = ", ".join(place.text for place in self.record.addresses)
+        return NotFound(
+            f"{short} says that it is at {places}: none of these is dialled on the word of "
+            "nodes that are farther away"
+        )
 
 
 @frozen
@@ -224,6 +251,7 @@ class KademliaNode:
         limits: Limits | None = None,
         shunned: Callable[[PublicKey], bool] = lambda _: False,
         previous: bytes | None = None,
+        more: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """
         @param network: id of the network, 16 bytes.
@@ -243,6 +271,8 @@ class KademliaNode:
             outlives a restart.
         @param previous: id that the network had before its key was changed: what we have
             published there is published anew.
+        @param more: what our address record says besides; it may change.  If there is anything,
+            there is such a record though nobody can dial us.
         """
         self.reactor = reactor
         self.identity = identity
@@ -268,6 +298,7 @@ class KademliaNode:
         self._wall_clock = wall_clock
         self._addresses = addresses
         self._listening = listening
+        self._more = more
         self.reachability = Reachability(self.rules.own_blocks)
         self._database = database
         self._backs = 0
@@ -327,8 +358,8 @@ class KademliaNode:
         places = tuple(self._addresses()) or self.reachability.places(
             self._listening(), self.reactor.seconds()
         )
-        places = places[:MAX_ADDRESSES]
-        if not places:
+        places, more = places[:MAX_ADDRESSES], dict(self._more)
+        if not places and not more:
             self._record = None
             return None
         record = self._record
@@ -336,18 +367,24 @@ class KademliaNode:
         if (
             record is None
             or record.addresses != places
+            or record.more != more
             or left < ADDRESS_LIFETIME // 2
             # The clock was set back: others would say that it comes out of the future.
             or left > ADDRESS_LIFETIME + MAX_SKEW // 2
         ):
-            record = self._record = self._seal_address(places, ADDRESS_LIFETIME)
+            record = self._record = self._seal_address(places, ADDRESS_LIFETIME, more)
         return record
 
     def farewell(self) -> AddressRecord:
         """@return: an address record that says for a moment that nobody reaches us."""
         return self._seal_address((), FAREWELL)
 
-    def _seal_address(self, places: Sequence[HostPort], lifetime: int) -> AddressRecord:
+    def _seal_address(
+        self,
+        places: Sequence[HostPort],
+        lifetime: int,
+        more: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> AddressRecord:
         now = self.wall_ms()
         published = self.publications.find("address", address_key(self.identity.public))
         # Also if the clock was set back, perhaps while we were not there.
@@ -359,6 +396,7 @@ class KademliaNode:
             places,
             sequence=self._sequence,
             expires=now + lifetime,
+            more=more,
         )
 
     def _provided(self) -> tuple[bytes, int | None]:
@@ -764,32 +802,50 @@ class KademliaNode:
         """
         return self.run(self._find_peer(key))
 
+    def find_published(self, key: PublicKey) -> Deferred[Published]:
+        """
+        What does a peer say of itself, and where can it be dialled?
+
+        @return: Deferred of it.  It fails with L{NotFound <meshkit.errors.NotFound>} if nobody
+            knows the peer.
+        """
+        return self.run(self._find(key))
+
     async def _find_peer(self, key: PublicKey) -> Contact:
-        record, contact = await self._find_published(key)
+        published = await self._find(key)
+        if published.contact is None:
+            raise published.unreachable()
+        return published.contact
+
+    async def _find(self, key: PublicKey) -> Published:
+        record, contact, namer = await self._find_published(key)
         if contact is None:
             # It may be there without having published anything, or be nearer to us than those
             # who keep what it has.
             lookup = await self.look_up(node_id(key), paths=SAFE_PATHS)
             contact = next((each for each in lookup.closest() if each.key == key), None)
         if contact is not None:
-            return contact
+            # Of a table comes what the peer said itself, and may be newer.
+            newest = contact.record
+            if record is None or newest.sequence > record.sequence:
+                return Published(newest, contact)
+            return Published(record, contact, namer)
         if record is None:
             raise NotFound(f"nobody in the hash table knows where {key.short} can be reached")
-        if not record.addresses:
-            raise NotFound(f"{key.short} says that it cannot be reached from outside")
-        places = ", ".join(place.text for place in record.addresses)
-        raise NotFound(
-            f"{key.short} says that it is at {places}: none of these is dialled on the word of "
-            "nodes that are farther away"
-        )
+        return Published(record, None, namer)
 
-    async def _find_published(self, key: PublicKey) -> tuple[AddressRecord | None, Contact | None]:
-        """@return: what a peer has published last, and where it may be dialled by that."""
+    async def _find_published(
+        self, key: PublicKey
+    ) -> tuple[AddressRecord | None, Contact | None, Scope]:
+        """
+        @return: what a peer has published last, where it may be dialled by that, and how near
+            the nearest of those is who gave it.
+        """
         lookup = await self.look_up(address_key(key), kind="address", paths=SAFE_PATHS)
         for newest, nearest in self._given(lookup, "address"):
             address = AddressRecord.reopen(newest.value)
-            return address, self.rules.contact(address, nearest)
-        return None, None
+            return address, self.rules.contact(address, nearest), nearest
+        return None, None, Scope.WORLD
 
     def _given(self, lookup: Lookup[Records], kind: str) -> list[tuple[Record, Scope]]:
         """
@@ -869,7 +925,8 @@ class KademliaNode:
         @param value: of a provider record, whatever it is, our address record takes its place.
         @param until: milliseconds since 1970 at which it ends.
         @return: Deferred of how many keep it.  It fails with L{RecordError
-            <meshkit.errors.RecordError>} if it is nothing that the kind takes.
+            <meshkit.errors.RecordError>} if it is nothing that the kind takes.  Cancelling
+            it only ends this round: what was published is so until it is withdrawn.
         """
 
         async def put() -> Placed:

@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Annotated, Any, Final
 
@@ -28,10 +27,14 @@ from meshkit.errors import (
     MeshkitError,
     NotReady,
     RecordChanged,
+    VoucherInvalid,
 )
-from meshkit.identity.addresses import HostPort, MeshAddress
+from meshkit.identity.addresses import HostPort, MeshAddress, RelayRole, Via
 from meshkit.identity.keys import PublicKey
-from meshkit.identity.records import MAX_ADDRESSES
+from meshkit.identity.network import PUBLIC_RELAYS
+from meshkit.identity.records import MAX_ADDRESSES, AddressRecord
+from meshkit.identity.scopes import parse_ip, scope_of
+from meshkit.identity.vouchers import PATHS_NAME, RelayPath, decode_paths
 from meshkit.interfaces import (
     BlocksChanged,
     IFeedStore,
@@ -40,19 +43,28 @@ from meshkit.interfaces import (
     IPeerFinder,
     IRecordKind,
     ISelection,
+    NodeWoke,
 )
 from meshkit.kademlia import operations as offered
-from meshkit.kademlia.blocks import Network, parse_ip, scope_of
+from meshkit.kademlia.blocks import Network
 from meshkit.kademlia.connections import Limits
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, bucket_index, node_id, record_key
 from meshkit.kademlia.holdings import Quota, Seen
-from meshkit.kademlia.node import MAX_BOOTSTRAP, Found, KademliaNode, Placed, Provider
+from meshkit.kademlia.node import (
+    MAX_BOOTSTRAP,
+    Found,
+    KademliaNode,
+    Placed,
+    Provider,
+    Published,
+)
 from meshkit.kademlia.protocol import LABEL, VERSION
 from meshkit.kademlia.records import Record
 from meshkit.kademlia.store import MIGRATIONS as MIGRATIONS
 from meshkit.operations import BoundOperation, Nothing
 from meshkit.parts import Part, PartContext, shield
+from meshkit.runtime.moments import rfc3339
 
 #: Seconds before the node looks for others again where it knows nobody, at first and at most.
 FIRST_PAUSE: Final = 5.0
@@ -169,7 +181,7 @@ class _Trusted:
     def __contains__(self, key: object) -> bool:
         if not self._fresh:
             followed = () if self._selection is None else self._selection.interest().authors
-            self._keys = frozenset(address.key for address in self._peers.dialable()) | {
+            self._keys = frozenset(address.key for address in self._peers.named()) | {
                 PublicKey(author) for author in followed
             }
             self._fresh = True
@@ -190,17 +202,23 @@ class DHTPart(Part):
         config: Config = context.config
         self._context = context
         self._config = config
-        places = config.places()
+        whereabouts = context.whereabouts
+        # The table's nodes dial no names.
+        places = config.places() or tuple(
+            place for place in whereabouts.advertised if parse_ip(place.host) is not None
+        )
         self._store = context.find(IFeedStore)
         self._peers = context.peers
         self._ledger = context.peers.ledger
         self._reactor = context.reactor
         self._looking: IDelayedCall | None = None
+        self._telling: IDelayedCall | None = None
         self._pause = FIRST_PAUSE
         self._begun: set[str] = set()
         # Since the start somebody was reached, and told where this node is.
         self._arrived = False
-        self._unsubscribe: Callable[[], None] | None = None
+        self._unsubscribe: list[Callable[[], None]] = []
+        self._more: dict[str, bytes] = {}
         self.node = KademliaNode(
             context.reactor,
             context.identity,
@@ -209,7 +227,7 @@ class DHTPart(Part):
             rng=context.rng,
             wall_clock=context.wall_clock,
             addresses=lambda: () if config.client else places,
-            listening=(lambda: ()) if config.client else context.listening,
+            listening=(lambda: ()) if config.client else whereabouts.listening,
             rules=DialRules(config.blocks(), config.low_ports),
             quota=Quota(records=config.max_records, size=config.max_bytes),
             trusted=_Trusted(context.peers, context.find(ISelection)),
@@ -217,6 +235,7 @@ class DHTPart(Part):
             limits=Limits(connections=config.connections, close=CLOSE_GRACE),
             shunned=self._shunned,
             previous=None if context.previous is None else context.previous.net_id,
+            more=self._more,
         )
         self._measure(context.metrics)
 
@@ -250,18 +269,22 @@ class DHTPart(Part):
     async def _start(self) -> None:
         self._arrived = False
         await self.node.start()
-        self._unsubscribe = self._context.events.subscribe(BlocksChanged, self._blocks_changed)
+        self._unsubscribe = [
+            self._context.events.subscribe(BlocksChanged, self._blocks_changed),
+            self._context.events.subscribe(NodeWoke, self._woke),
+            self._context.whereabouts.ask(LABEL, self.own_places),
+        ]
         self._peers.watch(self._peers_changed)
         self._look_soon(0)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        while self._unsubscribe:
+            self._unsubscribe.pop()()
+        for due in (self._looking, self._telling):
+            if due is not None:
+                due.cancel()
+        self._looking = self._telling = None
         return self.node.stop()
 
     def capabilities(self) -> dict[Any, IProtocolFactory]:
@@ -275,8 +298,9 @@ class DHTPart(Part):
         return bool(blocked or self._ledger.is_banned(peer))
 
     def _endpoint(self, address: MeshAddress) -> IStreamClientEndpoint:
+        # Whether a node is where it says to be is what is asked: a relay would answer for it.
         endpoint: IStreamClientEndpoint = self._context.connections.endpoint(
-            address, LABEL, VERSION
+            address, LABEL, VERSION, direct=True
         )
         return endpoint
 
@@ -287,11 +311,21 @@ class DHTPart(Part):
         if event.blocked:
             self.node.shun(PublicKey(event.author))
 
+    def _woke(self, event: NodeWoke) -> None:
+        """Begin anew: others have to be told where this node is, and may have moved themselves."""
+        self._arrived = False
+        self._pause = FIRST_PAUSE
+        self._look_soon(0)
+
     # --- finding others ---------------------------------------------------------------------
 
     def _peers_changed(self) -> None:
-        if self.running and {each.text for each in self._peers.dialable()} - self._begun:
+        if self.running and {each.text for each in self._begin_at()} - self._begun:
             self._look_soon(GATHER)
+
+    def _begin_at(self) -> list[MeshAddress]:
+        """The peers of the node, but for those behind relays, who are in nobody's table."""
+        return [each for each in self._peers.dialable() if each.via is None]
 
     def _look_soon(self, seconds: float) -> None:
         if self._looking is not None:
@@ -308,7 +342,7 @@ class DHTPart(Part):
         elsewhere.
         """
         self._looking = None
-        peers: list[MeshAddress] = self._peers.dialable()
+        peers = self._begin_at()
         self._begun = {each.text for each in peers}
         table = self.node.table
         strange = [e for e in peers if node_id(e.key) not in table and not self._shunned(e.key)]
@@ -366,7 +400,65 @@ class DHTPart(Part):
         return self.node.find_node(target)
 
     def find_peer(self, key: PublicKey) -> Deferred[list[MeshAddress]]:
-        return self.node.find_peer(key).addCallback(_addresses)
+        return self.node.find_published(key).addCallback(self._ways_to)
+
+    def _ways_to(self, published: Published) -> list[MeshAddress]:
+        """@raise NotFound: there is none."""
+        contact, record = published.contact, published.record
+        found = [] if contact is None else _addresses(contact)
+        for path in self._relays_of(record):
+            role = self._role_of(path.voucher.network)
+            # Its voucher is signed by whoever has the key of that relay, which may be anybody's.
+            if role is not None and self.node.rules.may_dial(path.place, published.namer):
+                place, via = path.place, Via(path.voucher.relay, role)
+                found.append(MeshAddress(place.host, place.port, record.key, via))
+        if not found:
+            raise published.unreachable()
+        return found
+
+    def _relays_of(self, record: AddressRecord) -> Sequence[RelayPath]:
+        raw = record.more.get(PATHS_NAME)
+        if raw is None:
+            return ()
+        try:
+            return decode_paths(raw, record.key, self.node.wall_ms())
+        except VoucherInvalid as e:
+            self._log.info(
+                "what {peer} says of its relays is not used: {error}",
+                peer=record.key.text,
+                error=str(e),
+            )
+            return ()
+
+    def _role_of(self, network: bytes) -> RelayRole | None:
+        """@return: what a relay is that is dialled in a network; L{None} if it is not by us."""
+        if network == self.node.network:
+            return "member"
+        return "blind" if network == PUBLIC_RELAYS.key().net_id else None
+
+    def tell(self, name: str, value: bytes | None) -> None:
+        before = self._more.get(name)
+        if value is None:
+            self._more.pop(name, None)
+        else:
+            self._more[name] = value
+        if value != before and self.running:
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if self._telling is None:
+            self._telling = self._reactor.callLater(GATHER, self._tell_now)
+
+    def _tell_now(self) -> None:
+        self._telling = None
+        self.node.run_alone(self.node.upkeep.publish_address(), "saying where this node is")
+
+    def own_places(self) -> tuple[HostPort, ...]:
+        record = self.node.own_address()
+        return () if record is None else record.addresses
+
+    def own_record(self) -> bytes:
+        return b"" if self._config.client else self.node.own_record()
 
     # --- what is offered at the doors -----------------------------------------------------------
 
@@ -493,7 +585,7 @@ class DHTPart(Part):
             name=name,
             key=key.hex(),
             sequence=placed.sequence,
-            expires=_rfc3339(placed.expires),
+            expires=_moment(placed.expires),
             accepted=placed.accepted,
             asked=placed.asked,
             refused=dict(placed.refused),
@@ -514,7 +606,9 @@ class DHTPart(Part):
         return offered.FoundContacts([_contact(each) for each in found], _took(found))
 
     async def _answer_find_peer(self, request: offered.FindPeer) -> offered.ContactShown:
-        return _contact(await self.node.find_peer(PublicKey.parse(request.public_id)))
+        key = PublicKey.parse(request.public_id)
+        ways = self._ways_to(await self.node.find_published(key))
+        return offered.ContactShown(key.text, node_id(key).hex(), [each.text for each in ways])
 
     async def _answer_providers(self, request: offered.FindProviders) -> offered.FoundProviders:
         found = await self.node.providers(_from_hex(request.content, "content"))
@@ -522,7 +616,7 @@ class DHTPart(Part):
             offered.ProviderShown(
                 public_id=provider.key.text,
                 addresses=[MeshAddress(p.host, p.port, provider.key).text for p in provider.places],
-                expires=_rfc3339(provider.expires),
+                expires=_moment(provider.expires),
             )
             for provider in found
         ]
@@ -539,8 +633,8 @@ class DHTPart(Part):
                 id=each.contact.id.hex(),
                 shared_bits=bucket_index(own, each.contact.id),
                 addresses=[address.text for address in _addresses(each.contact)],
-                since=_rfc3339(int(1000 * each.since)),
-                heard=_rfc3339(int(1000 * each.heard)),
+                since=_moment(int(1000 * each.since)),
+                heard=_moment(int(1000 * each.heard)),
             )
             for each in entries
         ]
@@ -571,12 +665,8 @@ class DHTPart(Part):
         )
 
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _rfc3339(milliseconds: int) -> str:
-    moment = _EPOCH + timedelta(milliseconds=milliseconds)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _moment(milliseconds: int) -> str:
+    return rfc3339(1_000_000 * milliseconds)
 
 
 def _from_hex(text: str, field: str) -> bytes:
@@ -639,7 +729,7 @@ def _shown(record: Record) -> offered.RecordShown:
         owner=record.owner.text,
         sequence=record.sequence,
         digest=record.digest.hex(),
-        expires=_rfc3339(record.expires),
+        expires=_moment(record.expires),
         salt=_text(record.salt) or record.salt.hex(),
         value=base64.b64encode(record.value).decode("ascii"),
         text=_text(record.value),

@@ -31,7 +31,8 @@ from meshkit.errors import (
 from meshkit.identity.addresses import HostPort, PeerAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.records import AddressRecord
-from meshkit.kademlia.blocks import TABLE_LIMIT, Scope, blocks_of, parse_ip, scope_of
+from meshkit.identity.scopes import Scope, parse_ip, scope_of
+from meshkit.kademlia.blocks import TABLE_LIMIT, blocks_of
 from meshkit.kademlia.connections import Connections, Reached, TrackedProtocol
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import NodeId, node_id

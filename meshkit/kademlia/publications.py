@@ -17,10 +17,10 @@ from attrs import field, frozen
 
 from meshkit.errors import NotFound, RecordError, RecordNotKept
 from meshkit.identity.keys import Identity
-from meshkit.identity.records import MAX_SKEW
+from meshkit.identity.records import MAX_SKEW, next_sequence
 from meshkit.kademlia.distance import NodeId
 from meshkit.kademlia.kinds import Kinds
-from meshkit.kademlia.records import LIFETIME, Record, next_sequence
+from meshkit.kademlia.records import LIFETIME, Record
 from meshkit.kademlia.schedule import REPUBLISH, Schedule, jittered
 
 #: Records that a node publishes.

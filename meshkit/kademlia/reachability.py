@@ -30,7 +30,8 @@ from attrs import define, field, frozen
 from meshkit.errors import InvalidAddress
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.keys import PublicKey
-from meshkit.kademlia.blocks import Network, Scope, blocks_of, parse_ip, scope_of
+from meshkit.identity.scopes import Scope, parse_ip, scope_of
+from meshkit.kademlia.blocks import Network, blocks_of
 
 #: Seconds for which a place is shown to which nobody comes.
 TRIAL: Final = 600.0
@@ -200,9 +201,12 @@ class Reachability:
         if not own:
             return ()
         found = [(scope, place) for scope, place in map(_fixed, own) if scope is not None]
-        for (scope, _), slot in self._slots.items():
+        # Where one is certain, no other one is tried: it is somebody else's, if the router gave
+        # the port to him, and us another one.
+        certain = {(scope, _version(place)) for scope, place in found}
+        for (scope, version), slot in self._slots.items():
             shown = slot.choose(now)
-            if shown is not None:
+            if shown is not None and (slot.proved or (scope, version) not in certain):
                 found.append((scope, shown))
         found.sort(key=lambda each: each[0])
         return tuple(dict.fromkeys(place for _, place in found))
@@ -226,6 +230,13 @@ def _read(text: str) -> tuple[IPv4Address | IPv6Address, HostPort] | None:
         return None
     address = parse_ip(place.host)
     return None if address is None else (address, HostPort(str(address), place.port))
+
+
+def _version(place: HostPort) -> int:
+    """@return: of the address that is meant."""
+    address = parse_ip(place.host)
+    assert address is not None
+    return address.version
 
 
 def _fixed(place: HostPort) -> tuple[Scope | None, HostPort]:

@@ -33,7 +33,7 @@ from meshkit.errors import (
 )
 from meshkit.identity.contexts import DHT_RECORD
 from meshkit.identity.envelope import Envelope
-from meshkit.identity.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicKey
+from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.records import MAX_SEQUENCE, MAX_SKEW, NETWORK_BYTES
 from meshkit.kademlia.distance import ID_BYTES, KIND, NodeId
 
@@ -63,11 +63,6 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
 
 _decoder: Final = msgspec.msgpack.Decoder(_Payload)
 _encoder: Final = msgspec.msgpack.Encoder()
-
-# An envelope is an array of four (1 byte), a short text (1 and its characters), and three
-# byte strings, whose lengths take 2 bytes each, that of a larger payload 3.
-_AROUND_PAYLOAD: Final = 1 + 1 + len(DHT_RECORD) + 2 + KEY_BYTES + 2 + 2 + SIGNATURE_BYTES
-_SHORT: Final = 0xFF
 
 
 @frozen
@@ -174,10 +169,7 @@ class Record:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise RecordMalformed("the payload of the record is malformed") from None
         _check_form(payload)
-        size = len(envelope.payload)
-        # Any other encoding of the same is longer.
-        shortest = len(envelope.raw) == _AROUND_PAYLOAD + size + (size > _SHORT)
-        if not shortest or _encoder.encode(payload) != envelope.payload:
+        if not envelope.shortest or _encoder.encode(payload) != envelope.payload:
             raise RecordMalformed("the record is not in its shortest form")
         return cls._made(envelope.signer, payload, envelope.raw)
 
@@ -222,16 +214,6 @@ class Record:
     def shown(self) -> str:
         """How errors name it."""
         return f"the {self.kind} record of {self.owner.short}"
-
-
-def next_sequence(now: int, *before: int) -> int:
-    """
-    @param before: sequences of what a record of ours is to replace.
-    @return: the time, or one more than these, if the clock was set back.  One that is so far
-        ahead that nobody with a right clock has taken it does not count: it was made while ours
-        was wrong.
-    """
-    return max([now, *(each + 1 for each in before if each < now + MAX_SKEW)])
 
 
 def digest_of(raw: bytes) -> bytes:

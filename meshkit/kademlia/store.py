@@ -17,7 +17,8 @@ from typing import Final
 from meshkit.errors import AddressRecordInvalid, InvalidAddress, RecordError
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.records import AddressRecord
-from meshkit.kademlia.blocks import Scope, blocks_of
+from meshkit.identity.scopes import Scope
+from meshkit.kademlia.blocks import blocks_of
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.holdings import Changes, Row
 from meshkit.kademlia.publications import Publication, Published

@@ -190,7 +190,7 @@ class Upkeep:
         if not len(node.table) or sequence == (published.record.sequence if published else 0):
             return
         if record is not None:
-            if not node.proved():
+            if not node.proved() and not record.more:
                 return  # who looked for us there would look in vain
             stored = node.publications.publish(
                 "address", key, raw, now, until=record.expires, sequence=sequence

@@ -21,7 +21,7 @@ from zope.interface import implementer
 from meshkit.identity.addresses import HostPort, MeshAddress, PeerAddress
 from meshkit.identity.keys import Identity
 from meshkit.identity.records import AddressRecord
-from meshkit.kademlia.blocks import Scope
+from meshkit.identity.scopes import Scope
 from meshkit.kademlia.connections import Limits
 from meshkit.kademlia.contacts import Contact
 from meshkit.kademlia.distance import number

@@ -34,7 +34,7 @@ from meshkit.errors import RecordError
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.identity.records import AddressRecord
-from meshkit.kademlia.blocks import Scope, scope_of
+from meshkit.identity.scopes import Scope, scope_of
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import ID_BITS, NodeId, node_id, number, record_key
 from meshkit.kademlia.estimate import MAX_REGION, SizeEstimate, region_bits

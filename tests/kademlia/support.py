@@ -12,7 +12,7 @@ from attrs import evolve
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.records import AddressRecord
-from meshkit.kademlia.blocks import Scope
+from meshkit.identity.scopes import Scope
 from meshkit.kademlia.contacts import Contact, DialRules
 
 NETWORK: Final = bytes(16)

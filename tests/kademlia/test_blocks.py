@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.kademlia.blocks import BlockCount, Blocks, Scope, blocks_of, parse_ip, scope_of
+from meshkit.identity.scopes import parse_ip
+from meshkit.kademlia.blocks import BlockCount, Blocks, blocks_of
 
 
 class BlockTests(SynchronousTestCase):
@@ -52,41 +53,6 @@ class BlockTests(SynchronousTestCase):
         self.assertIn(meant, ip_network(blocks.narrow))
         self.assertIn(meant, ip_network(blocks.wide))
         self.assertTrue(ip_network(blocks.narrow).subnet_of(ip_network(blocks.wide)))  # type: ignore[arg-type]
-
-
-class ScopeTests(SynchronousTestCase):
-    def test_each_kind_of_address(self) -> None:
-        for scope, hosts in (
-            (Scope.MACHINE, ("127.0.0.1", "127.9.9.9", "::1")),
-            (Scope.LINK, ("169.254.1.1", "fe80::1")),
-            (
-                Scope.SITE,
-                (
-                    "10.0.0.1",
-                    "172.16.0.1",
-                    "172.31.255.255",
-                    "192.168.1.1",
-                    "fd00::1",
-                    "fec0::1",
-                    "64:ff9b:1::a00:1",
-                    "100.64.0.1",
-                ),
-            ),
-            (Scope.WORLD, ("8.8.8.8", "172.32.0.1", "100.128.0.1", "2600::1")),
-            (
-                None,
-                ("0.0.0.0", "0.1.2.3", "224.0.0.1", "239.1.1.1", "255.255.255.255", "240.0.0.1")
-                + ("::", "ff02::1"),
-            ),
-        ):
-            for host in hosts:
-                self.assertEqual(scope_of(ip_address(host)), scope, host)
-
-    def test_a_tunnel_to_this_machine_ends_here(self) -> None:
-        for host in ("::ffff:127.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1"):
-            address = parse_ip(host)
-            assert address is not None
-            self.assertEqual(scope_of(address), Scope.MACHINE, host)
 
 
 class Counts(SynchronousTestCase):

@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.records import AddressRecord
-from meshkit.kademlia.blocks import Scope, blocks_of
+from meshkit.identity.scopes import Scope
+from meshkit.kademlia.blocks import blocks_of
 from meshkit.kademlia.contacts import (
     FAILED_DIALS_WITHIN,
     MAX_FAILED_DIALS,

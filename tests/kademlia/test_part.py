@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 import meshkit_plugins
 from meshkit.errors import ConfigError
-from meshkit.identity.addresses import MeshAddress
+from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.interfaces import IHashTable, IMeshPart, IPeerFinder
 from meshkit.kademlia.kinds import Kind
 from meshkit.kademlia.node import MAX_BOOTSTRAP
@@ -174,6 +174,16 @@ class Finding(PartCase):
         self.ok(bob, "POST", "/v1/peers", {"address": ada.address})
         self.mesh.run(2)
         self.assertEqual(self.known(bob), {ada.identity.public.text})
+
+    def test_a_peer_that_is_heard_is_asked_and_not_trusted(self) -> None:
+        ada, bob = self.node("ada"), self.node("bob")
+        ada.service.peers.hear("lan", [MeshAddress.parse(bob.address)])
+        self.mesh.run(5)
+        self.assertEqual(self.known(ada), {bob.identity.public.text})
+        trusted = self.part(ada).node._trusted
+        self.assertNotIn(bob.identity.public, trusted)
+        self.ok(ada, "POST", "/v1/peers", {"address": bob.address})
+        self.assertIn(bob.identity.public, trusted)
 
     def test_two_that_others_lead_elsewhere_find_together_at_a_configured_peer(self) -> None:
         ada, bob = self.mesh.node("ada"), self.node("bob")
@@ -379,6 +389,33 @@ class Settings(PartCase):
                 "net:10.0.0.1:7655",
             ],
         )
+        finder = ada.service._parts["dht"]
+        self.assertEqual(
+            [place.text for place in finder.own_places()], ["192.0.2.7:443", "10.0.0.1:7655"]
+        )
+
+    def test_what_the_operator_says_of_the_whole_node_holds_here_if_it_is_no_name(self) -> None:
+        ada = self.node("ada", advertise := 'advertise = ["mesh.example:443", "192.0.2.7:443"]')
+        part = ada.service._parts["dht"]
+        self.assertEqual([place.text for place in part.own_places()], ["192.0.2.7:443"])
+        bob = self.node("bob", f'{advertise}\n[dht]\naddresses = ["192.0.2.8:443"]')
+        part = bob.service._parts["dht"]
+        self.assertEqual([place.text for place in part.own_places()], ["192.0.2.8:443"])
+
+    def test_what_a_router_passes_on_is_published(self) -> None:
+        ada = self.node("ada")
+        whereabouts = ada.service._whereabouts
+        before = whereabouts.places()
+        mapped = HostPort("192.0.2.7", 40_000)
+        whereabouts.mapped("mapping", [mapped])
+        self.assertEqual(ada.service._parts["dht"].own_places(), (*before, mapped))
+        self.assertEqual(whereabouts.places(), (*before, mapped))
+        whereabouts.mapped("mapping", [])
+        self.assertEqual(whereabouts.places(), before)
+
+    def test_a_client_tells_nobody_where_it_is(self) -> None:
+        ada = self.node("ada", "[dht]\nclient = true")
+        self.assertEqual(ada.service._parts["dht"].own_places(), ())
 
 
 # --- a part of somebody else's, with a kind of its own ---------------------------------------

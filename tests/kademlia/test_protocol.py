@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.errors import AddressRecordInvalid
 from meshkit.identity.addresses import HostPort, PeerAddress
 from meshkit.identity.records import MAX_LIFETIME, AddressRecord
-from meshkit.kademlia.blocks import Scope
+from meshkit.identity.scopes import Scope
 from meshkit.kademlia.contacts import DialRules
 from meshkit.kademlia.protocol import AddressReader, reached_from
 from tests.kademlia.mesh import Mesh, place_of

@@ -190,6 +190,16 @@ class Votes(SynchronousTestCase):
         self.dial(2)
         self.assertEqual(self.places(here), [here, OURS])
 
+    def test_where_one_is_certain_no_other_is_tried_beside_it(self) -> None:
+        # What our router passes on, as it has given our port to somebody else.
+        mapped = HostPort(OURS.host, 40_000)
+        self.see(1)
+        self.assertEqual(self.places(ALL, mapped), [mapped])
+        near = HostPort("192.168.1.2", 7655)
+        self.assertEqual(self.places(ALL, near), [near, OURS])
+        self.dial(2)
+        self.assertEqual(self.places(ALL, mapped), [mapped, OURS])
+
     def test_places_that_no_other_can_dial_are_not_shown(self) -> None:
         self.assertEqual(self.places(HostPort("fe80::1%eth0", 7655)), [])
 

@@ -15,8 +15,8 @@ from meshkit.errors import RecordReplayed
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.records import MAX_LIFETIME as ADDRESS_LIFETIME
 from meshkit.identity.records import AddressRecord
+from meshkit.identity.scopes import Scope
 from meshkit.kademlia import store
-from meshkit.kademlia.blocks import Scope
 from meshkit.kademlia.contacts import Contact, DialRules
 from meshkit.kademlia.distance import node_id
 from meshkit.kademlia.holdings import Changes, Holdings, Kept, Row
