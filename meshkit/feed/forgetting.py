@@ -18,7 +18,7 @@ from meshkit.feed import retention, store
 from meshkit.feed.limits import NOTHING, Amount, Limits
 from meshkit.feed.retention import Doomed, Emptied, Policy
 from meshkit.identity.keys import PublicKey
-from meshkit.interfaces import RoomMade
+from meshkit.interfaces import Retention, RoomMade
 from meshkit.operations import Nothing
 from meshkit.parts import shield
 
@@ -26,6 +26,8 @@ from meshkit.parts import shield
 FIRST: Final = 60.0
 #: Seconds until a run that something that came has made necessary.
 SOON: Final = 1.0
+#: The part of what an author may have that may come before it is looked at: 1/8.
+OVERSHOOT: Final = 8
 #: How far a dry run counts.
 COUNTED: Final = 100_000
 #: Authors of whom messages were refused, as a limit was reached, and who are told of when
@@ -72,6 +74,8 @@ class Forgetting:
         self._limits = limits
         self._changed = changed
         self._publish = publish
+        # What came of each author since the last run: messages and bytes of their texts.
+        self._came: dict[bytes, Amount] = {}
         # Authors of whom messages were not taken, as a limit was reached.
         self._refused: dict[bytes, None] = {}
         self._due: IDelayedCall | None = None
@@ -79,6 +83,11 @@ class Forgetting:
         self._waiting: list[Deferred[Emptied]] = []
         self._stopping = True
         self.forgotten = 0
+
+    def within(self, retention: Retention) -> None:
+        """Keep no more than this from now on, beside what the policy says."""
+        self._policy = self._policy.within(retention)
+        self._wake_in(min(FIRST, self._interval))
 
     # --- when ----------------------------------------------------------------------
 
@@ -94,6 +103,24 @@ class Forgetting:
             self._due.cancel()
         running: Deferred[Any] = self.run() if self._running else succeed(None)
         return running.addBoth(lambda _: None)
+
+    def came(self, author: bytes, messages: int, size: int) -> None:
+        """
+        Messages of an author were stored.
+
+        What an author may have is looked at when so much of one has come since the last time
+        that it could be an eighth too much: not for each message, and soon enough.
+        """
+        policy = self._policy
+        if not policy.prompt or not (policy.author_messages or policy.author_bytes):
+            return
+        came = self._came[author] = self._came.get(author, NOTHING) + Amount(0, messages, size)
+        for limit, amount in (
+            (policy.author_messages, came.texts),
+            (policy.author_bytes, came.size),
+        ):
+            if limit and amount * OVERSHOOT > limit:
+                self._wake_in(SOON)
 
     def stored(self, total: Amount, refused: Iterable[bytes]) -> None:
         """
@@ -149,6 +176,7 @@ class Forgetting:
         self._waiting.append(waiting)
         if not self._running:
             self._running = True
+            self._came.clear()
             Deferred.fromCoroutine(self._run()).addBoth(self._ran)
         return waiting
 
@@ -238,6 +266,16 @@ class Forgetting:
                 f"block it first",
                 field="author",
             )
+        return await self._empty_all(author)
+
+    async def forget_unwanted(self, author: PublicKey) -> Emptied:
+        """Empty all that is stored of an author who is not replicated here any more."""
+        if author == self._own:
+            raise ValueError("a node's own feed is not forgotten")
+        await self._database.write(lambda connection: retention.forget_end(connection, author.raw))
+        return await self._empty_all(author)
+
+    async def _empty_all(self, author: PublicKey) -> Emptied:
         done = Emptied(0, Amount())
         while True:
             if self._stopping:

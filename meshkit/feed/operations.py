@@ -707,7 +707,8 @@ class RetentionPlan(msgspec.Struct):
 
     @ivar messages: how many messages.
     @ivar bytes: of text.
-    @ivar by_reason: how many by each rule: C{expired}, C{age}, C{author}, C{total}.
+    @ivar by_reason: how many by each rule: C{expired}, C{age}, C{arrived}, C{author},
+        C{total}.
     @ivar more: there are more; no more were counted.
     """
 

@@ -58,6 +58,7 @@ from meshkit.interfaces import (
     IFeedStore,
     IMetrics,
     MessagesStored,
+    Retention,
 )
 from meshkit.operations import Advised, BoundOperation, Item, Operation
 from meshkit.parts import Part, PartContext, shield
@@ -553,6 +554,9 @@ class FeedPart(Part):
         origin = "own" if local else "others"
         for author, contiguous, messages in stored.added:
             self._added[origin] += len(messages)
+            if not local:
+                size = sum(len(message.raw) for message in messages)
+                self._forgetting.came(author, len(messages), size)
             for message in messages[-1:]:
                 self._announced = max(self._announced, message.position)
             self._events.publish(MessagesStored(author, contiguous, local, messages))
@@ -684,6 +688,16 @@ class FeedPart(Part):
 
     def is_blocked(self, author: bytes) -> bool:
         return author in self._blocks
+
+    def retain(self, retention: Retention) -> None:
+        self._forgetting.within(retention)
+
+    def forget(self, author: bytes) -> Deferred[int]:
+        async def forget() -> int:
+            emptied = await self._forgetting.forget_unwanted(PublicKey(author))
+            return emptied.messages
+
+        return shield(forget())
 
     def refused_by_egregore(self, raw: bytes) -> str | None:
         return acceptance.refusal(raw)

@@ -20,24 +20,30 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Literal
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from meshkit.errors import FeedError
 from meshkit.feed import search, store
-from meshkit.feed.limits import Amount
+from meshkit.feed.limits import NOTHING, Amount
 from meshkit.feed.message import parse_message
 from meshkit.feed.store import GONE
+from meshkit.interfaces import Retention
 
+#: More than there can be of anything.
+_ANY: Final = 2**62
 #: Messages, and bytes of them, that are emptied in one job.
 BATCH_MESSAGES: Final = 200
 BATCH_BYTES: Final = 256 * 1024
 
-Reason = Literal["expired", "age", "author", "total", "forgotten"]
+Reason = Literal["expired", "age", "arrived", "author", "total", "forgotten"]
 
 # Not the newest one that is complete, nor what waits beyond a gap: that would be fetched
 # again.  What a fork has cut off waits for nothing.
 _MAY_GO: Final = "(m.sequence < a.contiguous OR m.sequence >= a.forked)"
 _TABLES: Final = "feed_messages m CROSS JOIN feed_authors a ON a.id = m.author"
+# The two orders in which messages with a text are gone through.
+_BY_TIME: Final = _TABLES.replace("m CROSS", "m INDEXED BY feed_messages_newest CROSS")
+_BY_ARRIVAL: Final = _TABLES.replace("m CROSS", "m INDEXED BY feed_messages_arrived CROSS")
 
 
 @frozen
@@ -52,6 +58,12 @@ class Policy:
     @ivar messages: of all, the oldest beyond so many.
     @ivar bytes: of all, the oldest beyond so many bytes of text.
     @ivar own: of this node's own feed as well.
+    @ivar max_stay_ns: what came here longer ago, whenever it was written.
+    @ivar fair: beyond the limits of all, those authors give who have most, each of its oldest, so
+        that many who publish much take no room of one who publishes little; else what is the
+        oldest of all.
+    @ivar prompt: what is beyond the limits of an author goes within seconds, and not only when
+        it is time to look at everything.
     """
 
     expiry: bool = True
@@ -61,12 +73,33 @@ class Policy:
     messages: int = 0
     bytes: int = 0
     own: bool = False
+    max_stay_ns: int = 0
+    fair: bool = False
+    prompt: bool = False
 
     @property
     def idle(self) -> bool:
         """Does nothing ever go?"""
         sizes = (self.author_messages, self.author_bytes, self.messages, self.bytes)
-        return not (self.expiry or self.max_age_ns or any(sizes))
+        return not (self.expiry or self.max_age_ns or self.max_stay_ns or any(sizes))
+
+    def within(self, retention: Retention) -> Policy:
+        """@return: what goes if what is not within C{retention} goes as well."""
+        return evolve(
+            self,
+            max_stay_ns=_least(self.max_stay_ns, int(retention.seconds * 1e9)),
+            author_messages=_least(self.author_messages, retention.author_messages),
+            author_bytes=_least(self.author_bytes, retention.author_bytes),
+            messages=_least(self.messages, retention.messages),
+            bytes=_least(self.bytes, retention.bytes),
+            fair=True,
+            prompt=True,
+        )
+
+
+def _least(one: int, other: int) -> int:
+    """The lower of two limits, of which 0 is none."""
+    return min(one, other) if one and other else max(one, other)
 
 
 @frozen
@@ -149,7 +182,7 @@ def plan(
     row = connection.execute("SELECT id FROM feed_authors WHERE key = ?", (own,)).fetchone()
     kept = None if policy.own or row is None else int(row[0])
     found = _Plan(connection, kept, most, most_bytes)
-    for rule in (_expired, _too_old, _beyond_author, _beyond_total):
+    for rule in (_expired, _too_old, _too_long_here, _beyond_author, _beyond_total):
         if not found.full:
             rule(found, policy, now_ns)
     return list(found.found.values())
@@ -170,13 +203,24 @@ def _expired(found: _Plan, policy: Policy, now_ns: int) -> None:
 def _too_old(found: _Plan, policy: Policy, now_ns: int) -> None:
     if not policy.max_age_ns:
         return
-    tables = _TABLES.replace("m CROSS", "m INDEXED BY feed_messages_newest CROSS")
     _take_all(
         found,
-        f"SELECT m.id, m.author, length(m.raw) FROM {tables} WHERE m.shown_ns > ? "
+        f"SELECT m.id, m.author, length(m.raw) FROM {_BY_TIME} WHERE m.shown_ns > ? "
         f"AND m.shown_ns < ?{{keep}} AND {_MAY_GO} ORDER BY m.shown_ns, m.id",
         (GONE, now_ns - policy.max_age_ns),
         "age",
+    )
+
+
+def _too_long_here(found: _Plan, policy: Policy, now_ns: int) -> None:
+    if not policy.max_stay_ns:
+        return
+    _take_all(
+        found,
+        f"SELECT m.id, m.author, length(m.raw) FROM {_BY_ARRIVAL} WHERE m.shown_ns > {GONE} "
+        f"AND m.received_ns < ?{{keep}} AND {_MAY_GO} ORDER BY m.received_ns, m.id",
+        (now_ns - policy.max_stay_ns,),
+        "arrived",
     )
 
 
@@ -191,23 +235,29 @@ def _beyond_author(found: _Plan, policy: Policy, now_ns: int) -> None:
     """The oldest of an author: those with the lowest numbers."""
     if not policy.author_messages and not policy.author_bytes:
         return
-    most = (policy.author_messages or 2**62, policy.author_bytes or 2**62)
+    most = Amount(0, policy.author_messages or _ANY, policy.author_bytes or _ANY)
     large = found.connection.execute(
-        "SELECT id, texts, size, coalesce((SELECT last FROM feed_gaps g WHERE g.author = a.id "
-        "AND g.first = 1), 0) FROM feed_authors a WHERE (texts > ? OR size > ?) AND id IS NOT ? "
+        "SELECT id, texts, size FROM feed_authors WHERE (texts > ? OR size > ?) AND id IS NOT ? "
         "ORDER BY id",
-        (*most, found.own),
+        (most.texts, most.size, found.own),
     ).fetchall()
-    for author, texts, size, start in large:
-        gone = found.of_author.get(author, Amount())
-        left = Amount(0, texts - gone.texts, size - gone.size)
-        rows = found.rows(
-            f"SELECT m.id, m.author, length(m.raw) FROM {_TABLES} WHERE m.author = ? "
-            f"AND m.sequence > ? AND length(m.raw) > 0 AND {_MAY_GO} ORDER BY m.sequence",
-            (author, start),
-            "author",
-        )
-        _take_down(found, left, Amount(0, *most), rows)
+    for author, texts, size in large:
+        gone = found.of_author.get(author, NOTHING)
+        _shorten(found, author, Amount(0, texts - gone.texts, size - gone.size), most, "author")
+
+
+def _shorten(found: _Plan, author: int, left: Amount, most: Amount, reason: Reason) -> None:
+    """Take the oldest of an author until no more is left than may be."""
+    (start,) = found.connection.execute(
+        "SELECT coalesce(max(last), 0) FROM feed_gaps WHERE author = ? AND first = 1", (author,)
+    ).fetchone()
+    rows = found.rows(
+        f"SELECT m.id, m.author, length(m.raw) FROM {_TABLES} WHERE m.author = ? "
+        f"AND m.sequence > ? AND length(m.raw) > 0 AND {_MAY_GO} ORDER BY m.sequence",
+        (author, start),
+        reason,
+    )
+    _take_down(found, left, most, rows)
 
 
 def _beyond_total(found: _Plan, policy: Policy, now_ns: int) -> None:
@@ -215,14 +265,60 @@ def _beyond_total(found: _Plan, policy: Policy, now_ns: int) -> None:
         return
     left = store.total(found.connection)
     left += Amount(0, -len(found.found), -found.size)
-    tables = _TABLES.replace("m CROSS", "m INDEXED BY feed_messages_newest CROSS")
+    most = Amount(0, policy.messages or _ANY, policy.bytes or _ANY)
+    if policy.fair:
+        _beyond_shares(found, left, most)
+        return
     rows = found.rows(
-        f"SELECT m.id, m.author, length(m.raw) FROM {tables} WHERE m.shown_ns > ?{{keep}} "
+        f"SELECT m.id, m.author, length(m.raw) FROM {_BY_TIME} WHERE m.shown_ns > ?{{keep}} "
         f"AND {_MAY_GO} ORDER BY m.shown_ns, m.id",
         (GONE,),
         "total",
     )
-    _take_down(found, left, Amount(0, policy.messages or 2**62, policy.bytes or 2**62), rows)
+    _take_down(found, left, most, rows)
+
+
+def _beyond_shares(found: _Plan, left: Amount, most: Amount) -> None:
+    """
+    Bring all down to a level, at which there is room for everybody: who has less is left alone.
+
+    @param left: what all have together.
+    @param most: what they may have.
+    """
+    if left.texts <= most.texts and left.size <= most.size:
+        return
+    own, others = NOTHING, {}
+    for author, texts, size in found.connection.execute(
+        "SELECT id, texts, size FROM feed_authors WHERE texts > 0 ORDER BY id"
+    ):
+        gone = found.of_author.get(author, NOTHING)
+        amount = Amount(0, texts - gone.texts, size - gone.size)
+        if author == found.own:
+            own = amount
+        else:
+            others[author] = amount
+    share = Amount(
+        0,
+        level([amount.texts for amount in others.values()], most.texts - own.texts),
+        level([amount.size for amount in others.values()], most.size - own.size),
+    )
+    for author, amount in others.items():
+        if found.full:
+            break
+        _shorten(found, author, amount, share, "total")
+
+
+def level(amounts: Sequence[int], most: int) -> int:
+    """
+    What each may have at most, so that all have no more than C{most} together, and nobody who has
+    less could have kept more: max-min fairness.
+    """
+    left = max(0, most)
+    for count, amount in zip(range(len(amounts), 0, -1), sorted(amounts), strict=True):
+        if amount * count > left:
+            return left // count
+        left -= amount
+    return _ANY
 
 
 def _take_down(found: _Plan, left: Amount, most: Amount, rows: Iterator[Doomed]) -> None:

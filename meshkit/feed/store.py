@@ -197,6 +197,12 @@ MIGRATIONS: Final = (
     CREATE INDEX feed_rotations_successor ON feed_rotations (successor);
     """,
     repeats.MIGRATION,
+    """
+    -- What is shown, in the order in which it came: for those who keep it for a time that no
+    -- author can lengthen.
+    CREATE INDEX feed_messages_arrived ON feed_messages (received_ns, id, author)
+        WHERE shown_ns > -9223372036854775808;
+    """,
 )
 
 # Rows go into a statement by multiples of this, so that few different ones are compiled.
@@ -455,10 +461,11 @@ class _Batch:
             )
         else:
             self.connection.execute(
-                "UPDATE feed_messages SET shown_ns = ?, content_type = ?, relates = ?, "
-                "chain_valid = ?, expires_ns = ?, raw = ? WHERE id = ?",
+                "UPDATE feed_messages SET shown_ns = ?, received_ns = ?, content_type = ?, "
+                "relates = ?, chain_valid = ?, expires_ns = ?, raw = ? WHERE id = ?",
                 (
                     shown_ns,
+                    self.now_ns,
                     message.content_type,
                     message.relates,
                     link.chain_valid,

@@ -133,8 +133,7 @@ class Fetching:
         for number, (text, verdict) in enumerate(zip(texts, verdicts, strict=True)):
             error = verdict.error
             if error is None:
-                self._link.received += 1
-                account.received += 1
+                self._link.count_received()
                 stored += len(text)
                 if verdict.disputed == first + number - 1 and refused is None:
                     # It names another message before it than we have: the peer has that one.
@@ -209,8 +208,7 @@ class Fetching:
         if isinstance(error, UnexpectedMessage):
             raise MalformedFrame(f"the peer sent what does not follow a gap: {error}")
         if error is None:
-            self._link.received += 1
-            self._link.part.ledger.account(self._link.connected_to).received += 1
+            self._link.count_received()
         elif self._link.open and not isinstance(error, (DuplicateMessage, ForkRefused, NotTaken)):
             self._count_refused(error)
 

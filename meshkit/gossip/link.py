@@ -58,6 +58,8 @@ from meshkit.gossip.selection import PeerInterest, find_tagged
 from meshkit.gossip.serving import Serving
 from meshkit.gossip.spread import Partner
 from meshkit.gossip.telling import Telling
+from meshkit.identity.addresses import transport_of
+from meshkit.interfaces import Interest as Selected
 from meshkit.runtime.limits import TokenBucket
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ PATIENCE: Final = 30.0
 #: not.
 IDLE: Final = 30.0
 DEAD: Final = 90.0
+#: Seconds in which a peer has to say something after this node was asleep.
+PROOF: Final = 10.0
 #: Seconds between two looks at what a peer owes, at least.
 LEAST_WAIT: Final = 0.1
 #: Seconds, and bytes both ways, after which whoever has dialled replaces a connection.  Its
@@ -119,10 +123,12 @@ class GossipLink(Protocol):
 
     @ivar address: where we dialled; L{None} if the peer dialled us.
     @ivar dialled: we opened it.
+    @ivar relayed: it goes through a relay.
     @ivar partner: what is known of the peer's feeds over this link.
     @ivar interest: what the peer replicates.
     @ivar received: messages that came from the peer and were new.
     @ivar sent: messages that the peer was given.
+    @ivar moved: when a message last went over it that was new; at first, when it was made.
     """
 
     _log = Logger()
@@ -133,6 +139,7 @@ class GossipLink(Protocol):
         self.spread = part.spread
         self.address = address
         self.dialled = address is not None
+        self.relayed = False
         self.interest = PeerInterest()
         self.received = 0
         self.sent = 0
@@ -157,15 +164,18 @@ class GossipLink(Protocol):
         self._reading_paused = False
         # Since when we do not listen, if we do not: we do not read, or the peer has no credit.
         self._deaf_since: float | None = None
-        self._made = 0.0
+        self._made = self.moved = 0.0
         self._heard = 0.0
         self._spoke = 0.0
         self._pinged: tuple[int, float] | None = None
         self._pings = 0
         self.drained: Deferred[None] | None = None
+        # What this node replicates is to be told when the peer reads again.
+        self._owes_interest = False
         self._frame_due: IDelayedCall | None = None
         self._drain_due: IDelayedCall | None = None
         self._alive_due: IDelayedCall | None = None
+        self._proof_due: IDelayedCall | None = None
         self._renew_due: IDelayedCall | None = None
         # Bytes both ways until the connection is replaced; also when that is under way.
         self._renew_left = RENEW_BYTES
@@ -196,9 +206,10 @@ class GossipLink(Protocol):
     def connectionMade(self) -> None:
         self._channel = self.transport
         self.connected_to = self._channel.getPeer().key
+        self.relayed = transport_of(self._channel.getPeer())[1] is not None
         self.partner = self.spread.join(self.connected_to.raw)
         self._open = True
-        self._heard = self._spoke = self._made = self.reactor.seconds()
+        self._heard = self._spoke = self._made = self.moved = self.reactor.seconds()
         self._channel.registerProducer(self, True)
         if self.dialled:
             self._renew_due = self.reactor.callLater(RENEW_SECONDS, self._renew)
@@ -236,6 +247,7 @@ class GossipLink(Protocol):
             self._frame_due,
             self._drain_due,
             self._alive_due,
+            self._proof_due,
             self._renew_due,
             self._throttled,
         ):
@@ -347,9 +359,16 @@ class GossipLink(Protocol):
             self._channel.write(data)
             self._count(len(data))
 
+    def count_received(self) -> None:
+        """The peer has brought a message that was new."""
+        self.received += 1
+        self.moved = self.reactor.seconds()
+        self.part.ledger.account(self.connected_to).received += 1
+
     def count_sent(self, messages: int) -> None:
         """The peer was given so many messages."""
         self.sent += messages
+        self.moved = self.reactor.seconds()
         self.part.ledger.account(self.connected_to).sent += messages
 
     def run(self, coroutine: Any) -> None:
@@ -416,6 +435,18 @@ class GossipLink(Protocol):
             self._pings += 1
             self._pinged = (self._pings, self.reactor.seconds())
             self.send(Ping(self._pings))
+
+    def prove(self) -> None:
+        """This node was asleep: the peer has L{PROOF} seconds to say that it is there."""
+        # Who does not read what was sent is given up for that.
+        if self.clear and self._proof_due is None:
+            self._ping()
+            self._proof_due = self.reactor.callLater(PROOF, self._proved, self._heard)
+
+    def _proved(self, before: float) -> None:
+        self._proof_due = None
+        if self._heard <= before and not self.deaf:
+            self.drop(PeerTooSlow(f"nothing came within {PROOF:.0f} s after this node woke up"))
 
     def _pong(self, token: int) -> None:
         if self._pinged is None or self._pinged[0] != token:
@@ -524,9 +555,18 @@ class GossipLink(Protocol):
 
     # --- who replicates what ------------------------------------------------------------------
 
-    def send_interest(self) -> None:
-        """Tell what this node replicates.  Said again, it asks to compare again."""
-        interest = self.part.selection.interest()
+    def send_interest(self, interest: Selected | None = None) -> None:
+        """
+        Tell what this node replicates, as soon as the peer has read what it was sent before.
+        Said again, it asks to compare again.
+
+        @param interest: if it is known already: it may be long, and the links many.
+        """
+        self._owes_interest = not self.clear
+        if self._owes_interest:
+            return
+        if interest is None:
+            interest = self.part.selection.interest()
         authors, topics = interest.authors, interest.topics
         pages = max(1, -(-max(len(authors), len(topics)) // MAX_ENTRIES))
         for page in range(pages):
@@ -573,6 +613,8 @@ class GossipLink(Protocol):
             self._drain_due = None
             drained, self.drained = self.drained, None
             drained.callback(None)
+            if self._owes_interest:
+                self.send_interest()
             self.telling.tell_stopped()
             self.comparing.flush()
             self.telling.tell_news()

@@ -6,7 +6,7 @@ what is new.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -48,7 +48,10 @@ from meshkit.interfaces import (
     IMetrics,
     Interest,
     ISelection,
+    IWantsFiles,
     MessagesStored,
+    NodeWoke,
+    PathFound,
     RoomMade,
 )
 from meshkit.operations import BoundOperation, Nothing
@@ -64,6 +67,11 @@ BAN: Final = 600.0
 #: Connections with one peer, whoever opened them, also those that are being closed: a
 #: further one cuts the oldest, which may be one that the peer does not know any more.
 MAX_LINKS_PER_PEER: Final = 4
+#: Connections that fit into the open files that a node has for all of its parts.
+COMMON_LINKS: Final = 256
+#: Seconds without a message, of either side, after which a connection that the peer has opened
+#: gives way to a newcomer if there is room for no more.
+IDLE_LINK: Final = 60.0
 #: Seconds that peers have to take what is left when this node stops.
 CLOSE_GRACE: Final = 5.0
 #: Seconds within which what is new is told together.
@@ -93,7 +101,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 300.0
     max_links: Annotated[
         int, msgspec.Meta(ge=1, le=10_000, description="connections to peers at the same time")
-    ] = 256
+    ] = COMMON_LINKS
     retry_max: Annotated[
         float,
         msgspec.Meta(ge=1, le=3_600, description="longest pause before a peer is dialled again, s"),
@@ -147,7 +155,8 @@ class _LinkFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> GossipLink | None:
         # One that replaces another is one more for a moment only.
-        if self._part.is_full() and not self._replaces:
+        full = self._part.is_full() and not self._replaces
+        if full and (self._address is not None or not self._part.make_room()):
             return None
         return GossipLink(self._part, self._address)
 
@@ -182,7 +191,7 @@ class _WatchedEndpoint:
         return connecting.addCallbacks(connected, failed)
 
 
-@implementer(ISelection, IAdvisesAgents)
+@implementer(ISelection, IAdvisesAgents, IWantsFiles)
 class GossipPart(Part):
     """
     See the module.
@@ -196,6 +205,7 @@ class GossipPart(Part):
     @ivar refused: messages that were refused, by code.
     @ivar broken: connections that ended in an error of the peer, or of the way, by code.
     @ivar hindered: connections that ended because of this node itself, by code.
+    @ivar files: see L{IWantsFiles}.
     """
 
     _log = Logger()
@@ -209,6 +219,7 @@ class GossipPart(Part):
         self.rooms = Rooms()
         self.digestion = Digestion()
         self._config: Config = context.config
+        self.files = max(0, self._config.max_links - COMMON_LINKS)
         self.selection = Selection(
             context.identity.public.raw,
             context.reactor,
@@ -275,6 +286,8 @@ class GossipPart(Part):
             self._events.subscribe(FeedRotated, self._feed_rotated),
             self._events.subscribe(BlocksChanged, self._blocks_changed),
             self._events.subscribe(RoomMade, self._room_made),
+            self._events.subscribe(PathFound, self._path_found),
+            self._events.subscribe(NodeWoke, self._woke),
         ]
         self.peers.watch(self._dial_all)
         self._dial_all()
@@ -318,7 +331,9 @@ class GossipPart(Part):
 
     def authorize(self, peer: PublicKey, label: str) -> bool:
         blocked = self.store.is_blocked(peer.raw)
-        return bool(self.running) and not (blocked or self.is_banned(peer) or self.is_full())
+        if not self.running or blocked or self.is_banned(peer):
+            return False
+        return not self.is_full() or self._idlest() is not None
 
     def status(self) -> offered.GossipStatus:
         return offered.GossipStatus(
@@ -354,6 +369,22 @@ class GossipPart(Part):
         """No further connection is taken."""
         return len(self._links) >= self._config.max_links
 
+    def make_room(self) -> bool:
+        """@return: has a link that was idle given way to another?"""
+        idlest = self._idlest()
+        if idlest is None:
+            return False
+        # Cut and not closed, and counted no more: a peer that never says goodbye would keep it.
+        idlest.abort()
+        self._let_go(idlest)
+        return True
+
+    def _idlest(self) -> GossipLink | None:
+        """@return: of the links that peers have opened, the one to go if one has to."""
+        before = self.reactor.seconds() - IDLE_LINK
+        idle = [link for link in self._links if not link.dialled and link.moved <= before]
+        return min(idle, key=lambda link: link.moved, default=None)
+
     # --- dialling -------------------------------------------------------------------------
 
     def _dial_all(self) -> None:
@@ -378,6 +409,20 @@ class GossipPart(Part):
                 service = self._dialling[text] = self._service(address)
                 service.startService()
 
+    def _woke(self, event: NodeWoke) -> None:
+        """
+        Dial at once who waits to be dialled again, as if nothing had failed before; and have
+        those who are connected say that they are, as they may not know of it.
+        """
+        self._short_lived.clear()
+        connected = {link.address for link in self._links if link.open}
+        for address in self.peers.dialable():
+            if address.text in self._dialling and address not in connected:
+                self._dialling.pop(address.text).stopService()
+        for link in list(self._links):
+            link.prove()
+        self._dial_all()
+
     def _service(self, address: MeshAddress, replaces: bool = False) -> ClientService:
         """@return: what keeps a link to an address, not started."""
         endpoint = self._connections.endpoint(address, LABEL, VERSION)
@@ -394,6 +439,12 @@ class GossipPart(Part):
         # The exponent has an end, as a float has one.
         longest = FIRST_RETRY * _RETRY_FACTOR ** min(attempts, 100)
         return float(self._rng.uniform(LEAST_RETRY, min(longest, self._config.retry_max)))
+
+    def _path_found(self, event: PathFound) -> None:
+        """A peer is to be had without its relay."""
+        for link in list(self._links):
+            if link.connected_to.raw == event.peer and link.relayed and link.address is not None:
+                self.renew(link.address)
 
     def renew(self, address: MeshAddress) -> None:
         """
@@ -434,8 +485,7 @@ class GossipPart(Part):
             surplus.abort()
 
     def link_lost(self, link: GossipLink, reason: Failure) -> None:
-        self._links.pop(link, None)
-        self._by_partner.pop(link.partner, None)
+        self._let_go(link)
         if link.address is not None and link.address.text in self._dialling:
             if link.lasted < LASTING:
                 # Being let in for a moment is no success.
@@ -453,6 +503,10 @@ class GossipPart(Part):
         elif self._all_lost is not None:
             all_lost, self._all_lost = self._all_lost, None
             all_lost.callback(None)
+
+    def _let_go(self, link: GossipLink) -> None:
+        self._links.pop(link, None)
+        self._by_partner.pop(link.partner, None)
 
     def link_failed(self, link: GossipLink, error: MeshkitError) -> None:
         """A link ends in an error: its peer misbehaved, or somebody between us did."""
@@ -675,6 +729,14 @@ class GossipPart(Part):
     def watch(self, callback: Callable[[], None]) -> None:
         self.selection.watch(callback)
 
+    def add_kept(self, authors: Collection[bytes]) -> Callable[[], None]:
+        self.selection.keep(authors)
+        return self._kept_changed
+
+    def _kept_changed(self) -> None:
+        if self.running:
+            self.selection.changed()
+
     def _blocks_changed(self, event: BlocksChanged) -> None:
         if event.blocked:
             peer = PublicKey(event.author)
@@ -691,13 +753,16 @@ class GossipPart(Part):
 
     def _reselected(self) -> None:
         """The selection changed: tell it, let go of the rest, compare again."""
+        interest = self.selection.interest()
         for link in list(self._links):
-            link.send_interest()
+            link.send_interest(interest)
             known = (*link.partner.on, *link.partner.claims)
             for author in [a for a in known if not self.selection.wants(a)]:
                 for partner in self.spread.drop_feed(author):
                     self.turn_off(partner, [author])
-            link.telling.compare_again()
+            if link.dialled:
+                # The others compare when they hear the interest.
+                link.telling.compare_again()
 
     def operations(self) -> Sequence[BoundOperation]:
         return (
@@ -762,6 +827,9 @@ class IdlePart(Part):
 
     def watch(self, callback: Callable[[], None]) -> None:
         """It never changes."""
+
+    def add_kept(self, authors: Collection[bytes]) -> Callable[[], None]:
+        return lambda: None
 
     def status(self) -> offered.GossipStatus:
         return offered.GossipStatus(

@@ -2,15 +2,16 @@
 What this node replicates, and what a peer says that it does.
 
 This node's own feed; those of the authors it follows; and the whole feeds of those who have
-used a tag that it subscribes to, a I{topic}.  Nothing selected is everybody.  Blocks, which
-the store has, win over all of that.
+used a tag that it subscribes to, a I{topic}.  Nothing selected is everybody.  A node that keeps
+feeds for others, a relay, replicates those besides, and nothing selected is nobody then.
+Blocks, which the store has, win over all of that.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from attrs import define, field
@@ -143,6 +144,8 @@ class Selection:
     _follows: dict[bytes, bool] = field(factory=dict, init=False)
     _topics: dict[str, bool] = field(factory=dict, init=False)
     _tagged: dict[bytes, None] = field(factory=dict, init=False)
+    # Whom others here want to be replicated as well; L{None} if nobody has asked.
+    _kept: Collection[bytes] | None = field(default=None, init=False)
     _watchers: list[Callable[[], None]] = field(factory=list, init=False)
     _due: Any = field(default=None, init=False)
 
@@ -198,19 +201,31 @@ class Selection:
             return True
         if self._store.is_blocked(author):
             return False
-        selects = self._follows or self._topics
-        return not selects or author in self._follows or author in self._tagged
+        if self._selects_all:
+            return True
+        kept = self._kept is not None and author in self._kept
+        return kept or author in self._follows or author in self._tagged
+
+    @property
+    def _selects_all(self) -> bool:
+        return self._kept is None and not self._follows and not self._topics
 
     def interest(self) -> Interest:
         """What peers are told."""
-        if not self._follows and not self._topics:
+        if self._selects_all:
             return Interest(all=True)
-        authors = {self.own, *self._follows, *self._tagged}
+        authors = {self.own, *self._follows, *self._tagged, *(self._kept or ())}
         if len(authors) > MAX_AUTHORS:
             # More than can be told: everything is offered, and most of it not asked for.
             return Interest(all=True)
         named = tuple(sorted(author for author in authors if self.wants(author)))
         return Interest(all=False, authors=named, topics=tuple(sorted(self._topics)))
+
+    def keep(self, authors: Collection[bytes]) -> None:
+        """See L{ISelection.add_kept}."""
+        if self._kept is not None:
+            raise ValueError("somebody keeps feeds for others here already")
+        self._kept = authors
 
     def has_topic(self, tags: Iterable[str]) -> bool:
         """Is one of these tags subscribed to?"""

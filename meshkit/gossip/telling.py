@@ -182,8 +182,7 @@ class Telling:
         if isinstance(verdict.error, UnexpectedMessage):
             raise MalformedFrame(f"the peer showed a message of somebody else: {verdict.error}")
         if verdict.error is None:
-            self._link.received += 1
-            part.ledger.account(self._link.connected_to).received += 1
+            self._link.count_received()
 
     # --- notes ----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from meshkit.errors import InvalidRequest, LimitReached, NotFound, NotReady
 from meshkit.feed import operations as offered
 from meshkit.feed.part import Config
 from meshkit.feed.retention import BATCH_MESSAGES
-from meshkit.interfaces import Gap, MessagesStored, RoomMade
+from meshkit.interfaces import Gap, MessagesStored, Retention, RoomMade
 from meshkit.testing.identities import Author
 from meshkit.testing.nodes import make_context, run_clock
 from tests.feed.test_part import PartCase
@@ -159,6 +159,66 @@ class ByTheClock(ForgettingCase):
         self.assertEqual(self.kept(), 20)
         self.context.database.write = real
         run_clock(self.clock, 600)
+        self.assertEqual(self.kept(), 1)
+
+
+class ForOthers(ForgettingCase):
+    """What a part asks for that keeps feeds for others."""
+
+    def test_what_came_is_kept_as_long_as_it_says(self) -> None:
+        self.configure(retention_interval=600)
+        self.part.retain(Retention(seconds=3_600))
+        self.put(*ADA.raws[:10])
+        run_clock(self.clock, 3_600)
+        self.assertEqual(self.kept(), 10)
+        run_clock(self.clock, 600)
+        self.assertEqual(self.kept(), 1)
+
+    def test_an_author_has_little_more_than_it_may_for_a_second(self) -> None:
+        self.configure(retention_interval=86_400)
+        self.part.retain(Retention(author_messages=8))
+        run_clock(self.clock, 100)
+        self.put(*ADA.raws[:8])
+        run_clock(self.clock, 10)
+        self.put(ADA.raws[8])
+        run_clock(self.clock, 10)
+        # An eighth may come before it is looked at.
+        self.assertEqual(self.kept(), 9)
+        self.put(ADA.raws[9])
+        run_clock(self.clock, 1)
+        self.assertEqual(self.kept(), 8)
+
+    def test_the_same_for_bytes_and_not_for_what_is_published_here(self) -> None:
+        self.configure(retention_interval=86_400)
+        most = sum(map(len, ADA.raws[:8]))
+        self.part.retain(Retention(author_bytes=most))
+        run_clock(self.clock, 100)
+        for _ in range(20):
+            self.done(self.part.publish("x" * 100))
+        self.put(*ADA.raws[:12])
+        run_clock(self.clock, 1)
+        self.assertEqual(self.kept() - 20, 7)
+
+    def test_all_together_have_no_more_than_is_said(self) -> None:
+        self.configure(retention_interval=86_400)
+        self.part.retain(Retention(messages=5))
+        run_clock(self.clock, 100)
+        self.put(*ADA.raws)
+        run_clock(self.clock, 1)
+        self.assertEqual(self.kept(), 5)
+
+    def test_a_feed_that_is_replicated_no_more_is_emptied_and_can_come_again(self) -> None:
+        self.put(*ADA.raws)
+        self.assertEqual(self.done(self.part.forget(ADA.key)), 20)
+        self.assertEqual((self.kept(), self.part.status().bytes), (0, 0))
+        self.assertEqual(self.done(self.part.frontier()), [])
+        self.assertEqual(self.done(self.part.forget(ADA.key)), 0)
+        self.assertEqual(self.put(*ADA.raws), ["accepted"] * 20)
+        self.assertEqual(self.kept(), 20)
+
+    def test_ones_own_feed_is_never_forgotten_so(self) -> None:
+        self.done(self.part.publish("mine"))
+        self.failed(self.part.forget(self.context.identity.public.raw), ValueError)
         self.assertEqual(self.kept(), 1)
 
 

@@ -16,7 +16,7 @@ from meshkit.feed.limits import Amount
 from meshkit.feed.part import check_texts
 from meshkit.feed.retention import Doomed, Policy
 from meshkit.feed.search import Filter
-from meshkit.interfaces import Frontier, Gap
+from meshkit.interfaces import Frontier, Gap, Retention
 from meshkit.testing.identities import DAY_NS, Author
 from tests.feed.test_store import branch
 
@@ -148,6 +148,130 @@ class Rules(Case):
         self.assertEqual((kept(self.connection, ADA), kept(self.connection, BOB)[0]), ([4], 4))
         self.assertEqual(run(self.connection, max_age_ns=1), 6)
         self.assertEqual((kept(self.connection, ADA), kept(self.connection, BOB)), ([4], [10]))
+
+    def test_what_came_too_long_ago_goes_whatever_its_author_says_of_time(self) -> None:
+        tomorrow, yesterday = Author("tomorrow"), Author("yesterday")
+        for author, at in ((tomorrow, NOW_NS + 10**17), (yesterday, NOW_NS - 10**17)):
+            for _ in range(4):
+                author.write(timestamp_ns=at)
+        for number in range(4):
+            store.store_batch(
+                self.connection,
+                check_texts([tomorrow.raws[number], yesterday.raws[number]]),
+                NOW_NS - (4 - number) * SECOND,
+            )
+        self.assertEqual(run(self.connection, max_stay_ns=4 * SECOND), 0)
+        self.assertEqual(run(self.connection, max_stay_ns=3 * SECOND), 2)
+        for author in (tomorrow, yesterday):
+            self.assertEqual(kept(self.connection, author), [2, 3, 4])
+        self.assertEqual(run(self.connection, max_stay_ns=1), 4)
+        for author in (tomorrow, yesterday):
+            self.assertEqual(kept(self.connection, author), [4])
+        self.sound()
+
+    def test_in_fairness_those_give_who_have_most_and_the_others_nothing(self) -> None:
+        eve, old = Author("eve"), Author("old clock")
+        for _ in range(2):
+            old.write(timestamp_ns=SECOND)
+        put(self.connection, *old.raws, *ADA.raws, *eve.write_many(20))
+        self.assertEqual(run(self.connection, messages=32, fair=True), 0)
+        self.assertEqual(run(self.connection, messages=20, fair=True), 12)
+        # Two for the one and nine for each of the others: whatever their clocks say.
+        self.assertEqual(kept(self.connection, old), [1, 2])
+        self.assertEqual(kept(self.connection, ADA), [2, 3, 4, 5, 6, 7, 8, 9, 10])
+        self.assertEqual(kept(self.connection, eve), [*range(12, 21)])
+        self.sound()
+        # Without that, the oldest of all go first.
+        self.assertEqual(run(self.connection, messages=19), 1)
+        self.assertEqual(kept(self.connection, old), [2])
+
+    def test_in_fairness_bytes_are_shared_as_well_and_the_own_feed_is_not_touched(self) -> None:
+        large = Author("large")
+        for _ in range(6):
+            large.write("x" * 2_000)
+        put(self.connection, *ME.raws, *ADA.raws, *large.raws)
+        own, ada = (sum(map(len, each.raws)) for each in (ME, ADA))
+        most = own + ada + 2 * len(large.raws[-1]) + 9
+        run(self.connection, bytes=most, fair=True)
+        self.assertEqual(kept(self.connection, large), [5, 6])
+        self.assertEqual(len(kept(self.connection, ADA)), 10)
+        self.assertEqual(len(kept(self.connection, ME)), 10)
+        run(self.connection, bytes=1, fair=True)
+        self.assertEqual((kept(self.connection, large), kept(self.connection, ADA)), ([6], [10]))
+        self.assertEqual(len(kept(self.connection, ME)), 10)
+
+    @given(st.lists(st.integers(0, 50), max_size=8), st.integers(-5, 200))
+    def test_a_level_is_the_highest_at_which_there_is_room(
+        self, amounts: list[int], most: int
+    ) -> None:
+        found = retention.level(amounts, most)
+
+        def together(share: int) -> int:
+            return sum(min(share, amount) for amount in amounts)
+
+        self.assertLessEqual(together(found), max(0, most))
+        if found < max(amounts, default=0):
+            self.assertGreater(together(found + 1), max(0, most))
+
+    def test_what_comes_again_came_now(self) -> None:
+        put(self.connection, *ADA.raws[:4])
+        retention.forget_end(self.connection, ADA.key)
+        doomed = retention.of_author(self.connection, ADA.key)
+        retention.empty_forgotten(self.connection, [each.position for each in doomed])
+        store.store_batch(self.connection, check_texts(ADA.raws[:4]), NOW_NS + 9 * SECOND)
+        later = NOW_NS + 10 * SECOND
+        for stay, gone in ((2 * SECOND, 0), (1, 3)):
+            policy = Policy(max_stay_ns=stay)
+            found = retention.plan(self.connection, policy, ME.key, later)
+            self.assertEqual(len(found), gone)
+        self.sound()
+
+    def test_the_oldest_to_come_are_found_without_looking_at_what_is_gone(self) -> None:
+        seen: list[str] = []
+        put(self.connection, *ADA.raws)
+        self.connection.set_trace_callback(seen.append)
+        plan(self.connection, max_stay_ns=1)
+        self.connection.set_trace_callback(None)
+        (sql,) = [each for each in seen if "feed_messages_arrived" in each]
+        steps = [row[3] for row in self.connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        self.assertIn("feed_messages_arrived", steps[0])
+        self.assertNotIn("TEMP B-TREE", " ".join(steps))
+
+    def test_a_policy_within_another_is_the_stricter_in_everything(self) -> None:
+        free, strict = Policy(), Policy(True, 5, 10, 20, 30, 40, True)
+        rule = Retention(seconds=1.5, author_messages=15, author_bytes=0, messages=7, bytes=99)
+        self.assertEqual(
+            free.within(rule),
+            Policy(
+                True,
+                0,
+                15,
+                0,
+                7,
+                99,
+                False,
+                max_stay_ns=1_500_000_000,
+                fair=True,
+                prompt=True,
+            ),
+        )
+        self.assertEqual(
+            strict.within(rule),
+            Policy(
+                True,
+                5,
+                10,
+                20,
+                7,
+                40,
+                True,
+                max_stay_ns=1_500_000_000,
+                fair=True,
+                prompt=True,
+            ),
+        )
+        self.assertTrue(Policy(expiry=False).within(Retention()).idle)
+        self.assertFalse(Policy(expiry=False).within(Retention(seconds=1)).idle)
 
     def test_of_an_author_the_oldest_beyond_a_number_go(self) -> None:
         put(self.connection, *ADA.raws, *BOB.raws[:3])

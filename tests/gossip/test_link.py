@@ -40,11 +40,12 @@ from meshkit.gossip.comparing import MAX_OPEN_WINDOWS
 from meshkit.gossip.credit import FIRST, WINDOW_BYTES, WINDOW_MESSAGES
 from meshkit.gossip.digestion import MAX_UNDIGESTED
 from meshkit.gossip.fetching import MAX_REFUSED
-from meshkit.gossip.link import DEAD, IDLE, PATIENCE, RENEW_BYTES, RENEW_SECONDS
+from meshkit.gossip.link import DEAD, IDLE, PATIENCE, PROOF, RENEW_BYTES, RENEW_SECONDS
 from meshkit.gossip.part import (
     BAN,
     CLOSE_GRACE,
     GATHER,
+    IDLE_LINK,
     LABEL,
     LASTING,
     LOOK_AROUND,
@@ -64,7 +65,7 @@ from meshkit.gossip.spread import (
     REPLICATE,
 )
 from meshkit.identity.addresses import MeshAddress
-from meshkit.interfaces import IMeshPart
+from meshkit.interfaces import IMeshPart, NodeWoke
 from meshkit.testing.identities import Author
 from tests.gossip.support import GossipCase, Liar, Place
 
@@ -1140,6 +1141,28 @@ class Tables(GossipCase):
         self.assertEqual(len(liar.of_kind(Interest)), interests + 1)
         self.assertFalse(link.partner.overflowed)
 
+    def test_a_changed_selection_is_told_once_and_not_into_a_link_that_waits(self) -> None:
+        reading, stuck = self.lie_to(self.me, "reading"), self.lie_to(self.me, "stuck")
+        link = next(each for each in self.me.links if each.connected_to.raw == stuck.key)
+        before = len(reading.of_kind(Interest)), len(stuck.of_kind(Interest))
+        asked: list[None] = []
+        real = self.me.gossip.selection.interest
+        self.patch(
+            type(self.me.gossip.selection), "interest", lambda _: asked.append(None) or real()
+        )
+        link.pauseProducing()
+        for number in range(3):
+            self.me.follow(Author(number).identity.public)
+        self.assertEqual(len(reading.of_kind(Interest)), before[0] + 3)
+        self.assertEqual(len(stuck.of_kind(Interest)), before[1])
+        # It is made once for all.
+        self.assertEqual(len(asked), 3)
+        link.resumeProducing()
+        self.run_for()
+        said = stuck.of_kind(Interest)[before[1] :]
+        self.assertEqual(len(said), 1)
+        self.assertLessEqual({Author(number).key for number in range(3)}, set(said[0].authors))
+
     def test_proofs_that_the_peer_has(self) -> None:
         self.patch(telling, "MAX_PROVEN", 2)
         liar = self.lie_to(self.me)
@@ -1402,6 +1425,33 @@ class Closing(GossipCase):
         factory = a.gossip.capabilities()[LABEL, VERSION]
         self.assertIsNone(factory.buildProtocol(None))
 
+    def test_when_all_are_taken_the_one_that_was_idle_for_longest_gives_way(self) -> None:
+        a = self.place("a", max_links=2)
+        one, two = self.lie_to(a, "one"), self.lie_to(a, "two")
+        newcomer = Author("three").identity.public
+        self.run_for(IDLE_LINK - 5)
+        self.assertFalse(a.gossip.authorize(newcomer, "gossip"))
+        one.turn_on(a.key.raw)
+        a.publish(1)
+        self.run_for(10)
+        # To be let in is not to come: nobody goes before the newcomer is there.
+        self.assertTrue(a.gossip.authorize(newcomer, "gossip"))
+        self.assertEqual(len(a.links), 2)
+        three = self.lie_to(a, "three")
+        self.assertEqual(
+            [each.lost is not None for each in (one, two, three)], [False, True, False]
+        )
+        self.assertEqual(len(a.links), 2)
+        self.assertEqual(a.gossip.status().broken, {})
+        self.assertFalse(a.gossip.authorize(Author("four").identity.public, "gossip"))
+
+    def test_but_none_that_this_node_has_dialled(self) -> None:
+        a, b, c = self.place("a", max_links=1), self.place("b"), Author("c").identity.public
+        self.connect(a, b)
+        self.run_for(2 * IDLE_LINK)
+        self.assertFalse(a.gossip.authorize(c, "gossip"))
+        self.assertEqual(len(a.links), 1)
+
     def test_one_peer_cannot_take_all_connections(self) -> None:
         a = self.place("a")
         liars = [self.lie_to(a) for _ in range(MAX_LINKS_PER_PEER + 2)]
@@ -1627,6 +1677,68 @@ class Dialling(DialCase):
         self.assertTrue(waiting.called)
         self.run_for(300)
         self.assertEqual(self.attempts, [])
+
+
+class Waking(DialCase):
+    """This node was asleep."""
+
+    def wake(self) -> None:
+        self.me.context.events.publish(NodeWoke(3600.0))
+
+    def test_who_waits_is_dialled_at_once_and_soon_again(self) -> None:
+        self.add(self.peer)
+        for _ in range(20):
+            while not self.attempts:
+                self.run_for(0.1)
+            self.attempts.pop()[2].errback(Overloaded("no"))
+        self.run_for(0.05)
+        self.assertEqual(self.attempts, [])
+        self.wake()
+        self.assertEqual(len(self.attempts), 1)
+        for longest in (1.5, 2.25, 3.375):
+            self.attempts.pop()[2].errback(Overloaded("no"))
+            self.run_for(longest + 0.1)
+            self.assertEqual(len(self.attempts), 1)
+
+    def test_a_dial_that_is_under_way_is_begun_anew(self) -> None:
+        self.add(self.peer)
+        (_, _, waiting) = self.attempts.pop()
+        self.wake()
+        self.assertEqual(len(self.attempts), 1)
+        self.assertTrue(waiting.called)
+
+    def test_who_is_connected_and_says_so_is_kept(self) -> None:
+        self.add(self.peer)
+        liar = self.connect_attempt()
+        before = len(liar.of_kind(Ping))
+        self.wake()
+        self.run_for()
+        self.assertEqual(len(liar.of_kind(Ping)), before + 1)
+        self.run_for(2 * PROOF)
+        self.assertIsNone(liar.lost)
+        self.assertEqual(self.attempts, [])
+
+    def test_who_is_not_there_any_more_is_given_up_and_dialled(self) -> None:
+        self.add(self.peer)
+        liar = self.connect_attempt()
+        liar.polite = False
+        self.wake()
+        # Twice is once.
+        self.wake()
+        self.run_for(PROOF - 0.5)
+        self.assertIsNone(liar.lost)
+        self.run_for(1)
+        self.assertIsNotNone(liar.lost)
+        self.assertEqual(self.me.gossip.status().broken, {"PEER_TOO_SLOW": 1})
+        self.run_for(2)
+        self.assertEqual(len(self.attempts), 1)
+
+    def test_a_link_that_is_closed_has_nothing_to_prove(self) -> None:
+        self.add(self.peer)
+        self.connect_attempt()
+        self.wake()
+        self.me.result(self.me.context.peers.remove(self.peer))
+        self.run_for(1)
 
 
 class Renewing(DialCase):

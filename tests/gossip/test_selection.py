@@ -53,6 +53,33 @@ class Alone(MeshCase):
         me.unfollow(ADA.identity.public)
         self.assertTrue(me.gossip.wants(EVE.key))
 
+    def test_whom_a_part_keeps_for_others_is_selected_besides_and_nobody_else(self) -> None:
+        me = self.place(follow=(text(ADA),))
+        told: list[Interest] = []
+        me.gossip.watch(lambda: told.append(me.gossip.interest()))
+        kept: dict[bytes, None] = {}
+        changed = me.gossip.add_kept(kept)
+        kept[BOB.key] = None
+        self.assertEqual([me.gossip.wants(a.key) for a in (ADA, BOB, EVE)], [True, True, False])
+        self.assertEqual(told, [])
+        changed()
+        self.assertEqual(told, [Interest(False, tuple(sorted([me.key.raw, ADA.key, BOB.key])))])
+        del kept[BOB.key]
+        self.assertFalse(me.gossip.wants(BOB.key))
+        self.assertRaises(ValueError, me.gossip.add_kept, {})
+
+    def test_where_a_part_keeps_nobody_nothing_selected_is_nobody(self) -> None:
+        me = self.place()
+        kept: dict[bytes, None] = {}
+        me.gossip.add_kept(kept)
+        self.assertEqual(me.gossip.interest(), Interest(False, (me.key.raw,)))
+        self.assertFalse(me.gossip.wants(ADA.key))
+        kept[ADA.key] = None
+        self.assertTrue(me.gossip.wants(ADA.key))
+        me.block(ADA.identity.public)
+        self.assertFalse(me.gossip.wants(ADA.key))
+        self.assertEqual(me.gossip.interest(), Interest(False, (me.key.raw,)))
+
     def test_who_uses_a_topic_from_now_on_is_selected_then(self) -> None:
         me = self.place()
         me.call("topics_add", topic="weather")

@@ -30,6 +30,7 @@ class EgregorePlace(msgspec.Struct):
     An address that is dialled.
 
     @ivar place: C{HOST:PORT}.
+    @ivar heard: it was called out on the local network, and not named in the settings.
     @ivar peer: who was found there last.
     @ivar live: new messages are pushed both ways now.
     @ivar failures: attempts in a row that came to nothing.
@@ -37,6 +38,7 @@ class EgregorePlace(msgspec.Struct):
     """
 
     place: str
+    heard: bool
     peer: str | None
     live: bool
     failures: int
@@ -52,6 +54,8 @@ class EgregoreStatus(msgspec.Struct):
     @ivar broken: connections that ended in an error, by code.
     @ivar withheld: how often a message was left out because its reader would refuse it.
     @ivar warned: messages published here since the start that will be left out.
+    @ivar unheard: why nobody on the local network hears this node call, if it is to and they
+        do not.
     """
 
     notice: str
@@ -61,3 +65,4 @@ class EgregoreStatus(msgspec.Struct):
     broken: dict[str, Any]
     withheld: int
     warned: int
+    unheard: str | None = None

@@ -14,21 +14,24 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.error import CannotListenError, ConnectingCancelledError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from meshkit.errors import ConfigError, MeshkitError, PeerTooSlow, TruncatedStream
+from meshkit.errors import CannotListen, ConfigError, MeshkitError, PeerTooSlow, TruncatedStream
 from meshkit.gossip.egregore import operations as shown
+from meshkit.gossip.egregore.calling import Calling
+from meshkit.gossip.egregore.datagrams import LOWEST_PORT, PORT, discriminator
 from meshkit.gossip.egregore.link import EgregoreLink
 from meshkit.gossip.egregore.memory import Memory, PeerMemory
 from meshkit.gossip.egregore.session import Phase
 from meshkit.identity.addresses import HostPort
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.network import NetworkKey, NetworkSecret
+from meshkit.identity.scopes import parse_ip
 from meshkit.interfaces import (
     IFeedStore,
     IForeignProtocols,
@@ -91,6 +94,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(description="HOST:PORT of an Egregore node to dial", extra={"flag": "peer"}),
     ] = ()
+    discover: Annotated[
+        bool,
+        Meta(
+            description="Find Egregore nodes on the local network by their datagrams, and have "
+            "them find this one"
+        ),
+    ] = False
     push: Annotated[
         bool, Meta(description="Keep connections open and push what is new as it comes")
     ] = True
@@ -106,19 +116,22 @@ class Place:
     """
     An address that is dialled, again and again.
 
+    @ivar heard: it was called out on the local network, and not named in the settings.
     @ivar peer: who was found there last.
     @ivar live: the connection on which both sides push, if there is one.
     """
 
     _log = Logger()
 
-    def __init__(self, part: EgregorePart, address: HostPort) -> None:
+    def __init__(self, part: EgregorePart, address: HostPort, heard: bool = False) -> None:
         self._part = part
         self.address = address
+        self.heard = heard
         self.peer: PublicKey | None = None
         self.live: EgregoreLink | None = None
         self.failures = 0
         self.last_error: str | None = None
+        self._stopped = False
         self._due: IDelayedCall | None = None
         self._dialling: Deferred[IProtocol] | None = None
         # The connection of the last attempt that is not live.
@@ -129,7 +142,8 @@ class Place:
         self._again(0.0)
 
     def stop(self) -> None:
-        """Dial no more."""
+        """Dial no more, whatever comes of what is under way."""
+        self._stopped = True
         if self._due is not None and self._due.active():
             self._due.cancel()
         self._due = None
@@ -144,7 +158,8 @@ class Place:
                 self._due.reset(SOON)
 
     def _again(self, seconds: float) -> None:
-        if self._part.running and (self._due is None or not self._due.active()):
+        idle = self._due is None or not self._due.active()
+        if self._part.running and idle and not self._stopped:
             self._due = self._part.reactor.callLater(seconds, self._dial)
 
     def _dial(self) -> None:
@@ -217,6 +232,7 @@ class Place:
     def status(self) -> shown.EgregorePlace:
         return shown.EgregorePlace(
             place=self.address.text,
+            heard=self.heard,
             peer=None if self.peer is None else self.peer.text,
             live=self.live is not None,
             failures=0 if self.live is not None else self.failures,
@@ -278,6 +294,16 @@ class EgregorePart(Part):
         self._selection = selection
         self._capability = network_capability(config.network)
         self._places = [Place(self, HostPort.parse(text)) for text in config.peers]
+        self._listening = context.listening
+        self._calling: Calling | None = None
+        if config.discover:
+            self._calling = Calling(
+                context.reactor,
+                discriminator(self._capability.key),
+                context.identity.public.text,
+                listening=self._own_port,
+                changed=self._callers_changed,
+            )
         # In the order in which they were made; the values say nothing.
         self._links: dict[EgregoreLink, None] = {}
         self._comings = PeerBuckets(PACE, PACE_BURST)
@@ -314,6 +340,44 @@ class EgregorePart(Part):
             self._selection.watch(self._hurry)
         for place in self._places:
             place.start()
+        if self._calling is not None:
+            self._call_out(self._calling)
+
+    def _call_out(self, calling: Calling) -> None:
+        try:
+            calling.start()
+        except CannotListenError as e:
+            why = getattr(e.socketError, "strerror", None) or e.socketError
+            raise CannotListen(
+                f"cannot listen for Egregore's datagrams at the UDP port {PORT} ({why}): stop the "
+                "Egregore node of this machine, which does not share it, or leave out "
+                "egregore.discover and name that node in egregore.peers"
+            ) from None
+
+    def _own_port(self) -> int | None:
+        """Where others of a local network reach us, as far as they look there."""
+        for place in self._listening():
+            address = parse_ip(place.host)
+            near_only = address is not None and address.is_loopback
+            if not near_only and place.port >= LOWEST_PORT:
+                return place.port
+        return None
+
+    def _callers_changed(self) -> None:
+        """Dial who calls; forget who does so no more, unless it is connected."""
+        assert self._calling is not None
+        called = self._calling.places()
+        kept = []
+        for place in self._places:
+            if place.heard and place.live is None and place.address not in called:
+                place.stop()
+            else:
+                kept.append(place)
+        known = {place.address for place in kept}
+        new = [Place(self, each, heard=True) for each in called if each not in known]
+        self._places = kept + new
+        for place in new:
+            place.start()
 
     def _hurry(self) -> None:
         """The selection of feeds changed: look again at what the peers have."""
@@ -332,6 +396,8 @@ class EgregorePart(Part):
         ends, self._ends = self._ends, []
         for end in ends:
             end()
+        if self._calling is not None:
+            await self._calling.stop()
         for place in self._places:
             place.stop()
         for link in list(self._links):
@@ -374,6 +440,7 @@ class EgregorePart(Part):
             broken=dict(sorted(self.broken.items())),
             withheld=self.withheld,
             warned=self._warned,
+            unheard=None if self._calling is None else self._calling.fault,
         )
 
     def is_full(self) -> bool:
