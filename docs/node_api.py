@@ -1,8 +1,9 @@
 """
-Write C{docs/api/node-api.yaml}: the OpenAPI document of a node with every part of ours.
+Write C{docs/api/node-api.yaml}, the OpenAPI document of a node with every part of ours, and
+C{docs/api/relay-api.yaml}, that of the HTTP door of a relay.
 
-C{make api} runs this; a test compares what it would write with the file.  It asks a node in
-memory, at the door, so that the document is of what runs.
+C{make api} runs this; a test compares what it would write with the files.  It asks a node and a
+relay in memory, at their doors, so that the documents are of what runs.
 """
 
 from __future__ import annotations
@@ -12,9 +13,17 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from twisted.internet.protocol import Factory
+
+from meshkit.services.programs import MESH_RELAY
+from meshkit.testing.doors import DoorCall
 from meshkit.testing.nodes import MemoryMesh
 
 FILE: Final = Path(__file__).parent / "api" / "node-api.yaml"
+RELAY_FILE: Final = Path(__file__).parent / "api" / "relay-api.yaml"
+
+#: Of the door for whoever comes to a relay.
+RELAY_PORT: Final = 7660
 
 #: So that every part is there, also those that are left out unless asked for.
 SETTINGS: Final = """
@@ -24,7 +33,7 @@ compat = ["egregore"]
 network = "egregore"
 """
 
-_HEADER: Final = "# Made by 'make api' from the operations of a node: do not edit.\n"
+_HEADER: Final = "# Made by 'make api' from the operations of a {}: do not edit.\n"
 _PLAIN: Final = re.compile(r"[A-Za-z/$][A-Za-z0-9_./$-]*( [A-Za-z0-9_./()-]+)*")
 _UNSEEN: Final = re.compile(r"[^ -~]")
 # Plain text that YAML would not read as text.
@@ -43,9 +52,28 @@ def fetch_document() -> Any:
     return json.loads(answer.body)
 
 
-def write_yaml(document: Any) -> str:
-    """@return: a document of JSON types as YAML 1.2, its keys in the order that they have."""
-    return _HEADER + "".join(f"{line}\n" for line in _block(document))
+def fetch_relay_document() -> Any:
+    """@return: the document, as a member relay gives it out at its door for whoever comes."""
+    mesh = MemoryMesh()
+    relay = mesh.node("relay", program=MESH_RELAY)
+    relay.start()
+    call = DoorCall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")
+    mesh.network.client_endpoint(RELAY_PORT, relay.host.address).connect(
+        Factory.forProtocol(lambda: call)
+    )
+    mesh.until(lambda: call.ended, "the document of a relay")
+    mesh.stop()
+    answer = call.answer()
+    assert answer.status == 200, answer.body
+    return json.loads(answer.body)
+
+
+def write_yaml(document: Any, of: str = "node") -> str:
+    """
+    @param of: what it is the document of.
+    @return: a document of JSON types as YAML 1.2, its keys in the order that they have.
+    """
+    return _HEADER.format(of) + "".join(f"{line}\n" for line in _block(document))
 
 
 def _block(value: Any) -> list[str]:
@@ -95,3 +123,5 @@ def _escaped(found: re.Match[str]) -> str:
 if __name__ == "__main__":
     FILE.write_text(write_yaml(fetch_document()), "utf-8")
     print(FILE)
+    RELAY_FILE.write_text(write_yaml(fetch_relay_document(), "relay"), "utf-8")
+    print(RELAY_FILE)

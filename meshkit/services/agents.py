@@ -25,11 +25,12 @@ from meshkit.errors import ConfigError, InvalidRequest, McpRefused, MeshkitError
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import MessagesStored
 from meshkit.runtime.events import EventBus
+from meshkit.runtime.http import too_large
 from meshkit.web.answers import prepare_error
 from meshkit.web.callers import Caller
 from meshkit.web.dispatch import Dispatcher
 from meshkit.web.instructions import GOOD_CITIZEN
-from meshkit.web.limits import RequestHead, too_large
+from meshkit.web.limits import RequestHead
 from meshkit.web.line_door import LineDoor
 from meshkit.web.live import LiveStatus
 from meshkit.web.mcp import wire

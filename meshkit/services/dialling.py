@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshkit.errors import KeyProbeFailed, MeshkitError
-from meshkit.identity.addresses import HostPort, MeshAddress
+from meshkit.identity.addresses import DIRECT, HostPort, MeshAddress, transport_of
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.network import NetworkKey
 from meshkit.runtime.peers import PeerBook, PeerEntry, Unknown, changed_key, named_error
@@ -48,11 +48,15 @@ class Dialled:
 
     @ivar handshake: seconds from the first packet until the peer was authenticated.
     @ivar round_trips: seconds of each ping.
+    @ivar transport: which way it was: L{transport_of}.
+    @ivar relay: through whom, if it was through a relay.
     """
 
     address: MeshAddress
     handshake: float
     round_trips: list[float]
+    transport: str = DIRECT
+    relay: PublicKey | None = None
 
 
 class Dialler:
@@ -98,6 +102,14 @@ class Dialler:
         self._peers.on_key_refused = None
         for working in list(self._work.values()):
             working.cancel()
+
+    def woke(self) -> None:
+        """This node was asleep: ask again at once."""
+        for unknown in self._peers.unknown():
+            working = self._work.get(unknown.place.text)
+            if working is not None:
+                working.cancel()
+            self._begin(unknown.place, self._find_out(unknown))
 
     def _begin(self, place: HostPort, work: Coroutine[Deferred[Any], Any, None]) -> None:
         working = Deferred.fromCoroutine(work)
@@ -191,27 +203,29 @@ class Dialler:
         if pin is not None and pin.key != told:
             raise changed_key(place, pin.key, told)
         address = MeshAddress(place.host, place.port, told)
-        await self.dial(address)
+        await self.dial(address, direct=True)
         return address
 
-    async def dial(self, address: MeshAddress, pings: int = 0) -> Dialled:
+    async def dial(self, address: MeshAddress, pings: int = 0, *, direct: bool = False) -> Dialled:
         """
         Make a connection of our own to a peer, and close it again.
 
+        @param direct: at the address, and not through relays, which prove nothing about it.
         @raise MeshkitError: why the peer could not be reached or authenticated.
         """
         began = self._reactor.seconds()
         factory = Factory.forProtocol(lambda: Pinging(self._reactor, self._rng))
         factory.noisy = False
-        endpoint = self._connections.endpoint(address, LABEL)
+        endpoint = self._connections.endpoint(address, LABEL, direct=direct)
         pinging: Pinging = await self._reach(address.place, lambda: endpoint.connect(factory))
         handshake = self._reactor.seconds() - began
+        transport, relay = transport_of(pinging.connected_to)
         try:
             round_trips = [await self._pinged(address.place, pinging) for _ in range(pings)]
         finally:
             if pinging.transport is not None:
                 pinging.transport.loseConnection()
-        return Dialled(address, handshake, round_trips)
+        return Dialled(address, handshake, round_trips, transport, relay)
 
     async def dial_one_of(self, addresses: Sequence[MeshAddress], pings: int = 0) -> Dialled:
         """

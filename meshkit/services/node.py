@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -33,7 +33,13 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -49,17 +55,27 @@ from meshkit.errors import (
     PartConflict,
     StartError,
 )
-from meshkit.identity.addresses import HostPort, MeshAddress, parse_target
+from meshkit.identity.addresses import (
+    HostPort,
+    MeshAddress,
+    PeerAddress,
+    parse_target,
+    transport_of,
+)
 from meshkit.identity.keys import Identity, PublicKey, Verify
-from meshkit.identity.network import NetworkKey, NetworkSecret
+from meshkit.identity.network import PUBLIC_RELAYS, NetworkKey, NetworkSecret
 from meshkit.interfaces import (
     IAdvisesAgents,
+    IBoundsPeers,
     IConnections,
+    IDetours,
     IFiles,
     IForeignProtocols,
     IMeshPart,
     IPeerFinder,
     IToolAliases,
+    IWantsFiles,
+    NodeWoke,
 )
 from meshkit.operations import BoundOperation, Nothing, Operation
 from meshkit.parts import PartContext
@@ -78,10 +94,12 @@ from meshkit.runtime.keyring import (
 )
 from meshkit.runtime.ledger import Account
 from meshkit.runtime.metrics import Metrics
+from meshkit.runtime.moments import rfc3339
 from meshkit.runtime.peers import PeerBook, PeerEntry, Unknown
 from meshkit.runtime.registry import Composition
 from meshkit.runtime.tables import MIGRATIONS
 from meshkit.runtime.tokens import TokenBook
+from meshkit.runtime.whereabouts import Whereabouts, parse_advertised
 from meshkit.runtime.workers import WorkerFactory, WorkerPool
 from meshkit.services import operations as offered
 from meshkit.services import ping
@@ -92,10 +110,11 @@ from meshkit.services.dialling import Dialled, Dialler
 from meshkit.services.door import MAX_CONNECTIONS, NodeDoor
 from meshkit.services.health import Health, Progress
 from meshkit.services.measuring import LoopLag, measure_node
+from meshkit.services.reaching import Reaching
 from meshkit.services.tokens import TokenDesk
 from meshkit.shs import Capability, SecureListener, wrap_client
 from meshkit.shs import probe as key_probe
-from meshkit.shs.channel import Traffic
+from meshkit.shs.channel import SecureChannel, Traffic
 from meshkit.shs.listener import Authorize
 from meshkit.shs.prober import admit_probes
 from meshkit.web.doorkeeper import Doorkeeper
@@ -128,20 +147,46 @@ class _Connections:
     identity: Identity
     network: NetworkKey
     traffic: Traffic
+    detours: Callable[[], IDetours | None]
 
     def beneath(self, place: HostPort) -> IStreamClientEndpoint:
         return HostnameEndpoint(self.reactor, place.host, place.port)
 
-    def endpoint(self, address: MeshAddress, label: str, version: int = 1) -> IStreamClientEndpoint:
-        return wrap_client(
-            self.reactor,
-            self.beneath(address.place),
-            identity=self.identity,
-            capability=Capability.of(self.network, label, version),
-            peer=address.key,
-            rng=self.rng,
-            traffic=self.traffic,
-        )
+    def endpoint(
+        self,
+        address: MeshAddress,
+        label: str,
+        version: int = 1,
+        *,
+        network: NetworkKey | None = None,
+        identity: Identity | None = None,
+        direct: bool = False,
+    ) -> IStreamClientEndpoint:
+        capability = Capability.of(self.network if network is None else network, label, version)
+
+        def secure(bare: IStreamClientEndpoint) -> IStreamClientEndpoint:
+            return wrap_client(
+                self.reactor,
+                bare,
+                identity=self.identity if identity is None else identity,
+                capability=capability,
+                peer=address.key,
+                rng=self.rng,
+                traffic=self.traffic,
+            )
+
+        # Through relays lead the ways to peers, and to relays none.
+        straight = direct or network is not None
+        detours = _no_detours if straight else self.detours
+        return Reaching(self.reactor, address, self.beneath, secure, detours)
+
+
+def _no_detours() -> None:
+    """Who wants to know whether a peer is at an address asks for no other way."""
+
+
+def _nothing() -> None:
+    """There is nothing to end."""
 
 
 def _forget(secret: str) -> None:
@@ -219,6 +264,7 @@ class NodeService(Service):
         self._unlocked = identity
         self._keep_secret = keep_secret
         self._process_metrics = process_metrics
+        self._advertised = parse_advertised(self._config.advertise)
         self._configured: list[MeshAddress] = []
         self._configured_bare: list[HostPort] = []
         for text in self._config.peers:
@@ -247,10 +293,14 @@ class NodeService(Service):
         self.identity: Identity
         self._secrets: tuple[NetworkSecret, ...]
         self._networks: list[NetworkKey]
+        self._whereabouts: Whereabouts
         self._listener: SecureListener
         self._dialler: Dialler
+        self._dialled: Traffic
         # Peer -> the network with which it came last; the one heard of last is last.
         self._seen: dict[PublicKey, bytes] = {}
+        # Ends a subscription.
+        self._awake: Callable[[], None] = _nothing
         # Parts with a fault in what they would say to agents.
         self._mute: set[str] = set()
 
@@ -282,6 +332,7 @@ class NodeService(Service):
         if not self._prepared:
             self._folder.lock(self._pid())
             try:
+                self._folder.remember_program(self._config.program)
                 self._prepare()
             except BaseException as e:
                 for port in (*self._ports, *self._door_ports):
@@ -295,9 +346,7 @@ class NodeService(Service):
 
     def _prepare(self) -> None:
         self.identity = self._load_identity()
-        self._secrets = load_networks(
-            self._folder, self._config.network_key, self._config.network_keys, self._rng
-        )
+        self._secrets = self._load_networks()
         for text in (self._config.network_key, *(secret.text for secret in self._secrets)):
             self._keep_secret(text)
         self._metrics = Metrics(self._process_metrics)
@@ -310,8 +359,10 @@ class NodeService(Service):
         self._database.open_and_migrate(migrations)
         self._peers.configure(self._configured)
         self._peers.configure_bare(self._configured_bare)
-        dialled = Traffic()
-        connections = _Connections(self._reactor, self._rng, self.identity, self._network, dialled)
+        dialled = self._dialled = Traffic()
+        connections = _Connections(
+            self._reactor, self._rng, self.identity, self._network, dialled, self._detours
+        )
         self._dialler = Dialler(
             self._reactor,
             self.identity.public,
@@ -320,6 +371,7 @@ class NodeService(Service):
             self._peers,
             self._rng,
         )
+        self._whereabouts = Whereabouts(self._advertised, self._listening)
         self._parts = {}
         for maker in self._composition.order:
             with naming_the_part(maker.name):
@@ -345,6 +397,11 @@ class NodeService(Service):
             port = _listen(self._door_endpoint, self._door.site, "api", self._config.api)
             self._door_ports = [port]
 
+    def _detours(self) -> IDetours | None:
+        """The part that knows ways through relays, if there is one."""
+        name = self._composition.providers.get(IDetours)
+        return None if name is None else self._parts[name]
+
     def _load_identity(self) -> Identity:
         if self._unlocked is None:
             return load_identity(self._folder, self._rng)
@@ -354,6 +411,17 @@ class NodeService(Service):
                 f"for: start again"
             )
         return self._unlocked
+
+    def _load_networks(self) -> tuple[NetworkSecret, ...]:
+        config = self._config
+        if config.relays_as != "blind":
+            return load_networks(self._folder, config.network_key, config.network_keys, self._rng)
+        if config.network_key or config.network_keys:
+            raise ConfigError(
+                "a blind relay is in no network: leave out network_key and network_keys, or set "
+                "role to member"
+            )
+        return (PUBLIC_RELAYS,)
 
     @property
     def _network(self) -> NetworkKey:
@@ -368,6 +436,7 @@ class NodeService(Service):
                 config=self._settings.section(maker.name),
                 identity=self.identity,
                 network=self._network,
+                secret=self._secrets[0],
                 database=self._database,
                 workers=self._workers,
                 files=self._files,
@@ -380,15 +449,22 @@ class NodeService(Service):
                 metrics=self._metrics.part(maker.name),
                 listening=self._listening,
                 previous=self._previous,
+                whereabouts=self._whereabouts,
+                accept=self._accept,
             )
         )
         for interface in (IMeshPart, *maker.provides):
-            if not interface.providedBy(part):
+            if interface(part, None) is None:
                 raise BrokenPart(
                     f"the part {maker.name!r} made something that does not provide "
                     f"{interface.__name__}, as it should"
                 )
         return part
+
+    def _accept(self, address: IAddress | None) -> IProtocol | None:
+        """As if a connection had come by the port."""
+        accepted: IProtocol | None = self._listener.buildProtocol(address)
+        return accepted
 
     def _find(self, maker: Any, interface: Any) -> Any:
         if interface not in (*maker.requires, *maker.wants):
@@ -398,7 +474,8 @@ class NodeService(Service):
                 f"requires nor wants"
             )
         name = self._composition.providers.get(interface)
-        return None if name is None else self._parts[name]
+        # The part itself, or whatever it gives for that (C{__conform__}).
+        return None if name is None else interface(self._parts[name])
 
     def _make_door(self) -> NodeDoor:
         try:
@@ -452,8 +529,10 @@ class NodeService(Service):
 
     def _door_connections(self) -> int:
         """How many connections the door may have, of the files that can be open."""
-        allowed = self._open_files(OPEN_FILES)
-        if allowed >= OPEN_FILES:
+        parts = (part for part in self._parts.values() if IWantsFiles.providedBy(part))
+        wanted = OPEN_FILES + sum(part.files for part in parts)
+        allowed = self._open_files(wanted)
+        if allowed >= wanted:
             return MAX_CONNECTIONS
         connections = min(MAX_CONNECTIONS, allowed // 2)
         self._log.warn(
@@ -461,7 +540,7 @@ class NodeService(Service):
             "connections: for more, raise the limit (ulimit -n, LimitNOFILE) to {wanted}",
             allowed=allowed,
             connections=connections,
-            wanted=OPEN_FILES,
+            wanted=wanted,
         )
         return connections
 
@@ -502,10 +581,22 @@ class NodeService(Service):
                 others = IForeignProtocols(part, None)
                 for other in () if others is None else others.foreign():
                     self._listener.register(
-                        other.capability, other.factory, part.authorize, other.suite
+                        other.capability,
+                        other.factory,
+                        part.authorize,
+                        other.suite,
+                        counted=not IBoundsPeers.providedBy(other.factory),
                     )
         self._dialler.start()
-        self._folder.write_endpoints({"mesh": self._mesh_addresses(), "api": self._door_urls()})
+        self._awake = self._events.subscribe(NodeWoke, lambda _: self._dialler.woke())
+        self._folder.write_endpoints(
+            {
+                "mesh": self._mesh_addresses(),
+                "api": self._door_urls(),
+                # For those who look for their own on this machine.
+                "network": [network.net_id.hex() for network in self._networks],
+            }
+        )
         self._awaited = None
         self.ready = True
         self._log.info(
@@ -553,6 +644,7 @@ class NodeService(Service):
                 Capability.of(network, label, version),
                 factory,
                 partial(self._authorize, network.net_id, authorize),
+                counted=not IBoundsPeers.providedBy(factory),
             )
 
     def _authorize(self, net_id: bytes, authorize: Authorize, peer: PublicKey, label: str) -> Any:
@@ -592,8 +684,11 @@ class NodeService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._lag.stop()
+        self._awake()
         self._dialler.stop()
-        for port in (*self._ports, *self._door_ports):
+        # A part that asks meanwhile where others reach it is told nowhere.
+        ports, self._ports, self._door_ports = [*self._ports, *self._door_ports], [], []
+        for port in ports:
             await maybeDeferred(port.stopListening)
         if self._door is not None:
             await self._door.close()
@@ -636,6 +731,7 @@ class NodeService(Service):
             BoundOperation(offered.METRICS, self._answer_metrics),
             BoundOperation(offered.PEERS, self._answer_peers),
             BoundOperation(offered.PEER_LEDGER, self._answer_peer_ledger),
+            BoundOperation(offered.PEER_CONNECTIONS, self._answer_peer_connections),
             BoundOperation(offered.PEER_ADD, self._answer_peer_add),
             BoundOperation(offered.PEER_REMOVE, self._answer_peer_remove),
             BoundOperation(offered.PEER_DIAL, self._answer_peer_dial),
@@ -658,6 +754,7 @@ class NodeService(Service):
         return offered.NodeStatus(
             version=__version__,
             identity=self.identity.public.text,
+            relay=self._config.relays_as,
             network=self._network.net_id.hex(),
             network_weak=self._weak,
             network_previous=self._previous.net_id.hex() if self._previous else None,
@@ -665,9 +762,13 @@ class NodeService(Service):
             ready=self.ready,
             uptime_secs=round(self._reactor.seconds() - self._since, 3),
             mesh=self._mesh_addresses(),
+            advertised=self._places(),
             api=self._door_urls(),
             peer_count=len(self._peers.entries()) + len(self._peers.unknown()),
             channels=len(self._listener.channels),
+            transports=dict(
+                sorted(Counter(transport_of(each.getPeer())[0] for each in self._live()).items())
+            ),
             refused=dict(sorted(self._listener.refusals.items())),
             parts={name: status for name, status in statuses.items() if status is not None},
         )
@@ -705,7 +806,7 @@ class NodeService(Service):
         return offered.NodeIdentity(
             public_id=self.identity.public.text,
             x25519_public=base64.b64encode(self.identity.public.x25519).decode("ascii"),
-            addresses=self._mesh_addresses(),
+            addresses=self._places() or self._mesh_addresses(),
         )
 
     @property
@@ -717,9 +818,42 @@ class NodeService(Service):
             return 0
         return list(self._seen.values()).count(self._previous.net_id)
 
+    def _live(self) -> dict[SecureChannel, float]:
+        """The secure channels that are open, whoever opened them, and since when."""
+        return self._listener.traffic.live | self._dialled.live
+
+    def _ways(self) -> dict[PublicKey, set[str]]:
+        """By which ways channels with each peer are open."""
+        ways: dict[PublicKey, set[str]] = {}
+        for channel in self._live():
+            address = channel.getPeer()
+            if isinstance(address, PeerAddress):
+                ways.setdefault(address.key, set()).add(transport_of(address)[0])
+        return ways
+
     def _answer_peers(self, request: Nothing) -> list[offered.Peer]:
-        shown = [self._peer(entry) for entry in self._peers.entries()]
+        ways = self._ways()
+        shown = [self._peer(entry, ways) for entry in self._peers.entries()]
         return shown + [_unknown_peer(unknown) for unknown in self._peers.unknown()]
+
+    def _answer_peer_connections(self, request: offered.ConnectionList) -> list[offered.Connection]:
+        live = sorted(self._live().items(), key=lambda each: each[1])
+        return [self._connection(*each) for each in live[: request.limit]]
+
+    def _connection(self, channel: SecureChannel, since: float) -> offered.Connection:
+        address = channel.getPeer()
+        assert isinstance(address, PeerAddress), "an open channel has proved its peer's key"
+        transport, relay = transport_of(address)
+        host, port = getattr(address.inner, "host", None), getattr(address.inner, "port", None)
+        return offered.Connection(
+            public_id=address.key.text,
+            label="" if channel.capability is None else channel.capability.label,
+            dialled=channel in self._dialled.live,
+            transport=transport,
+            relay=None if relay is None else relay.text,
+            from_address=None if host is None or port is None else HostPort(host, port).text,
+            open_secs=round(self._reactor.seconds() - since, 3),
+        )
 
     def _answer_peer_ledger(self, request: offered.LedgerList) -> list[offered.PeerBehaviour]:
         accounts = self._peers.ledger.accounts()[: request.limit]
@@ -731,13 +865,16 @@ class NodeService(Service):
             public_id=account.key.text,
             score=round(self._peers.ledger.score(account.key), 1),
             round_trip_ms=None if trip is None else round(trip * 1000, 3),
+            last_heard=rfc3339(account.heard_ns) if account.heard_ns else None,
+            missed=account.missed,
+            suspect=account.suspect,
             received=account.received,
             sent=account.sent,
             duplicates=account.duplicates,
             refused=account.refused,
-            banned_until=_rfc3339(account.banned_until_ns) if banned else None,
+            banned_until=rfc3339(account.banned_until_ns) if banned else None,
             reasons=[
-                offered.PeerReason(_rfc3339(each.at_ns), each.code, each.text)
+                offered.PeerReason(rfc3339(each.at_ns), each.code, each.text)
                 for each in account.reasons
             ],
         )
@@ -757,10 +894,12 @@ class NodeService(Service):
     async def _answer_peer_add(self, request: offered.PeerByAddress) -> offered.Peer:
         target = self._parse_peer(request.address)
         if isinstance(target, HostPort):
-            return self._peer(await self._peers.add_pinned(await self._dialler.first_use(target)))
-        return self._peer(await self._peers.add(target))
+            added = await self._peers.add_pinned(await self._dialler.first_use(target))
+        else:
+            added = await self._peers.add(target)
+        return self._peer(added, self._ways())
 
-    def _peer(self, entry: PeerEntry) -> offered.Peer:
+    def _peer(self, entry: PeerEntry, ways: Mapping[PublicKey, set[str]]) -> offered.Peer:
         last, pin = entry.last_connected_ns, entry.pin
         account = self._peers.ledger.find(entry.address.key)
         return offered.Peer(
@@ -768,12 +907,13 @@ class NodeService(Service):
             public_id=entry.address.key.text,
             source=entry.source,
             connected=entry.connected,
-            last_connected=None if last is None else _rfc3339(last),
+            last_connected=None if last is None else rfc3339(last),
             failures=entry.failures,
             last_error=entry.last_error,
             pinned=None if pin is None else pin.how,
-            pinned_at=None if pin is None else _rfc3339(pin.pinned_ns),
+            pinned_at=None if pin is None else rfc3339(pin.pinned_ns),
             behaviour=None if account is None else self._behaviour(account),
+            transports=sorted(ways.get(entry.address.key, ())),
         )
 
     async def _answer_peer_remove(self, request: offered.PeerByAddress) -> None:
@@ -801,6 +941,8 @@ class NodeService(Service):
             found_by=found_by,
             handshake_ms=round(1000 * done.handshake, 3),
             round_trips_ms=[round(1000 * seconds, 3) for seconds in done.round_trips],
+            transport=done.transport,
+            relay=None if done.relay is None else done.relay.text,
         )
 
     async def _dial_at(self, target: HostPort | MeshAddress, pings: int) -> Dialled:
@@ -841,8 +983,13 @@ class NodeService(Service):
         target = self._parse_peer(request.address)
         if isinstance(target, HostPort):
             target = MeshAddress(target.host, target.port, await self._dialler.ask(target))
+        elif target.via is not None:
+            raise ConfigError(
+                f"{target.text} leads through a relay, where no key is pinned: such an address "
+                "names whom to expect, so add it as it is"
+            )
         # Nothing is trusted that was not proved.
-        await self._dialler.dial(target)
+        await self._dialler.dial(target, direct=True)
         before = await self._peers.repin(target)
         return offered.Repinned(
             address=target.text,
@@ -866,6 +1013,11 @@ class NodeService(Service):
             for place in self._listening()
         ]
 
+    def _places(self) -> list[str]:
+        """Addresses that others are told."""
+        key = self.identity.public
+        return [MeshAddress(each.host, each.port, key).text for each in self._whereabouts.places()]
+
     def _door_urls(self) -> list[str]:
         """Where the door is: C{http://HOST:PORT}, or C{unix:PATH}."""
         found = []
@@ -881,16 +1033,10 @@ class NodeService(Service):
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 #: Who knew the address of a peer: see L{offered.Dialled}.
 _PEERS: Final = "peers"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _shown_host(host: str) -> str:
     return _WILDCARDS.get(host, host)
-
-
-def _rfc3339(ns: int) -> str:
-    moment = _EPOCH + timedelta(microseconds=ns // 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _unknown_peer(unknown: Unknown) -> offered.Peer:
@@ -905,6 +1051,7 @@ def _unknown_peer(unknown: Unknown) -> offered.Peer:
         pinned=None,
         pinned_at=None,
         behaviour=None,
+        transports=[],
     )
 
 

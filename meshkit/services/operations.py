@@ -55,6 +55,8 @@ class NodeStatus(msgspec.Struct):
     """
     @ivar version: of meshkit.
     @ivar identity: this node's id.
+    @ivar relay: what kind of relay it is, for the members of its network or for whoever comes;
+        null if it is none.
     @ivar network: first hex digits of the network's public name; equal on all members.
     @ivar network_weak: the network was made from a passphrase, which can be guessed.
     @ivar network_previous: the network's name under the secret that is being replaced, if
@@ -63,16 +65,21 @@ class NodeStatus(msgspec.Struct):
         used that old secret the last time.
     @ivar ready: all parts are started.
     @ivar uptime_secs: seconds since the start.
-    @ivar mesh: addresses on which other nodes reach this one.
+    @ivar mesh: addresses on which it listens for other nodes.
+    @ivar advertised: addresses at which others are told to reach it: those of the setting
+        C{advertise}, or what the node has found out; none if it has found nothing out yet.
     @ivar api: addresses of the local door.
     @ivar peer_count: addresses in the peer book.
     @ivar channels: secure channels that others have opened to this node.
+    @ivar transports: how many channels there are, opened by whomever, by the way that leads to
+        the peer: C{direct}, C{relay}.
     @ivar refused: connections refused before they were authenticated, by code.
     @ivar parts: what each part says of itself.
     """
 
     version: str
     identity: str
+    relay: Literal["member", "blind"] | None
     network: str
     network_weak: bool
     network_previous: str | None
@@ -80,9 +87,11 @@ class NodeStatus(msgspec.Struct):
     ready: bool
     uptime_secs: float
     mesh: list[str]
+    advertised: list[str]
     api: list[str]
     peer_count: int
     channels: int
+    transports: dict[str, int]
     refused: dict[str, int]
     parts: dict[str, Any]
 
@@ -120,6 +129,9 @@ class PeerBehaviour(msgspec.Struct):
     @ivar public_id: who it is.
     @ivar score: 100 is perfect; below 1 a peer is banned for ten minutes.
     @ivar round_trip_ms: milliseconds, the mean of the last few, if any was measured.
+    @ivar last_heard: RFC 3339 time of the last sign of it, since this node's start.
+    @ivar missed: how often in a row it was looked for since, and did not answer.
+    @ivar suspect: that was too often.
     @ivar received: messages that came from it and were new, since this node's start.
     @ivar sent: messages that it was given.
     @ivar duplicates: messages that came from it and were here already.
@@ -131,6 +143,9 @@ class PeerBehaviour(msgspec.Struct):
     public_id: str
     score: float
     round_trip_ms: float | None
+    last_heard: str | None
+    missed: int
+    suspect: bool
     received: int
     sent: int
     duplicates: int
@@ -147,7 +162,8 @@ class Peer(msgspec.Struct):
     """
     @ivar address: C{net:HOST:PORT~shs:KEY}; C{HOST:PORT} while nobody has told the key.
     @ivar public_id: whom we expect there.
-    @ivar source: C{config} or C{manual}.
+    @ivar source: C{config} or C{manual}, if the operator has named it; else the part that has
+        heard of it, such as C{lan}, for as long as it does.
     @ivar connected: a channel to it is open.
     @ivar last_connected: RFC 3339 time of the last channel opened, if any.
     @ivar failures: failures since it last worked.
@@ -156,6 +172,8 @@ class Peer(msgspec.Struct):
         to be seen, or C{by hand}; nothing if it stood in the address that was given.
     @ivar pinned_at: RFC 3339 time of that.
     @ivar behaviour: how it behaves, if it was ever met.
+    @ivar transports: the ways by which channels with it are open now, whoever opened them:
+        C{direct}, C{relay}; none if there is no channel.
     """
 
     address: str
@@ -168,6 +186,7 @@ class Peer(msgspec.Struct):
     pinned: str | None
     pinned_at: str | None
     behaviour: PeerBehaviour | None
+    transports: list[str]
 
 
 _Target = Annotated[str, Meta(description="net:HOST:PORT~shs:KEY, or HOST:PORT", max_length=512)]
@@ -197,6 +216,8 @@ class Dialled(msgspec.Struct):
         it is one of those that this node dials, else the name of a part, such as C{dht}.
     @ivar handshake_ms: milliseconds until it was authenticated.
     @ivar round_trips_ms: milliseconds of each ping.
+    @ivar transport: which way it was: C{direct}, or C{relay}.
+    @ivar relay: id of the relay that led there.
     """
 
     address: str
@@ -204,6 +225,34 @@ class Dialled(msgspec.Struct):
     found_by: str | None
     handshake_ms: float
     round_trips_ms: list[float]
+    transport: str
+    relay: str | None
+
+
+class ConnectionList(msgspec.Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(description="how many connections at most", ge=1, le=10_000)] = 1_000
+
+
+class Connection(msgspec.Struct):
+    """
+    One secure channel, which is for one protocol.
+
+    @ivar public_id: with whom.
+    @ivar label: the protocol.
+    @ivar dialled: this node has opened it.
+    @ivar transport: which way it goes: C{direct}, or C{relay}.
+    @ivar relay: id of the relay that leads there.
+    @ivar from_address: where the peer's end of a direct one is.
+    @ivar open_secs: seconds since it was opened.
+    """
+
+    public_id: str
+    label: str
+    dialled: bool
+    transport: str
+    relay: str | None
+    from_address: str | None
+    open_secs: float
 
 
 class Repinned(msgspec.Struct):
@@ -333,6 +382,15 @@ PEER_LEDGER = Operation(
     doc="How peers behave, whoever dialled whom: score, round trip, counters, and why one was "
     "held back or banned.  The one heard of last comes first.",
     untrusted=True,
+)
+PEER_CONNECTIONS = Operation(
+    name="peers_connections",
+    method="GET",
+    path="/v1/peers/connections",
+    request=ConnectionList,
+    answer=list[Connection],
+    doc="The secure channels that are open, whoever opened them, oldest first: with whom, for "
+    "which protocol, and whether directly or through a relay.",
 )
 PEER_ADD = Operation(
     name="peers_add",

@@ -80,7 +80,13 @@ class _Answering(Protocol):
 
 
 class Pinging(Protocol):
-    """The dialler's side."""
+    """
+    The dialler's side.
+
+    @ivar connected_to: what the transport says of the peer.
+    """
+
+    connected_to: IAddress | None = None
 
     def __init__(self, reactor: IReactorTime, rng: Random) -> None:
         self._reactor = reactor
@@ -89,6 +95,10 @@ class Pinging(Protocol):
         self._received = bytearray()
         self._came_back: Deferred[None] | None = None
         self._lost: Failure | None = None
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.connected_to = self.transport.getPeer()
 
     async def ping(self) -> float:
         """

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +22,7 @@ from meshkit.operations import Advised, BoundOperation, Nothing, Operation
 from meshkit.parts import shield
 from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.keyring import DOOR_TOKEN, make_token, write_token
+from meshkit.runtime.moments import rfc3339
 from meshkit.runtime.tokens import (
     MAX_LIFETIME,
     MAX_SCOPE,
@@ -35,8 +35,6 @@ from meshkit.web.callers import Scope
 from meshkit.web.doorkeeper import Doorkeeper
 
 __all__ = ["ADD", "LIST", "REMOVE", "ROTATE", "AddedToken", "AddToken", "KnownToken", "TokenDesk"]
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class KnownToken(msgspec.Struct):
@@ -199,9 +197,9 @@ class TokenDesk:
             "name": token.name,
             "id": token.id,
             "scopes": list(token.scopes),
-            "created": _rfc3339(token.created_ns),
-            "expires": None if token.expires_ns is None else _rfc3339(token.expires_ns),
-            "last_used": None if token.used_ns is None else _rfc3339(token.used_ns),
+            "created": rfc3339(token.created_ns),
+            "expires": None if token.expires_ns is None else rfc3339(token.expires_ns),
+            "last_used": None if token.used_ns is None else rfc3339(token.used_ns),
             "state": state,
         }
 
@@ -243,8 +241,3 @@ class TokenDesk:
                 f"was in it is still good"
             ) from e
         self._doorkeeper.replace_owner(token)
-
-
-def _rfc3339(ns: int) -> str:
-    moment = _EPOCH + timedelta(microseconds=ns // 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

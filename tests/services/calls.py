@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -70,16 +71,42 @@ _NOTE: Final = {"content": {"type": "note", "text": "a grey heron", "n": 1.5}, "
 _NOWHERE: Final = {"address": f"net:127.0.0.1:1~shs:{STRANGER[1 : -len('.ed25519')]}"}
 _TOPIC: Final = {"kind": "topic", "name": "herons and owls", "text": "they fly"}
 _PARKED: Final[Given] = {"name": "web"}
+#: A file that does not change meanwhile.
+OBJECT_FILE: Final = str(Path(__file__).resolve())
+#: Of a transfer that was just accepted.
+_UNDER_WAY: Final = ("id", "state", "begun", "done", "total")
+#: None is under way any more.
+_NO_PASS: Final = (("audit_run_show", {"run": "latest", "wait": 30}),)
+#: Of a pass that has ended.
+_PASS: Final = ("begun", "seconds")
+
+
+def _relay(facts: Facts) -> Fields:
+    return {"relay": facts["relay_address"]}
+
+
+def _listed(facts: Facts) -> Fields:
+    return {**_relay(facts), "listed": True, "nickname": "Ada"}
+
+
+_NO_RELAY: Final[tuple[tuple[Given, str], ...]] = (
+    ({"relay": "nowhere"}, "INVALID_ADDRESS"),
+    ({"relay": STRANGER}, "NOT_REGISTERED"),
+)
 _NO_HOOK: Final[tuple[tuple[Given, str], ...]] = (({"name": "none"}, "NOT_FOUND"),)
 
 CALLS: Final[dict[str, Call]] = {
     # --- the node ---
     # When the hash table looks after itself is drawn by lot.
     "node_status": Call(
-        differs=("uptime_secs", "channels"),
+        differs=("uptime_secs", "channels", "transports"),
         compared=lambda status: {
             **status,
-            "parts": {name: part for name, part in status["parts"].items() if name != "dht"},
+            "parts": {
+                name: part
+                for name, part in status["parts"].items()
+                if name not in ("dht", "exchange")
+            },
         },
     ),
     "node_identity": Call(),
@@ -90,8 +117,10 @@ CALLS: Final[dict[str, Call]] = {
     "metrics": Call(compared=lambda text: [x for x in text.splitlines() if x[:1] == b"#"]),
     "operations_list": Call(),
     # A stream lasts longer as a tool, and one of the peers is dialled again meanwhile.
-    "peers_list": Call(differs=("failures",)),
-    "peers_ledger": Call({"limit": 5}),
+    "peers_list": Call(differs=("failures", "last_heard")),
+    "peers_ledger": Call({"limit": 5}, differs=("last_heard",)),
+    # They come and go by themselves.
+    "peers_connections": Call({"limit": 5}, compared=lambda _: None),
     "peers_add": Call(_NOWHERE, refused=(({"address": "nowhere"}, "INVALID_ADDRESS"),)),
     "peers_remove": Call(
         _NOWHERE,
@@ -103,6 +132,15 @@ CALLS: Final[dict[str, Call]] = {
         refused=((_NOWHERE, "PEER_UNREACHABLE"),),
         differs=("handshake_ms", "round_trips_ms"),
     ),
+    # Which port the web server has is drawn by lot, where there are real ones.
+    "peers_discover": Call(
+        lambda facts: {"domain": facts["domain"]},
+        refused=(
+            ({"domain": "https://example.org/"}, "INVALID_ADDRESS"),
+            ({"domain": "10.0.0.77"}, "DISCOVERY_FAILED"),
+        ),
+    ),
+    "wellknown_document": Call(),
     "peers_repin": Call(_bobs_address, refused=((_NOWHERE, "PEER_UNREACHABLE"),)),
     # --- the tokens of the door ---
     "tokens_list": Call(differs=("id",)),
@@ -121,6 +159,44 @@ CALLS: Final[dict[str, Call]] = {
         refused=(({"name": "none"}, "NOT_FOUND"),),
     ),
     "tokens_rotate": Call(),
+    # --- relays ---
+    "relay_list": Call(compared=len),
+    "relay_register": Call(_listed, refused=_NO_RELAY, differs=("said_at", "peers")),
+    "relay_settings": Call(
+        lambda facts: {**_relay(facts), "nickname": "Ada Lovelace"},
+        before=(("relay_register", _listed),),
+        refused=_NO_RELAY,
+        differs=("said_at", "peers"),
+    ),
+    "relay_directory": Call(
+        _relay,
+        refused=_NO_RELAY,
+        compared=lambda entries: [{**each, "said_at": None} for each in entries],
+    ),
+    "relay_leave": Call(
+        _relay,
+        before=(("relay_register", _listed),),
+        refused=_NO_RELAY,
+        differs=("said_at", "peers"),
+    ),
+    # --- invites ---
+    "invites_list": Call(differs=("id", "created", "expires")),
+    "invites_make": Call(
+        {"uses": 2, "expires_secs": 60, "addresses": ["192.0.2.7", "mesh.example:80"]},
+        refused=(
+            ({"addresses": ["0.0.0.0"]}, "INVALID_ADDRESS"),
+            ({"uses": 0}, "INVALID_REQUEST"),
+        ),
+        differs=("id", "created", "expires", "invite"),
+    ),
+    "invites_make_open": Call(
+        {"addresses": ["192.0.2.7"]},
+        refused=(({"addresses": ["no host"]}, "INVALID_ADDRESS"),),
+        differs=("invite",),
+    ),
+    "invites_revoke": Call(
+        lambda facts: {"id": facts["invite"]}, refused=(({"id": "0" * 16}, "NOT_FOUND"),)
+    ),
     # --- feeds ---
     "feed_publish": Call(_NOTE, refused=(({"content": {"n": 2**70}}, "NUMBER_NOT_PORTABLE"),)),
     "feed_publish_batch": Call({"contents": [{"type": "note"}, 1.5, "text"]}),
@@ -220,8 +296,168 @@ CALLS: Final[dict[str, Call]] = {
     "dht_provide": Call({"content": "c0ffee"}, refused=(({"content": "c"}, "INVALID_REQUEST"),)),
     "dht_table": Call(differs=("heard",)),
     "dht_stats": Call(
-        differs=("asked", "served", "connections", "accepted", "dialled", "records", "record_bytes")
+        differs=(
+            *("asked", "served", "connections", "accepted", "dialled", "records"),
+            *("record_bytes", "size"),
+        )
     ),
+    # --- who is where ---
+    # A peer is looked at when that is drawn by lot.
+    "exchange_links": Call(differs=("last_heard", "next_look_secs", "round_trip_ms")),
+    "exchange_records": Call(differs=("sequence", "expires")),
+    "exchange_find": Call(
+        lambda facts: {"public_id": facts["bob"]},
+        refused=(
+            ({"public_id": STRANGER}, "NOT_FOUND"),
+            ({"public_id": "nobody"}, "INVALID_PUBLIC_KEY"),
+        ),
+        differs=("sequence", "expires"),
+    ),
+    # --- the space that is lent ---
+    "storage_status": Call(),
+    "storage_connect": Call(
+        {"max_storage": 10**9},
+        refused=(({"max_storage": 5}, "INVALID_REQUEST"),),
+        differs=("disk_free", "announced"),
+        after=(("storage_disconnect", {"now": True}),),
+    ),
+    "storage_disconnect": Call(
+        {"now": False},
+        before=(("storage_connect", {"max_storage": 10**9}),),
+        after=(("storage_disconnect", {"now": True}),),
+    ),
+    # --- objects: tests/services/test_four_doors.py has put two ---
+    "object_put": Call(
+        {"path": OBJECT_FILE},
+        refused=(
+            ({"path": "calls.py"}, "INVALID_REQUEST"),
+            ({"path": f"{OBJECT_FILE}.none"}, "INVALID_REQUEST"),
+            ({"path": OBJECT_FILE, "scheme": "six of nine"}, "SCHEME_INVALID"),
+        ),
+        differs=_UNDER_WAY,
+    ),
+    "object_get": Call(
+        lambda facts: {"object": facts["object"], "path": facts["copy"], "force": True},
+        refused=(
+            ({"object": "0" * 64, "path": "/nowhere/x"}, "NOT_FOUND"),
+            ({"object": "mkread1-x", "path": "/nowhere/x"}, "CAPABILITY_INVALID"),
+            ({"path": OBJECT_FILE, "force": False}, "TARGET_EXISTS"),
+        ),
+        differs=_UNDER_WAY,
+    ),
+    "object_list": Call({"limit": 1, "removed": True}, differs=("object", "added", "lease_end")),
+    "object_stat": Call(
+        lambda facts: {"object": facts["object"][:20]},
+        refused=(
+            ({"object": "no hex"}, "INVALID_REQUEST"),
+            ({"object": "0" * 64}, "NOT_FOUND"),
+        ),
+        differs=("added", "renew_at", "lease_end"),
+    ),
+    "object_capabilities": Call(
+        lambda facts: {"object": facts["object"]}, refused=(({"object": "0" * 8}, "NOT_FOUND"),)
+    ),
+    "object_check": Call(
+        lambda facts: {"object": facts["object"], "depth": "full"},
+        refused=(({"object": "0" * 64}, "NOT_FOUND"),),
+        differs=("lease_end",),
+    ),
+    "object_remove": Call(
+        lambda facts: {"object": facts["doomed"]},
+        refused=(({"object": "0" * 64}, "NOT_FOUND"),),
+    ),
+    "transfers": Call(
+        {"limit": 1000}, compared=lambda answer: sorted({each["kind"] for each in answer})
+    ),
+    "transfer": Call(
+        lambda facts: {"id": facts["transfer"]},
+        refused=(({"id": "0" * 16}, "NOT_FOUND"), ({"id": "x"}, "INVALID_REQUEST")),
+        differs=("begun", "ended"),
+    ),
+    "transfer_cancel": Call(
+        lambda facts: {"id": facts["transfer"]},
+        refused=(({"id": "0" * 16}, "NOT_FOUND"),),
+        differs=("begun", "ended"),
+    ),
+    "storage_peers": Call(differs=("heard", "free")),
+    # --- audits: of the objects that were put ---
+    "audit_run": Call(
+        lambda facts: {"objects": [facts["object"]], "repair": False},
+        before=_NO_PASS,
+        refused=(
+            ({"objects": ["no hex"]}, "INVALID_REQUEST"),
+            ({"objects": ["0" * 64]}, "NOT_FOUND"),
+        ),
+        differs=("begun",),
+    ),
+    "audit_runs": Call(
+        {"limit": 1},
+        before=_NO_PASS,
+        differs=(*_PASS, "run", "ended"),
+    ),
+    "audit_run_show": Call(
+        lambda facts: {"run": facts["run"], "wait": 1},
+        refused=(({"run": "1000000"}, "NOT_FOUND"), ({"run": "first"}, "INVALID_REQUEST")),
+        differs=(*_PASS, "ended", "object", "audited"),
+    ),
+    "audit_receipts": Call(
+        lambda facts: {"peer": facts["bob"], "limit": 1},
+        refused=(({"peer": "nobody"}, "INVALID_PUBLIC_KEY"),),
+        differs=("id", "judged", "bytes"),
+    ),
+    "audit_receipt": Call(
+        lambda facts: {"id": facts["audit"]},
+        refused=(({"id": "0" * 32}, "NOT_FOUND"), ({"id": "x"}, "INVALID_REQUEST")),
+        compared=lambda data: len(data) > 100,
+    ),
+    "audit_peers": Call(differs=("successes", "online", "audited")),
+    "audit_forgive": Call(
+        lambda facts: {"peer": facts["bob"]}, refused=(({"peer": STRANGER}, "NOT_FOUND"),)
+    ),
+    "audit_watched": Call({"limit": 1}),
+    "audit_watch": Call(
+        lambda facts: {"capability": facts["repair"]},
+        refused=(({"capability": "mkrepair1-x"}, "CAPABILITY_INVALID"),),
+    ),
+    "audit_unwatch": Call(
+        lambda facts: {"object": facts["watched"]},
+        before=(("audit_watch", lambda facts: {"capability": facts["repair"]}),),
+        refused=(({"object": "0" * 64}, "NOT_FOUND"),),
+    ),
+    "object_repair": Call(
+        lambda facts: {"object": facts["object"]},
+        before=_NO_PASS,
+        refused=(({"object": "0" * 64}, "NOT_FOUND"),),
+        differs=("begun",),
+    ),
+    # --- mailboxes: a stranger has none, and the node wrote two messages to itself ---
+    "mailbox_send": Call(
+        {"to": STRANGER, "text": "come home"},
+        refused=(
+            ({"to": "nobody"}, "INVALID_PUBLIC_KEY"),
+            ({"body": "?"}, "INVALID_REQUEST"),
+            ({"relay": "nowhere"}, "INVALID_ADDRESS"),
+        ),
+        differs=("number", "id", "created", "expires"),
+    ),
+    "mailbox_list": Call({"unread": True, "limit": 1}, differs=("id", "created", "taken")),
+    "mailbox_read": Call(
+        lambda facts: {"number": facts["letter"]},
+        refused=(({"number": 99}, "NOT_FOUND"),),
+        differs=("id", "created", "taken"),
+    ),
+    "mailbox_remove": Call(
+        lambda facts: {"number": facts["doomed_letter"]}, refused=(({"number": 99}, "NOT_FOUND"),)
+    ),
+    "mailbox_sent": Call(
+        {"waiting": True, "limit": 1},
+        before=(("mailbox_send", {"to": STRANGER, "text": "come home"}),),
+        differs=("number", "id", "created", "expires", "attempts", "last_error"),
+    ),
+    "mailbox_forget": Call(
+        lambda facts: {"id": facts["posted"]}, refused=(({"id": "0" * 32}, "NOT_FOUND"),)
+    ),
+    "mailbox_check": Call(differs=("letters", "unread", "letter_bytes", "waiting", "relays")),
     # --- hooks ---
     "hooks_list": Call(),
     "hooks_parked": Call({**_PARKED, "limit": 1}, refused=_NO_HOOK),

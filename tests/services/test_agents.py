@@ -290,8 +290,11 @@ class ProfileTests(Agents):
         ours, theirs = "node_status", "egregore_status"
         for profile, shown in (("core", [ours]), ("egregore", [theirs]), ("all", [ours, theirs])):
             with self.subTest(profile):
-                tools = self.ada.agent("tools/list", profile)["tools"]
-                names = {tool["name"] for tool in tools}
+                page = self.ada.agent("tools/list", profile)
+                names = {tool["name"] for tool in page["tools"]}
+                while "nextCursor" in page:
+                    page = self.ada.agent("tools/list", profile, cursor=page["nextCursor"])
+                    names |= {tool["name"] for tool in page["tools"]}
                 self.assertEqual([name for name in (ours, theirs) if name in names], shown)
 
     def test_a_slash_at_the_end_and_no_choice_are_the_same(self) -> None:

@@ -17,6 +17,7 @@ from meshkit.identity.addresses import HostPort
 from meshkit.identity.keyfile import encode_identity, seal_identity
 from meshkit.identity.network import NetworkSecret, encode_networks
 from meshkit.identity.passphrase import Cost
+from meshkit.interfaces import NodeWoke
 from meshkit.services import ping
 from meshkit.services.node import MAX_CHANNELS_PER_PEER, NodeService
 from meshkit.shs import Capability, wrap_client
@@ -504,3 +505,27 @@ class RenewingTests(DiallingTestCase):
         for node in (a, b):
             gossip = self.status(node)["parts"]["gossip"]
             self.assertEqual((gossip["broken"], gossip["hindered"]), ({}, {}))
+
+
+class WakingTests(DiallingTestCase):
+    """A node that was asleep."""
+
+    def test_a_place_that_had_not_told_its_key_is_asked_at_once(self) -> None:
+        bob = self.node("bob", 'peers = ["10.0.0.2:7655"]')
+        self.mesh.run(1000)
+        (shown,) = self.peers(bob)
+        before = shown["failures"]
+        self.assertGreater(before, 5)
+        bob.service.events.publish(NodeWoke(3600.0))
+        self.mesh.run(2)
+        (shown,) = self.peers(bob)
+        # At once, and then after a second, and not after a minute.
+        self.assertEqual(shown["failures"], before + 2)
+        self.node("ada")
+        bob.service.events.publish(NodeWoke(3600.0))
+        self.mesh.run(1)
+        (shown,) = self.peers(bob)
+        self.assertTrue(shown["connected"])
+        # There is nobody left to ask.
+        bob.service.events.publish(NodeWoke(3600.0))
+        self.mesh.run(1)

@@ -22,17 +22,30 @@ from tempfile import mkdtemp
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator
+from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 import meshkit_plugins
 from meshkit.operations import BoundOperation
 from meshkit.parts import PartMaker
 from meshkit.runtime.registry import discover_parts
+from meshkit.services.programs import MESH_RELAY
 from meshkit.testing.nodes import MemoryMesh, MemoryNode
 from meshkit.web.sse import EventReader
 from tests.cli.memory import run_command
 from tests.examples.support import CUSTOM_PART, load
-from tests.services.calls import CALLS, PEERS_MESSAGES, Facts, Fields, Given, given, prepare
+from tests.servers import authority, document_of, options_for, pem
+from tests.services.calls import (
+    CALLS,
+    OBJECT_FILE,
+    PEERS_MESSAGES,
+    Facts,
+    Fields,
+    Given,
+    given,
+    prepare,
+)
 from tests.services.doors import (
     AFTER,
     Answered,
@@ -44,12 +57,21 @@ from tests.services.doors import (
     Rest,
 )
 
+#: Where there is a web server.
+WEB: Final = "10.8.8.8"
+
 #: Seconds between two operations: what one has begun has ended before the next one.
 STEP: Final = 30.0
 
 CONFIG: Final = """
 compat = ["egregore"]
 peers = ["{peer}"]
+advertise = ["{own}"]
+
+[wellknown]
+publish = true
+allow_addresses = ["{web}"]
+ca_file = "/ca.pem"
 
 [[hooks.webhook]]
 name = "web"
@@ -63,8 +85,35 @@ max_attempts = 1
 [egregore]
 network = "a network of Egregore's"
 
+[relays]
+use = ["{relay}"]
+
 [roundtrip]
 probes = 2
+
+[storage]
+scheme = "1+0"
+peers = ["{peer}"]
+
+[audit]
+enabled = false
+"""
+
+PEERS_PARTS: Final = ("audit", "dht", "exchange", "feed", "gossip", "keeper", "roundtrip")
+#: Of somebody whose object others look after.
+OTHERS_PARTS: Final = ("dht", "storage")
+#: Of a relay that the node can use.
+RELAYS_PARTS: Final = ("mailboxes", "registry")
+OTHERS_CONFIG: Final = """
+peers = ["{peer}"]
+
+[storage]
+scheme = "1+0"
+peers = ["{peer}"]
+"""
+KEEPER: Final = """
+[keeper]
+max_storage = 1000000000
 """
 
 
@@ -76,20 +125,43 @@ def makers() -> list[Any]:
     return [found[name] for name in sorted(found)]
 
 
+class _Page(Protocol):
+    """Answers everything alike."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(self._body))
+        self.transport.write(self._body)
+
+
 class World:
     """A node and its peer, for one door."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        """@param folder: for files that are got."""
         self.mesh = MemoryMesh(seed=4, latency=0.01)
         self._steps = 0
         parts = makers()
-        few = [maker for maker in parts if maker.name in ("dht", "feed", "gossip", "roundtrip")]
-        bob = self.mesh.node("bob", makers=few)
+        few = [maker for maker in parts if maker.name in PEERS_PARTS]
+        bob = self.mesh.node("bob", KEEPER, makers=few)
         bob.start()
         for message in PEERS_MESSAGES:
             bob.ask("POST", "/v1/publish", message)
-        self.node: MemoryNode = self.mesh.node("ada", CONFIG.format(peer=bob.address), makers=parts)
+        few = [maker for maker in parts if maker.name in RELAYS_PARTS]
+        relay = self.mesh.node("relay", makers=few, program=MESH_RELAY)
+        relay.start()
+        own = f"10.0.0.{len(self.mesh.nodes) + 1}:7655"
+        config = CONFIG.format(peer=bob.address, relay=relay.address, web=WEB, own=own)
+        self.node: MemoryNode = self.mesh.node("ada", config, makers=parts)
+        self.node.files.write_atomic("/ca.pem", pem(authority("ours")[0]))
         self.node.start()
+        self._serve_document(bob)
+        few = [maker for maker in parts if maker.name in OTHERS_PARTS]
+        other = self.mesh.node("cat", OTHERS_CONFIG.format(peer=bob.address), makers=few)
+        other.start()
         self.operations: dict[str, BoundOperation] = {
             bound.operation.name: bound for bound in self.node.service._door.operations
         }
@@ -102,9 +174,37 @@ class World:
             "bob_address": bob.address,
             "message": exported["messages"][0]["hash"],
             "exported": exported["messages"],
+            "copy": str(folder / "copy"),
+            "relay_address": relay.address,
+            "domain": WEB,
         }
+        self.facts["transfer"], self.facts["object"] = self._put_object()
+        _, self.facts["doomed"] = self._put_object()
+        other.ask("POST", "/v1/objects", {"path": OBJECT_FILE})
+        self.step()
+        (theirs,) = other.ask("GET", "/v1/objects").json["data"]
+        path = f"/v1/objects/{theirs['object']}/capabilities"
+        self.facts["repair"] = other.ask("GET", path).json["data"]["repair"]
+        self.facts["watched"] = theirs["object"]
+        self.facts["run"] = self.good("audit_run", {})["run"]
+        self.step()
+        self.facts["invite"] = self.good("invites_make", {})["id"]
+        self.facts["audit"] = self.good("audit_receipts", {})[0]["id"]
+        note = {"to": self.node.identity.public.text, "text": "feed the herons"}
+        self.facts["posted"] = self.good("mailbox_send", note)["id"]
+        self.good("mailbox_send", note)
+        self.step()
+        letters = self.good("mailbox_list", {})
+        self.facts["letter"], self.facts["doomed_letter"] = [each["number"] for each in letters]
         made = self.good("tokens_add", {"name": "other", "scopes": ["read:no_such_operation"]})
         self.other_token: str = made["token"]
+
+    def _serve_document(self, node: MemoryNode) -> None:
+        """Have a web server tell where a node is."""
+        body = document_of(node.address, self.node.service._network.net_id.hex())
+        factory = Factory.forProtocol(lambda: _Page(body))
+        secure = TLSMemoryBIOFactory(options_for(WEB), False, factory, clock=self.mesh.clock)
+        self.mesh.network.server_endpoint(443, WEB).listen(secure)
 
     def step(self) -> None:
         """Let it be the next moment at which something is asked, in all worlds alike."""
@@ -120,6 +220,12 @@ class World:
         if isinstance(outcome, Refused):
             raise AssertionError(f"{name} was refused: {outcome}")
         return outcome.data
+
+    def _put_object(self) -> tuple[str, str]:
+        """@return: id of a transfer that was done, and of the object that came of it."""
+        transfer: str = self.good("object_put", {"path": OBJECT_FILE})["id"]
+        self.step()
+        return transfer, self.good("transfer", {"id": transfer})["object"]
 
     # --- for the doors ---------------------------------------------------------------
 
@@ -167,7 +273,9 @@ class Worlds:
 
     def __init__(self) -> None:
         self.folder = Path(mkdtemp(prefix="meshkit-doors-"))
-        self.by_rest, self.by_mcp, self.by_command = self.all = [World() for _ in range(3)]
+        self.by_rest, self.by_mcp, self.by_command = self.all = [
+            World(self.folder) for _ in range(3)
+        ]
         self.rest = self.by_rest.rest
         self.mcp = Mcp(self.by_mcp)
         self.command = Command(self.by_command, self._token_file)

@@ -11,11 +11,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+import meshkit_plugins
 from meshkit.errors import MeshkitError, NotReady, Overloaded, Unhealthy
 from meshkit.operations import Nothing
 from meshkit.runtime.metrics import _codes_of
+from meshkit.runtime.registry import compose, discover_parts
 from meshkit.services.health import LASTING, PATIENCE, Health, Progress
 from meshkit.services.measuring import LAG_INTERVAL, LoopLag
+from meshkit.services.programs import MESH_NODE, MESH_RELAY
 from meshkit.testing.nodes import MemoryMesh, MemoryNode
 from tests.services.toys import Toys
 
@@ -50,8 +53,9 @@ class MeshCase(SynchronousTestCase):
 class NodeTests(MeshCase):
     def test_two_nodes_tell_what_went_between_them(self) -> None:
         # One protocol, so one channel.
-        ada = self.mesh.node("ada", 'disable = ["dht"]')
-        bob = self.mesh.node("bob", f'disable = ["dht"]\npeers = ["{ada.address}"]')
+        alone = 'disable = ["dht", "exchange"]'
+        ada = self.mesh.node("ada", alone)
+        bob = self.mesh.node("bob", f'{alone}\npeers = ["{ada.address}"]')
         ada.start()
         bob.start()
         for number in range(3):
@@ -173,9 +177,11 @@ class PageTests(MeshCase):
             first, *others = re.findall(r"`([a-z_]+)`", row)
             prefix = "_".join(first.split("_")[:2])
             documented |= {first, *(prefix + other for other in others)}
-        node = self.mesh.node("ada")
-        node.start()
-        declared = set(node.service._metrics.names)
+        declared: set[str] = set()
+        for name, program in (("ada", MESH_NODE), ("relay", MESH_RELAY)):
+            node = self.mesh.node(name, program=program)
+            node.start()
+            declared |= set(node.service._metrics.names)
         self.assertEqual(sorted(documented - declared), [])
         self.assertEqual(sorted(declared - documented), [])
 
@@ -264,7 +270,9 @@ class DoorTests(MeshCase):
         self.assertEqual((alive.status, alive.json["data"]), (200, {"alive": True}))
         ready = node.ask("GET", "/v1/ready", Authorization=None)
         self.assertEqual(ready.status, 200)
-        self.assertEqual(ready.json["data"]["started"], ["feed", "gossip", "dht", "hooks"])
+        parts = compose(MESH_NODE.parts_of(discover_parts(meshkit_plugins))).order
+        self.assertEqual(ready.json["data"]["started"], [part.name for part in parts])
+        self.assertIn("feed", ready.json["data"]["started"])
         self.assertEqual(ready.json["data"]["ready"], True)
 
     def test_while_it_starts_the_part_that_is_awaited_is_named(self) -> None:

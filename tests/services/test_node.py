@@ -11,7 +11,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import Interface, directlyProvides
+from zope.interface import Interface, directlyProvides, implementer
 
 import meshkit_plugins
 from meshkit.errors import (
@@ -35,7 +35,7 @@ from meshkit.runtime.registry import discover_parts
 from meshkit.services.node import STOP_DEADLINE, all_sections
 from meshkit.testing.nodes import DOOR_PORT, MESH_PORT, MemoryMesh, MemoryNode, run_clock
 from tests.runtime.support import scratch
-from tests.services.toys import Toys
+from tests.services.toys import Toy, Toys
 
 
 class IThing(Interface):
@@ -164,6 +164,7 @@ class Starting(NodeCase):
             {
                 "mesh": [f"net:{node.host.address}:20001~shs:{key}"],
                 "api": ["http://127.0.0.1:20002"],
+                "network": [node.service._network.net_id.hex()],
             },
         )
         self.assertEqual(node.files.modes[self.file(node, "endpoints.json")], 0o600)
@@ -175,6 +176,27 @@ class Starting(NodeCase):
         node.start()
         written = json.loads(node.files.content[self.file(node, "endpoints.json")])
         self.assertTrue(written["mesh"][0].startswith("net:127.0.0.1:7655~shs:"))
+
+    def test_it_tells_others_what_its_operator_says_and_writes_down_where_it_listens(self) -> None:
+        node = self.node(config='advertise = ["mesh.example:443"]')
+        node.start()
+        told = [f"net:mesh.example:443~shs:{node.identity.public.base64}"]
+        status = node.ask("GET", "/v1/status").json["data"]
+        self.assertEqual((status["advertised"], status["mesh"]), (told, [node.address]))
+        self.assertEqual(node.ask("GET", "/v1/identity").json["data"]["addresses"], told)
+        written = json.loads(node.files.content[self.file(node, "endpoints.json")])
+        self.assertEqual(written["mesh"], [node.address])
+
+    def test_a_wildcard_is_never_told_to_others(self) -> None:
+        node = self.node(config='listen = "tcp:7655:interface=0.0.0.0"')
+        node.start()
+        status = node.ask("GET", "/v1/status").json["data"]
+        self.assertEqual(status["advertised"], [])
+        # Whoever asks on this machine is here himself.
+        shown = node.ask("GET", "/v1/identity").json["data"]["addresses"]
+        self.assertEqual(shown, status["mesh"])
+        with self.assertRaisesRegex(ConfigError, "no host can be reached at 0.0.0.0:7655"):
+            self.node(config='advertise = ["0.0.0.0:7655"]').make()
 
     def doors(self, node: MemoryNode) -> list[str]:
         written = json.loads(node.files.content[self.file(node, "endpoints.json")])
@@ -388,6 +410,29 @@ class Refusing(NodeCase):
         self.assertIn("'toy'", message)
         self.assertIn("IThing", message)
 
+    def test_a_part_that_has_something_else_provide_what_it_says(self) -> None:
+        @implementer(IThing)
+        class Thing:
+            pass
+
+        thing = Thing()
+
+        class Giver(Toy):
+            def __conform__(self, interface: Any) -> Any:
+                return thing if interface is IThing else None
+
+        found: list[Any] = []
+
+        def find(part: Any) -> Any:
+            found.append(part.context.find(IThing))
+            return part
+
+        self.node(
+            self.toys.maker("giver", kind=Giver, provides=(IThing,)),
+            self.toys.maker("toy", find, requires=(IThing,)),
+        ).start()
+        self.assertEqual(found, [thing])
+
     def test_a_part_that_looks_for_what_it_did_not_declare(self) -> None:
         """Whether it would find it would depend on the order of the parts."""
         node = self.node(self.toys.maker("toy", lambda part: part.context.find(IThing)))
@@ -541,10 +586,14 @@ class Stopping(NodeCase):
         )
         node.start()
         self.diary.clear()
+        where = self.toys.made["b"].context.listening
+        self.assertEqual([place.port for place in where()], [MESH_PORT])
         stopped = node.service.stopService()
         self.mesh.run(1)
         self.assertEqual(self.diary, ["stop b"])
         self.assertEqual(self.listening(node), [])
+        # A port that is closed cannot be asked.
+        self.assertEqual(where(), [])
         gate.callback(None)
         self.mesh.run(1)
         self.successResultOf(stopped)

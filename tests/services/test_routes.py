@@ -245,6 +245,7 @@ class Routes(SynchronousTestCase):
                 "pinned": None,
                 "pinned_at": None,
                 "behaviour": None,
+                "transports": [],
             },
         )
         self.mesh.run(0.5)
