@@ -13,6 +13,8 @@ import click
 import meshkit_plugins
 from meshkit.cli.door import open_folder
 from meshkit.cli.output import json_option, line, print_json
+from meshkit.cli.role import is_blind
+from meshkit.discovery.inviting import issued as invites
 from meshkit.errors import NotFound
 from meshkit.feed import guard
 from meshkit.runtime import tokens
@@ -22,6 +24,7 @@ from meshkit.runtime.keyring import NETWORK_SECRET, SECRET_KEY
 from meshkit.runtime.registry import discover_parts
 from meshkit.runtime.tables import MIGRATIONS
 from meshkit.services.node import DATABASE
+from meshkit.services.programs import MESH_STORAGE, program_of
 
 
 def all_migrations() -> dict[str, Sequence[str]]:
@@ -54,8 +57,9 @@ def backup(flag: str | None, file: str, as_json: bool) -> None:
 
     It holds all feeds, peers and follows, and whatever the parts have stored. It does not
     hold the secrets: keep secret.key and network.secret of the data folder somewhere else,
-    as who has them is you. Nor does it hold the tokens of 'meshkit token', which might be
-    revoked by the time it is restored.
+    as who has them is you. Nor does it hold mailbox.prekeys, of which there should be no
+    copy, nor the tokens of 'meshkit token' and the invites of 'meshkit invite', which might
+    be revoked or used by the time it is restored.
     """
     folder = open_folder(flag)
     now_ns = time.time_ns()
@@ -63,6 +67,7 @@ def backup(flag: str | None, file: str, as_json: bool) -> None:
     def mark(connection: sqlite3.Connection) -> None:
         guard.mark_restored(connection, now_ns)
         tokens.forget_all(connection)
+        invites.forget_all(connection)
 
     source = folder.file(DATABASE)
     if not os.path.lexists(source):
@@ -93,16 +98,19 @@ def restore(flag: str | None, file: str, as_json: bool) -> None:
     def mark(connection: sqlite3.Connection) -> None:
         guard.mark_again(connection, now_ns)
         tokens.forget_all(connection)
+        invites.forget_all(connection)
 
     with held(folder):
         copy_database(file, folder.file(DATABASE), all_migrations(), mark)
-        missing = [
-            name for name in (SECRET_KEY, NETWORK_SECRET) if not os.path.lexists(folder.file(name))
-        ]
+        # A blind relay has no network.
+        blind = is_blind(folder)
+        needed = [SECRET_KEY, *([] if blind else [NETWORK_SECRET])]
+        missing = [name for name in needed if not os.path.lexists(folder.file(name))]
     if as_json:
         print_json({"folder": folder.path, "missing_secrets": missing})
         return
     line(f"Restored into {folder.path}.")
     for name in missing:
         line(f"There is no {name}: put yours there before the node starts, or it makes a new one.")
-    line("The node is read-only at first: see 'meshkit status'.")
+    if program_of(folder) is not MESH_STORAGE and not blind:
+        line("The node is read-only at first: see 'meshkit status'.")

@@ -12,8 +12,8 @@ from meshkit.cli.output import json_option, line, print_json, table
 from meshkit.runtime.config import Declaration, config_file
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.registry import discover_parts
-from meshkit.services.config import NodeConfig
 from meshkit.services.node import all_sections
+from meshkit.services.programs import program_of
 
 
 @click.group()
@@ -29,7 +29,9 @@ def config() -> None:
 def show(flag: str | None, origin: bool, path: str | None, as_json: bool) -> None:
     """Every setting of the installed parts, with its value."""
     folder = open_folder(flag)
-    declaration = Declaration(NodeConfig, all_sections(discover_parts(meshkit_plugins)))
+    program = program_of(folder)
+    parts = program.parts_of(discover_parts(meshkit_plugins))
+    declaration = Declaration(program.config, all_sections(parts))
     file = config_file(path, folder.path, LocalFiles())
     rows = declaration.resolve({}, os.environ, file).show()
     if as_json:

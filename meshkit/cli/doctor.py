@@ -6,9 +6,13 @@ import os
 import sys
 import time
 from contextlib import closing
+from typing import Final
 
 import click
 
+from meshkit.audit.doctor import AuditReport
+from meshkit.audit.doctor import examine as examine_audits
+from meshkit.audit.standing import StandingConfig
 from meshkit.cli.backup import all_migrations, held
 from meshkit.cli.door import open_folder
 from meshkit.cli.output import json_option, line, print_json
@@ -31,6 +35,7 @@ def doctor(flag: str | None, repair: bool, as_json: bool) -> None:
     Every message is read and its signature checked: some 9,000 of them in a second. What
     is made from the messages (links, tags, the index of words) is compared with them, and
     --repair makes it anew. A damaged message is set aside, so that it is fetched again.
+    What audits have found of files that others keep is told, too; the node itself mends that.
     Exit code 1 says that something is not as it should be. Like a start of the node, this
     brings the tables of an older version to this one first.
     """
@@ -44,7 +49,11 @@ def doctor(flag: str | None, repair: bool, as_json: bool) -> None:
         check_not_newer(backing.inspect(), migrations, path)
         migrate(backing, migrations)
         with closing(backing.open_writer()) as connection:
-            report = examine(connection, repair=repair, own=_own(folder), now_ns=time.time_ns())
+            now_ns = time.time_ns()
+            report = examine(connection, repair=repair, own=_own(folder), now_ns=now_ns)
+            audits = AuditReport({}, (), {})
+            if _AUDITS in migrations:
+                audits = examine_audits(connection, now_ns // 10**9, StandingConfig())
     if as_json:
         print_json(
             {
@@ -63,12 +72,30 @@ def doctor(flag: str | None, repair: bool, as_json: bool) -> None:
                     {"kind": found.kind, "subject": found.subject, "repair": found.repair}
                     for found in report.findings
                 ],
+                "objects": dict(audits.objects),
+                "degraded": [
+                    {
+                        "object": each.content_id.hex(),
+                        "good": each.good,
+                        "required": each.required,
+                        "total": each.total,
+                        "code": each.code,
+                        "reason": each.reason,
+                    }
+                    for each in audits.degraded
+                ],
+                "refused_peers": dict(audits.refused),
             }
         )
     else:
         _print(report, path, repair)
-    if report.left:
+        _print_audits(audits)
+    if report.left or audits.lost:
         sys.exit(1)
+
+
+#: The part whose tables say it.
+_AUDITS: Final = "audit"
 
 
 def _own(folder: DataFolder) -> bytes | None:
@@ -102,3 +129,16 @@ def _print(report: Report, path: str, repair: bool) -> None:
     else:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.counts.items()))
         line(f"Found: {kinds}. {'Left' if repair else 'To do'}: {report.left}.")
+
+
+def _print_audits(audits: AuditReport) -> None:
+    for each in audits.degraded:
+        line(
+            f"Object {each.content_id.hex()[:16]}: {each.good} of {each.total} shares are good, "
+            f"and {each.required} suffice ({each.code}: {each.reason})"
+        )
+    for peer, why in audits.refused.items():
+        line(f"{peer} is given no more shares: {why}")
+    if audits.objects:
+        counts = ", ".join(f"{count} {code}" for code, count in audits.objects.items())
+        line(f"Objects that others keep, by the last audits: {counts}")

@@ -189,6 +189,15 @@ class Door:
                     raise
             await deferLater(self._reactor, REOPEN_PAUSE)
 
+    def seconds(self) -> float:
+        """@return: what a clock shows that is never set."""
+        now: float = self._reactor.seconds()
+        return now
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        """@return: Deferred that fires after so many seconds."""
+        return deferLater(self._reactor, seconds)
+
     async def _ask(
         self,
         method: str,
@@ -408,11 +417,25 @@ def ask(
     if token_file is not None:
         # Out of a pipe it comes when it comes, and Ctrl-C has no effect while the reactor waits.
         tokens.read()
+
+    async def talk(reactor: Any) -> T:
+        return await job(Door(reactor, folder, tokens))
+
+    return converse(talk)
+
+
+def converse(job: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """
+    Run the reactor until something is done; once in a process.
+
+    @param job: called with the reactor.
+    @return: what C{job} returns; what it raises is raised.
+    """
     results: list[T] = []
     problems: list[Failure] = []
 
     async def talk(reactor: Any) -> None:
-        results.append(await job(Door(reactor, folder, tokens)))
+        results.append(await job(reactor))
 
     def run(reactor: Any) -> Deferred[None]:
         talking = Deferred.fromCoroutine(talk(reactor))
@@ -434,4 +457,4 @@ def ask(
     return results[0]
 
 
-__all__ = ["Answer", "Door", "RemoteError", "ask", "open_folder", "segment"]
+__all__ = ["Answer", "Door", "RemoteError", "ask", "converse", "open_folder", "segment"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -32,6 +32,10 @@ from meshkit.errors import DoorUnreachable
 from meshkit.runtime.config import data_folder
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
+
+if TYPE_CHECKING:
+    # Not to be imported here: a proxy for agents is started often, and needs none of it.
+    from meshkit.services.programs import Program
 
 __all__ = [
     "TOKEN_VARIABLE",
@@ -52,6 +56,11 @@ def open_folder(flag: str | None) -> DataFolder:
     """The data folder that the command line means."""
     path = data_folder(flag, os.environ, os.path.expanduser("~"))
     return DataFolder(os.path.abspath(path), LocalFiles())
+
+
+def usual_folder(program: Program) -> str:
+    """The data folder of a daemon, if none is named on the command line."""
+    return data_folder(None, os.environ, os.path.expanduser("~"), program.folder)
 
 
 def find_door(folder: DataFolder) -> str | None:
@@ -88,7 +97,7 @@ def the_door(folder: DataFolder) -> str:
 
 def start_command(folder: DataFolder) -> str:
     """What to type to start the folder's node."""
-    return f"twistd -n mesh-node --data-dir {shlex.quote(folder.path)}"
+    return f"twistd -n {folder.program()} --data-dir {shlex.quote(folder.path)}"
 
 
 def init_command(folder: DataFolder) -> str:

@@ -14,6 +14,11 @@ from meshkit.errors import MeshkitError
 # verb -> (module, attribute, first sentence of its help).  The sentence stands here so
 # that "meshkit --help" imports no verb.
 _VERBS: Final = {
+    "audit": (
+        "meshkit.cli.audit",
+        "audit_group",
+        "Ask storage peers for proof that they have what they keep.",
+    ),
     "backup": ("meshkit.cli.backup", "backup", "Copy the node's database into a file."),
     "call": ("meshkit.cli.call", "call", "Call any operation of the running node."),
     "config": ("meshkit.cli.config", "config", "Show the settings and where they come from."),
@@ -22,11 +27,33 @@ _VERBS: Final = {
     "demo": ("meshkit.cli.demo", "demo", "Three strangers build a mesh, before your eyes."),
     "feed": ("meshkit.cli.feed", "feed", "Publish, read, search, export, import and follow."),
     "follow": ("meshkit.cli.feed", "follow", "Follow an author, or list whom you follow."),
+    "get": ("meshkit.cli.object", "get", "Get an object from its storage peers."),
     "hook": ("meshkit.cli.hook", "hook", "See what the hooks do, and try again what failed."),
     "id": ("meshkit.cli.node", "show_id", "Print this node's id and addresses."),
     "init": ("meshkit.cli.node", "init", "Make the identity and the network of a data folder."),
+    "inspect": (
+        "meshkit.cli.inspect",
+        "inspect_group",
+        "See what passes over objects have found, decided and done.",
+    ),
+    "invite": (
+        "meshkit.cli.invite",
+        "invite",
+        "Make a text, or a QR code, to join the network with.",
+    ),
+    "join": ("meshkit.cli.join", "join", "Join a network with an invite."),
+    "mailbox": (
+        "meshkit.cli.mailbox",
+        "mailbox",
+        "Write to those who are away, and read what they wrote.",
+    ),
     "mcp": ("meshkit.cli.mcp", "mcp", "Serve MCP to the client that launches this."),
     "network": ("meshkit.cli.network", "network", "Show the network's secret, and replace it."),
+    "object": (
+        "meshkit.cli.object",
+        "object_group",
+        "Have files kept by storage peers, sealed and in shares.",
+    ),
     "passphrase": (
         "meshkit.cli.passphrase",
         "passphrase",
@@ -34,6 +61,8 @@ _VERBS: Final = {
     ),
     "peer": ("meshkit.cli.peer", "peer", "List, add, remove and try the peers to dial."),
     "publish": ("meshkit.cli.feed", "publish", "Sign a message and publish it."),
+    "put": ("meshkit.cli.object", "put", "Seal a file and give its shares to storage peers."),
+    "relay": ("meshkit.cli.relay", "relay", "Be known at relays, and see who else is."),
     "restore": ("meshkit.cli.backup", "restore", "Put a backup into the data folder."),
     "search": ("meshkit.cli.feed", "search", "Search the text of all messages."),
     "simulate": (
@@ -42,6 +71,11 @@ _VERBS: Final = {
         "Run a mesh in a simulated world, from a seed.",
     ),
     "status": ("meshkit.cli.node", "status", "Show how the node is doing."),
+    "storage": (
+        "meshkit.cli.storage",
+        "storage",
+        "Lend space to the network, and see what is kept for others.",
+    ),
     "token": ("meshkit.cli.token", "token", "Give others a token for the door, and take it back."),
 }
 
@@ -79,7 +113,8 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="The node itself is started with: twistd -n mesh-node",
+    epilog="The node itself is started with: twistd -n mesh-node; a storage peer with: "
+    "twistd -n mesh-storage; a relay with: twistd -n mesh-relay",
 )
 @click.version_option(__version__, prog_name="meshkit")
 @click.option(
@@ -88,10 +123,31 @@ class _LazyGroup(click.Group):
     metavar="FOLDER",
     help="The node's data folder [default: $MESHKIT_HOME, else ~/.local/share/meshkit].",
 )
+@click.option(
+    "--storage",
+    "-s",
+    is_flag=True,
+    help="The storage peer's data folder [default: $MESHKIT_HOME, else "
+    "~/.local/share/meshkit-storage].",
+)
+@click.option(
+    "--relay",
+    "-r",
+    is_flag=True,
+    help="The relay's data folder [default: $MESHKIT_HOME, else ~/.local/share/meshkit-relay].",
+)
 @click.pass_context
-def cli(ctx: click.Context, data_dir: str | None) -> None:
+def cli(ctx: click.Context, data_dir: str | None, storage: bool, relay: bool) -> None:
     """Talk to your node of a peer-to-peer mesh."""
     ctx.obj = data_dir
+    if storage and relay:
+        raise click.UsageError("--storage and --relay are two daemons: give one of them.")
+    if (storage or relay) and data_dir is None:
+        # All verbs take a folder, and none has to know of which daemon.
+        from meshkit.cli.locate import usual_folder
+        from meshkit.services.programs import MESH_RELAY, MESH_STORAGE
+
+        ctx.obj = usual_folder(MESH_STORAGE if storage else MESH_RELAY)
 
 
 def main(argv: list[str] | None = None) -> Any:

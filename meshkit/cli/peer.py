@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from meshkit.cli.door import Door, ask, segment
 from meshkit.cli.output import json_option, line, print_json, table
+from meshkit.errors import NotFound
 
 
 @click.group()
@@ -32,10 +33,11 @@ def list_peers(flag: str | None, as_json: bool) -> None:
         line("No peers yet. Add one: meshkit peer add net:HOST:PORT~shs:KEY")
     else:
         table(
-            ("state", "source", "key", "score", "round trip", "address", "last error"),
+            ("state", "way", "source", "key", "score", "round trip", "address", "last error"),
             [
                 (
-                    "connected" if each["connected"] else "down",
+                    _state(each),
+                    ", ".join(each["transports"]),
                     each["source"],
                     _trust(each),
                     *_manners(each["behaviour"]),
@@ -65,12 +67,17 @@ def list_peers(flag: str | None, as_json: bool) -> None:
         )
 
 
+def _state(each: Any) -> str:
+    if each["connected"]:
+        return "connected"
+    return "suspect" if (each["behaviour"] or {}).get("suspect") else "down"
+
+
 def _manners(behaviour: Any) -> tuple[str, str]:
     """Score and round trip of a peer, as far as they are known."""
     if behaviour is None:
         return "", ""
-    trip = behaviour["round_trip_ms"]
-    return f"{behaviour['score']:g}", "" if trip is None else f"{trip:.1f} ms"
+    return f"{behaviour['score']:g}", _trip(behaviour["round_trip_ms"])
 
 
 def _trust(each: Any) -> str:
@@ -78,6 +85,43 @@ def _trust(each: Any) -> str:
     if each["public_id"] is None:
         return "unknown"
     return {None: "given", "first use": "first seen, pinned"}.get(each["pinned"], "pinned by hand")
+
+
+@peer.command("connections")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=1_000, show_default=True)
+@json_option
+@click.pass_obj
+def list_connections(flag: str | None, limit: int, as_json: bool) -> None:
+    """
+    The secure channels that are open, and whether each is direct or through a relay.
+
+    Example: meshkit peer connections --limit 20
+    """
+
+    async def job(door: Door) -> Any:
+        return (await door.get(f"/v1/peers/connections?limit={limit}")).data
+
+    found = ask(flag, job)
+    if as_json:
+        print_json(found)
+    elif not found:
+        line("No channels are open.")
+    else:
+        table(
+            ("peer", "protocol", "opened", "way", "for"),
+            [
+                (
+                    each["public_id"],
+                    each["label"],
+                    "here" if each["dialled"] else "there",
+                    each["relay"]
+                    and f"relay {each['relay']}"
+                    or f"{each['transport']} {each['from_address'] or ''}".rstrip(),
+                    f"{each['open_secs']:.0f} s",
+                )
+                for each in found
+            ],
+        )
 
 
 @peer.command("add")
@@ -89,7 +133,9 @@ def add_peer(flag: str | None, address: str, as_json: bool) -> None:
     Dial ADDRESS, now and after every start.
 
     ADDRESS is net:HOST:PORT~shs:KEY. A bare HOST:PORT is asked for its key, which is
-    pinned once it has been proved: whoever answers then is trusted from then on.
+    pinned once it has been proved: whoever answers then is trusted from then on. A peer
+    that nobody can dial has an address that leads through its relay: 'meshkit status'
+    prints it there, at the part tunnel.
     """
 
     async def job(door: Door) -> Any:
@@ -169,9 +215,78 @@ def _try(flag: str | None, address: str, pings: int, as_json: bool) -> None:
         line("found       among the peers to dial")
     elif done["found_by"] is not None:
         line(f"found       by the part {done['found_by']}")
+    if done["relay"] is not None:
+        line(f"reached     through the relay {done['relay']}")
+    elif done["transport"] != "direct":
+        line(f"reached     by {done['transport']}")
     line(f"handshake   {done['handshake_ms']:.1f} ms")
     for number, taken in enumerate(done["round_trips_ms"], 1):
         line(f"round trip  {taken:.1f} ms ({number} of {pings})")
+
+
+@peer.command("discover")
+@click.argument("domain")
+@click.option("--add", is_flag=True, help="Dial what was found, now and after every start.")
+@json_option
+@click.pass_obj
+def discover_peer(flag: str | None, domain: str, add: bool, as_json: bool) -> None:
+    """
+    Ask DOMAIN, over HTTPS, which node is its own and where it can be dialled.
+
+    The answer is believed as far as the domain is: whoever is dialled then has to prove the key
+    that it names. A redirect is not followed.
+
+    \b
+    Examples:
+    meshkit peer discover example.org
+    meshkit peer discover example.org:8443 --add
+    """
+
+    async def job(door: Door) -> Any:
+        found = (await door.post("/v1/peers/discover", {"domain": domain})).data
+        if add and found["member_of"] == "ours":
+            for address in found["addresses"]:
+                await door.post("/v1/peers", {"address": address})
+        return found
+
+    found = ask(flag, job)
+    if as_json:
+        print_json({**found, "added": found["addresses"] if _is_added(found, add) else []})
+    else:
+        _show_found(found, add)
+    if add and not _is_added(found, add):
+        raise NotFound(
+            f"nothing was added: {domain} leads to no node of this network that can be dialled "
+            "from here"
+        )
+
+
+def _is_added(found: Any, add: bool) -> bool:
+    return bool(add and found["member_of"] == "ours" and found["addresses"])
+
+
+_NETWORKS: Final = {
+    "ours": "this node's own",
+    "relays": "a relay for whoever comes: name it in the setting relays.blind",
+    "other": "another one than this node's, which cannot talk to it",
+}
+
+
+def _show_found(found: Any, add: bool) -> None:
+    line(f"{found['public_id']} is the node of {found['domain']}")
+    line(f"said at   {found['url']}")
+    line(f"network   {found['network']} ({_NETWORKS[found['member_of']]})")
+    for address in found["addresses"]:
+        line(f"address   {address}")
+    for address in found["left_out"]:
+        line(
+            f"left out  {address} (no public address: see the setting wellknown.allow_addresses; "
+            "or the port of another service)"
+        )
+    if _is_added(found, add):
+        line("Dialling it. How it goes: meshkit peer list")
+    elif found["member_of"] == "ours" and found["addresses"]:
+        line(f"To dial it: meshkit peer discover {found['domain']} --add")
 
 
 @peer.command("repin")
@@ -195,3 +310,99 @@ def repin_peer(flag: str | None, address: str, as_json: bool) -> None:
         return
     line(f"before  {done['before'] or 'nothing was pinned'}")
     line(f"now     {done['public_id']}")
+
+
+@peer.command("links")
+@json_option
+@click.pass_obj
+def show_links(flag: str | None, as_json: bool) -> None:
+    """
+    How the peers are that this node looks after.
+
+    \b
+    well      something was heard of it lately
+    silent    nothing was, and it is about to be looked at
+    lost      it did not answer; it is looked for elsewhere
+    suspect   it did not several times in a row
+    """
+
+    async def job(door: Door) -> Any:
+        return (await door.get("/v1/exchange/links")).data
+
+    links = ask(flag, job)
+    if as_json:
+        print_json(links)
+        return
+    if not links:
+        line("No peers to look after. Add one: meshkit peer add net:HOST:PORT~shs:KEY")
+        return
+    table(
+        ("state", "peer", "last heard", "missed", "next look", "round trip", "moved to"),
+        [
+            (
+                each["state"],
+                each["public_id"],
+                each["last_heard"] or "",
+                str(each["missed"]),
+                f"{each['next_look_secs']:.0f} s",
+                _trip(each["round_trip_ms"]),
+                each["moved_to"] or "",
+            )
+            for each in links
+        ],
+    )
+
+
+@peer.command("records")
+@json_option
+@click.pass_obj
+def show_records(flag: str | None, as_json: bool) -> None:
+    """The address records that this node has, as the peers have signed them."""
+
+    async def job(door: Door) -> Any:
+        return (await door.get("/v1/exchange/records")).data
+
+    records = ask(flag, job)
+    if as_json:
+        print_json(records)
+    elif not records:
+        line("No records yet: they are swapped with peers that answer.")
+    else:
+        table(
+            ("peer", "good until", "addresses"),
+            [
+                (each["public_id"], each["expires"], " ".join(each["addresses"]) or "none")
+                for each in records
+            ],
+        )
+
+
+@peer.command("find")
+@click.argument("public_id")
+@json_option
+@click.pass_obj
+def find_peer(flag: str | None, public_id: str, as_json: bool) -> None:
+    """
+    Ask other peers where the one with PUBLIC_ID can be reached.
+
+    They hand on what that peer has signed itself; the newest of all that is known is shown.
+
+    Example: meshkit peer find @3Wz...=.ed25519
+    """
+
+    async def job(door: Door) -> Any:
+        return (await door.get(f"/v1/exchange/records/{segment(public_id)}")).data
+
+    record = ask(flag, job)
+    if as_json:
+        print_json(record)
+        return
+    for address in record["addresses"]:
+        line(address)
+    if not record["addresses"]:
+        line(f"{record['public_id']} says that it cannot be reached from outside.")
+    line(f"signed by {record['public_id']}, good until {record['expires']}")
+
+
+def _trip(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:.1f} ms"

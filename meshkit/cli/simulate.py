@@ -19,6 +19,7 @@ import click
 from attrs import evolve, frozen
 from twisted.logger import globalLogBeginner, globalLogPublisher
 
+from meshkit.cli.durability import chosen, durability_options, simulate_durability
 from meshkit.cli.output import json_option, line, print_json, table, visible
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.invariants import Invariant, Violation
@@ -197,6 +198,7 @@ class _Played:
     help="Play parts of a plan that fails, to find what is needed [default: for a minute].",
 )
 @click.option("--memo", is_flag=True, help="Verify each signature once, not once for each node.")
+@durability_options
 @json_option
 def simulate(
     scenario: str | None,
@@ -211,6 +213,7 @@ def simulate(
     minimise: bool | None,
     memo: bool,
     as_json: bool,
+    **abstract: Any,
 ) -> None:
     """
     Run whole nodes in a simulated world, and see whether all goes well.
@@ -223,7 +226,20 @@ def simulate(
     run is printed, and the smallest part of its plan that was found to fail as well, which is
     what --save-plan writes. With --seeds each run is a line, and the first that fails is told
     in full; --report is of that one, or of the last.
+
+    With the options of storage in years, such as --years, there are no nodes: the scenario is
+    'storage', and peers, outages, audits and repairs are simulated for so long, to see how many
+    objects are lost, beside what a model says.
     """
+    if chosen(abstract):
+        others = (nodes, seeds, faults, plan_file, save_plan, minimise)
+        if scenario != "storage" or listing or memo or any(each is not None for each in others):
+            raise click.UsageError(
+                "the options of storage in years go with the scenario storage, --seed, --report "
+                "and --json"
+            )
+        simulate_durability(abstract, seed, report, as_json)
+        return
     if listing or (scenario is None and plan_file is None):
         _list(as_json)
         return
@@ -384,7 +400,8 @@ def _play(drawing: _Drawing, plan: Plan, replay: str) -> _Played:
     with _interruptible() as interrupted:
         invariants = [*invariants, interrupted]
         try:
-            run = Run(plan, invariants, drawing.scenario.makers, memo=drawing.memo)
+            scenario = drawing.scenario
+            run = Run(plan, invariants, scenario.makers, memo=drawing.memo, parts=scenario.parts)
         except (TypeError, ValueError) as e:
             raise click.UsageError(f"the plan cannot be played: {e}")
         globalLogPublisher.addObserver(observer)
@@ -463,16 +480,21 @@ def _list(as_json: bool) -> None:
     table(["FAULT", "WHAT HAPPENS"], [[each.name, each.summary] for each in FAULTS.values()])
 
 
+def _files(figures: dict[str, Any]) -> str:
+    return f"{figures['files_stored']:,} stored, {figures['files_fetched']:,} fetched"
+
+
 def _print_line(played: _Played) -> None:
     outcome, figures = played.outcome, played.outcome.figures
     if outcome.violations:
         (first, *more) = outcome.violations
         what = f"FAILED  {_said(first, figures)}" + (f" (and {len(more)} more)" if more else "")
     else:
+        files = f"files {_files(figures)}, " if figures["files_stored"] else ""
         what = (
             f"good    {figures['acknowledged']:,} acknowledged, "
             f"{figures['deliveries']:,} deliveries, "
-            f"{figures['events']:,} events, {played.real_s:.1f} s"
+            f"{files}{figures['events']:,} events, {played.real_s:.1f} s"
         )
     line(f"seed {outcome.seed}  {what}")
 
@@ -488,6 +510,7 @@ def _print(played: _Played) -> None:
         ("events", f"{figures['events']:,} ({_rate(figures['events'], played)} a second)"),
         ("acknowledged", f"{figures['acknowledged']:,} messages"),
         ("deliveries", f"{figures['deliveries']:,} of {figures['expected']:,}"),
+        *([("files", _files(figures))] if figures["files_stored"] else []),
         ("converged", "not in the time" if converged is None else f"after {converged:,.2f} s"),
         ("duplicates", f"{figures['duplicates']:,}{_share(figures)}"),
         ("bytes", f"{figures['bytes']:,} in {figures['segments']:,} segments"),

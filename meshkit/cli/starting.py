@@ -67,7 +67,7 @@ LOG_BYTES: Final = 8 * 1024
 
 # "python -m twisted" is twist, and twistd may not be on the PATH.
 _TWISTD: Final = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
-_REFUSAL: Final = re.compile(r"mesh-node: (.*) \[([A-Z][A-Z0-9_]*)\]")
+_REFUSAL: Final = re.compile(r"mesh-[a-z]+: (.*) \[([A-Z][A-Z0-9_]*)\]")
 #: In place of a default that is taken, if its owner has not asked for it: setting -> flags.
 _WAY_OUT: Final = {"api": ("--api", "auto"), "listen": ("--listen", "tcp:0")}
 
@@ -84,9 +84,9 @@ Launch = Callable[[DataFolder, Sequence[str]], Launched]
 
 def launch_twistd(folder: DataFolder, arguments: Sequence[str]) -> Launched:
     """
-    Run C{twistd mesh-node} as a daemon.
+    Run the folder's program as a daemon of C{twistd}.
 
-    @param arguments: flags of C{mesh-node}.
+    @param arguments: flags of it.
     @raise OSError: if it cannot be run.
     """
     command = [
@@ -97,7 +97,7 @@ def launch_twistd(folder: DataFolder, arguments: Sequence[str]) -> Launched:
         _TWISTD,
         "--pidfile=",
         f"--logfile={folder.file(LOG_NAME)}",
-        "mesh-node",
+        folder.program(),
         "--data-dir",
         folder.path,
         *arguments,

@@ -13,10 +13,14 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from meshkit.cli import call, dht, peer
+from meshkit.cli import call, dht, mailbox, peer, relay
+from meshkit.cli import node as own
+from meshkit.cli.audit import looked_after, passes, standing
 from meshkit.cli.bearer import TokenSource
 from meshkit.cli.door import Door
 from meshkit.cli.main import main
+from meshkit.cli.object import kept, repairing
+from meshkit.cli.storage import lending
 from meshkit.runtime.folder import DataFolder
 from meshkit.testing.nodes import MemoryMesh, MemoryNode
 
@@ -53,7 +57,16 @@ def run_command(mesh: MemoryMesh, node: MemoryNode, *arguments: str, stdin: byte
     with (
         patch.multiple(call, ask=ask),
         patch.multiple(dht, ask=ask),
+        patch.multiple(mailbox, ask=ask),
+        patch.multiple(kept, ask=ask),
+        patch.multiple(lending, ask=ask),
+        patch.multiple(looked_after, ask=ask),
+        patch.multiple(own, ask_node=ask),
+        patch.multiple(passes, ask=ask),
         patch.multiple(peer, ask=ask),
+        patch.multiple(relay, ask=ask),
+        patch.multiple(repairing, ask=ask),
+        patch.multiple(standing, ask=ask),
         patch.object(sys, "stdin", given),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

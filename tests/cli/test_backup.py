@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import closing
+from random import Random
 from typing import Any
 
 from click.testing import CliRunner, Result
@@ -14,6 +15,7 @@ from meshkit.cli.backup import all_migrations
 from meshkit.cli.main import cli
 from meshkit.errors import DataFolderLocked, NotADatabase, NotFound
 from meshkit.feed import guard, store
+from meshkit.relay.mailbox.keeping import FILE, turn_ring
 from meshkit.runtime.container import DiskFile, migrate
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
@@ -70,6 +72,14 @@ class BackupTests(FolderCase):
         kept = self.guard(self.file)
         assert kept is not None
         self.assertEqual(kept.since_ns, found.since_ns)
+
+    def test_the_keys_of_messages_for_us_are_in_no_backup(self) -> None:
+        ring = turn_ring(LocalFiles(), os.path.join(self.home, FILE), 10**9, Random("prekeys"))
+        self.good(self.home, "backup", self.file)
+        with open(self.file, "rb") as backup:
+            self.assertNotIn(ring.secrets[-1].secret, backup.read())
+        self.good(self.other, "restore", self.file)
+        self.assertNotIn(FILE, os.listdir(self.other))
 
     def test_what_was_found_out_before_a_second_restore_is_forgotten(self) -> None:
         self.good(self.home, "backup", self.file)

@@ -19,9 +19,9 @@ from typing import Any
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.cli.demo.checks import Acknowledged, Check, digest
+from meshkit.cli.demo.checks import Acknowledged, Check, digest, fingerprint
 from meshkit.cli.demo.cluster import DemoFailed, RunFolder, end_group, own_folder, started_at
-from meshkit.cli.demo.corpus import library, modules, read_module
+from meshkit.cli.demo.corpus import MAX_FILE, library, modules, read_module, real_file
 from meshkit.cli.demo.hostile import CHANGED, Forger, _ToListener
 from meshkit.cli.demo.screens import Counter, PlainScreen, shows_unicode
 from meshkit.gossip.codec import FrameDecoder, Hello, Interest, Messages, Note, encode
@@ -76,6 +76,13 @@ class CorpusTests(FolderTestCase):
         for name in ("b.py", "a.txt", "test/c.py", "site-packages/d.py", "e/tests/f.py", "e/g.py"):
             self.write(name, "")
         self.assertEqual(modules(str(self.folder)), ["b.py", os.path.join("e", "g.py")])
+
+    def test_the_file_that_is_stored_is_a_real_one(self) -> None:
+        path = real_file()
+        size, found = fingerprint(path)
+        self.assertEqual(size, os.path.getsize(path))
+        self.assertTrue(10_000 < size <= MAX_FILE, size)
+        self.assertEqual(found, hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
     def test_what_is_not_python_or_not_text_is_left_out(self) -> None:
         self.write("broken.py", '"""Said."""\ndef (')

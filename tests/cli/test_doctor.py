@@ -50,6 +50,9 @@ class DoctorTests(FolderCase):
                 "forked": [],
                 "counts": {},
                 "findings": [],
+                "objects": {},
+                "degraded": [],
+                "refused_peers": {},
             },
         )
         self.assertEqual(self.content(self.home), before)

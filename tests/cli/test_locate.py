@@ -58,6 +58,11 @@ class LocateTests(SynchronousTestCase):
         error = self.assertRaises(DoorUnreachable, the_door, self.folder)
         self.assertIn("twistd -n mesh-node --data-dir /data", str(error))
 
+    def test_who_has_stopped_a_storage_peer_is_told_how_to_start_one(self) -> None:
+        self.folder.remember_program("mesh-storage")
+        error = self.assertRaises(DoorUnreachable, the_door, self.folder)
+        self.assertIn("twistd -n mesh-storage --data-dir /data", str(error))
+
     def test_a_node_that_is_not_ready_has_none_yet(self) -> None:
         self.theirs.lock(1)
         self.assertIsNone(find_door(self.folder))

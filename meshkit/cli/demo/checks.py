@@ -92,3 +92,14 @@ def digest(store: Mapping[tuple[str, int], str]) -> str:
     """A fingerprint of a store: equal if it holds the same messages."""
     lines = (f"{author} {sequence} {name}\n" for (author, sequence), name in sorted(store.items()))
     return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
+
+
+def fingerprint(path: str) -> tuple[int, str]:
+    """
+    Read a file.  Blocks.
+
+    @return: how many bytes it has, and their SHA-256.
+    """
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), found

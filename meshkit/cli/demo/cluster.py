@@ -54,6 +54,7 @@ LOG_LINES: Final = 12
 _LOG_BYTES: Final = 16 * 1024
 
 _LOOPBACK: Final = "tcp:0:interface=127.0.0.1"
+_OWN_BLOCK: Final = "127.0.0.0/8"
 # "python -m twisted" is twist, and twistd may not be on the PATH.
 _TWISTD: Final = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
 
@@ -252,7 +253,7 @@ class Node:
     @ivar name: what the demo calls it.
     @ivar folder: its data folder.
     @ivar public: its key.
-    @ivar process: C{twistd -n mesh-node}, once started.
+    @ivar process: C{twistd -n mesh-node} or C{mesh-storage}, once started.
     @ivar expected: it is meant to run; if it ends, that is a failure.
     """
 
@@ -319,11 +320,17 @@ class Cluster:
         self.nodes.append(node)
         return node
 
-    def start(self, node: Node, *arguments: str) -> None:
-        """Start its process.  The folder has the network's secret: no argument shows it."""
+    def start(self, node: Node, *arguments: str, daemon: str = "mesh-node") -> None:
+        """
+        Start its process.  The folder has the network's secret: no argument shows it.
+
+        @param daemon: which one: C{mesh-node} or C{mesh-storage}.
+        """
         node.folder.remove_endpoints()  # left by a node that was killed
-        command = [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", "mesh-node"]
+        command = [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", daemon]
         command += ["--data-dir", node.folder.path, "--listen", _LOOPBACK, "--api", _LOOPBACK]
+        # All nodes are of one machine, which the hash table would take for one person.
+        command += ["--dht-own-block", _OWN_BLOCK]
         with node.log.open("ab") as log:
             node.process = subprocess.Popen(
                 [*command, *arguments],

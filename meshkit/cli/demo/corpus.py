@@ -1,13 +1,15 @@
 """
 The text of the demo: the docstrings of Python's standard library.
 
-They are read from the sources with C{ast}; nothing is imported or run.
+They are read from the sources with C{ast}; nothing is imported or run.  The file that is
+stored is of this Python, too.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -36,6 +38,9 @@ MAX_CONTENT: Final = 32 * 1024
 
 #: Larger files are data written as Python.
 MAX_SOURCE: Final = 1024 * 1024
+
+#: Bytes of the file that is stored, at most.
+MAX_FILE: Final = 64_000_000
 
 _DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -67,6 +72,19 @@ class Docstring:
 def library() -> str:
     """The folder of the standard library's sources."""
     return sysconfig.get_path("stdlib")
+
+
+def real_file() -> str:
+    """@return: path of the largest of the files that this Python consists of, up to 64 MB."""
+    known = {name: sysconfig.get_config_var(name) for name in ("LIBDIR", "INSTSONAME")}
+    found = [os.path.realpath(sys.executable)]
+    if all(known.values()):
+        found.append(os.path.join(known["LIBDIR"], known["INSTSONAME"]))
+    compiled = sysconfig.get_config_var("DESTSHARED")
+    if compiled and os.path.isdir(compiled):
+        found += [os.path.join(compiled, name) for name in sorted(os.listdir(compiled))]
+    sizes = {path: os.path.getsize(path) for path in found if os.path.isfile(path)}
+    return max((path for path, size in sizes.items() if size <= MAX_FILE), key=sizes.__getitem__)
 
 
 def modules(root: str) -> list[str]:

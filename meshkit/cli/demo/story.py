@@ -21,12 +21,13 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 
-from meshkit.cli.demo.checks import Acknowledged, Check, digest, read_store
+from meshkit.cli.demo.checks import Acknowledged, Check, digest, fingerprint, read_store
 from meshkit.cli.demo.cluster import Cluster, DemoFailed, Node
-from meshkit.cli.demo.corpus import Docstring, library, modules, read_all
+from meshkit.cli.demo.corpus import Docstring, library, modules, read_all, real_file
 from meshkit.cli.demo.hostile import CHANGED, FlippingProxy, Forger
 from meshkit.cli.demo.screens import Counter, Screen
 from meshkit.cli.door import segment
+from meshkit.cli.passes import begin
 from meshkit.errors import (
     DoorUnreachable,
     HashMismatch,
@@ -71,6 +72,15 @@ _PHRASES: Final = 5
 _HITS_SHOWN: Final = 3
 #: Seconds for reading a screen, for people.
 READING: Final = 2.5
+#: Who lends space.
+KEEPERS: Final = ("Emma", "Finn", "Greta", "Hugo", "Ida", "Jan")
+#: Any four of six shares suffice, ...
+SCHEME: Final = "4+2"
+#: ... so that so many of these may be lost.
+_KILLED: Final = 2
+#: Who comes in their place.
+NEWCOMERS: Final = ("Kim", "Leo")
+_LENT: Final = "1GB"
 _FORGED: Final = "antigravitational"
 
 
@@ -124,6 +134,7 @@ class Story:
             await self._search()
             await self._killed()
             await self._refusals(network)
+            await self._storage(network)
             await self._commands()
         finally:
             self._give_up_background()
@@ -633,6 +644,195 @@ class Story:
     async def _broken(self, node: Node) -> int:
         broken = (await self.cluster.status(node))["parts"]["gossip"]["broken"]
         return int(broken.get(TamperedStream.code, 0))
+
+    async def _storage(self, network: NetworkSecret) -> None:
+        ada = self._mesh[0]
+        self._title(
+            "Kept by six, read without two",
+            "Six more processes join that lend space. Ada gives them a file: sealed, and cut into "
+            "six shares of which any four suffice. Nobody tells her where they are, and none of "
+            "them can read what it keeps.",
+        )
+        began = self._now()
+        keepers = self._keepers(network, ada, KEEPERS)
+        await self._keeping(keepers)
+        self.screen.say(
+            f"They are up after {self._now() - began:.1f} s, and say in the hash table that they "
+            f"keep shares."
+        )
+        source = await self.workers.run(real_file)
+        size, expected = await self.workers.run(fingerprint, source)
+        began = self._now()
+        put = await self._transfer(ada, "/v1/objects", {"path": source, "scheme": SCHEME})
+        took = self._now() - began
+        places = (
+            await self.cluster.door(ada).post("/v1/objects/stat", {"object": put["object"]})
+        ).data["shares"]
+        names = {keeper.id: keeper.name for keeper in keepers}
+        self.screen.rows(
+            [
+                (
+                    os.path.basename(source),
+                    f"{size / 1e6:.1f} MB",
+                    f"object {put['object'][:16]}",
+                    "shares at " + ", ".join(names[each["peer"]] for each in places),
+                )
+            ]
+        )
+        lost = keepers[:_KILLED]
+        for keeper in lost:
+            await self.cluster.kill(keeper)
+        newcomers = self._keepers(network, ada, NEWCOMERS)
+        back = str(self.cluster.run.path / "back")
+        began = self._now()
+        await self._transfer(ada, "/v1/objects/get", {"object": put["object"], "path": back})
+        read = self._now() - began
+        _, found = await self.workers.run(fingerprint, back)
+        self.screen.say(
+            f"It is with all of them, synced and signed for, after {took:.1f} s. Now "
+            f"{' and '.join(each.name for each in lost)} are killed. The file is back after "
+            f"{read:.1f} s. SHA-256 of what went in, and of what came out:"
+        )
+        self.screen.rows([("in", expected), ("out", found)])
+        self._judge(
+            "A file from four of six peers",
+            f"{size / 1e6:.1f} MB in {took:.1f} s, out {read:.1f} s",
+            found == expected and len(put["shares"]) == len(keepers),
+        )
+        await self._read()
+        await self._healed(put["object"], lost, keepers, newcomers)
+
+    def _keepers(self, network: NetworkSecret, ada: Node, names: Sequence[str]) -> list[Node]:
+        """Begin to start storage peers."""
+        keepers = [self.cluster.add(name, network) for name in names]
+        for keeper in keepers:
+            lend = ("--keeper-max-storage", _LENT, "--peer", ada.address)
+            self.cluster.start(keeper, *lend, daemon="mesh-storage")
+        return keepers
+
+    async def _keeping(self, keepers: Sequence[Node]) -> None:
+        """Wait until they are there, and can be found."""
+        await self.cluster.ready(*keepers)
+        await self.cluster.until(
+            lambda: self._announced(keepers), "the storage peers to be in the hash table"
+        )
+
+    async def _healed(
+        self,
+        object_id: str,
+        lost: Sequence[Node],
+        keepers: Sequence[Node],
+        newcomers: Sequence[Node],
+    ) -> None:
+        ada = self._mesh[0]
+        self._title(
+            "It heals",
+            f"Ada asks each of the six to prove that it has its share: a few leaves of it, which "
+            f"neither side can choose, and the answers are signed. {' and '.join(NEWCOMERS)} have "
+            f"joined meanwhile. What is missing is made anew out of what is left, without opening "
+            f"the file.",
+        )
+        await self._keeping(newcomers)
+        names = {node.id: node.name for node in (*keepers, *newcomers)}
+        began = self._now()
+        seen = await self._pass(ada, "/v1/audit/runs", {"objects": [object_id], "repair": False})
+        audited = self._now() - began
+        (found,) = seen["seen"]
+        self.screen.rows(
+            [
+                (f"share {each['share']}", names[each["peer"]], each["outcome"])
+                for each in found["shares"]
+            ]
+        )
+        silent = {each["peer"] for each in found["shares"] if each["outcome"] != "success"}
+        self._judge(
+            "An audit names the two killed peers",
+            f"{seen['shares']} shares in {audited:.1f} s",
+            silent == {node.id for node in lost},
+        )
+        began = self._now()
+        healed = await self._pass(ada, "/v1/objects/repair", {"object": object_id})
+        took = self._now() - began
+        (found,) = healed["seen"]
+        self.screen.rows(
+            [
+                (f"share {each['share']}", "made anew", f"at {names[each['peer']]}")
+                for each in found["placed"]
+            ]
+        )
+        checked = (
+            await self.cluster.door(ada).post("/v1/objects/check", {"object": object_id})
+        ).data
+        self.screen.say(
+            f"{healed['placed']} shares made anew in {took:.1f} s: {healed['read'] / 1e6:.1f} MB "
+            f"read, {healed['written'] / 1e6:.1f} MB sent. Now {checked['good']} of "
+            f"{len(checked['shares'])} are good, and two others may be lost."
+        )
+        self._judge(
+            "Healed without being opened",
+            f"{healed['placed']} shares in {took:.1f} s",
+            checked["health"] == "healthy" and healed["placed"] == len(lost),
+        )
+        await self._read()
+
+    async def _pass(self, node: Node, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """
+        Have a node audit, or repair.
+
+        @return: what was found and done.
+        @raise DemoFailed: if it was not done.
+        """
+        door = self.cluster.door(node)
+        # One may be under way, as the node makes them by itself.
+        run = (await begin(door, path, body))["run"]
+        shown: dict[str, Any] = {}
+
+        async def look() -> bool:
+            nonlocal shown
+            shown = (await door.get(f"/v1/audit/runs/{run}")).data
+            return shown["ended"] is not None
+
+        await self.cluster.until(look, "an audit")
+        if shown["state"] != "done" or not shown["seen"]:
+            raise DemoFailed(f"the audit failed: {shown['error']}{self.cluster.logs()}")
+        return shown
+
+    async def _announced(self, keepers: Sequence[Node]) -> bool:
+        """Are they in the hash table, each of them?"""
+        lent = await self._together(
+            *(self.cluster.door(keeper).get("/v1/storage") for keeper in keepers)
+        )
+        return all(answer.data["announced"] for answer in lent)
+
+    async def _transfer(self, node: Node, path: str, body: dict[str, str]) -> dict[str, Any]:
+        """
+        Have a node put or get an object, and show how far it is.
+
+        @return: what came of it.
+        @raise DemoFailed: if it failed.
+        """
+        door = self.cluster.door(node)
+        shown: dict[str, Any] = (await door.post(path, body)).data
+        began = self._now()
+
+        async def look() -> bool:
+            nonlocal shown
+            shown = (await door.get(f"/v1/transfers/{shown['id']}")).data
+            ended = shown["state"] not in ("waiting", "running")
+            if shown["total"] and not ended:
+                counter = Counter("bytes", shown["done"], shown["total"])
+                self.screen.count([counter], self._now() - began)
+            return ended
+
+        await self.cluster.until(look, f"the {shown['kind']} of a file")
+        if shown["state"] != "done":
+            raise DemoFailed(
+                f"the {shown['kind']} of a file failed: {shown['error']}{self.cluster.logs()}"
+            )
+        result: dict[str, Any] = shown["result"]
+        counter = Counter("bytes", result["bytes"], result["bytes"])
+        self.screen.count([counter], self._now() - began, last=True)
+        return result
 
     async def _commands(self) -> None:
         ada, ben, cleo = self._mesh
