@@ -18,7 +18,7 @@ import msgspec
 from meshkit.errors import MeshkitError
 from meshkit.sim.clock import SECOND, nanoseconds
 from meshkit.sim.disk import PowerLost
-from meshkit.sim.schedule import KEY, MAX_SECONDS, Action, Plan
+from meshkit.sim.schedule import ADDRESS, KEY, MAX_SECONDS, Action, Plan
 
 if TYPE_CHECKING:
     from meshkit.sim.node import NodeCall, SimNode
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["ACTIONS", "Do", "check_plan", "perform"]
 
 Do = Callable[["Run", Action], object]
+
+#: Bytes of a file that is put.
+MAX_PUT: Final = 32 * 1024 * 1024
 
 #: Seconds in which a program looks whether its call was answered.
 _PROGRAM: Final = 0.05
@@ -121,6 +124,31 @@ def _swap_read(run: Run, action: Action, call: NodeCall) -> None:
     sequence = records[0]["sequence"] if records else 0
     digest = records[0]["digest"] if records else ""
     node.call("POST", "/v1/dht/records", {**body, "swap_sequence": sequence, "swap_digest": digest})
+
+
+def _put(run: Run, action: Action) -> None:
+    args = action.args
+    run.objects.put(action.where, args["file"], args["size"], args["scheme"])
+
+
+def _fetch(run: Run, action: Action) -> None:
+    run.objects.fetch(action.where, action.args["file"])
+
+
+def _drop(run: Run, action: Action) -> None:
+    run.objects.drop(action.args["file"])
+
+
+def _rot(run: Run, action: Action) -> None:
+    run.objects.rot(action.where, action.args["at"])
+
+
+def _lose(run: Run, action: Action) -> None:
+    run.objects.lose(action.where)
+
+
+def _watch(run: Run, action: Action) -> None:
+    run.objects.watch(action.where, action.args["file"])
 
 
 def _start(run: Run, action: Action) -> None:
@@ -223,17 +251,27 @@ def _heal(run: Run, action: Action) -> None:
 #: is done to the node at the moment when the answer is heard, such as C{crash}; and C{again}:
 #: seconds after which the call is made again, as long as it is not answered, or with an error
 #: of the node's own.  C{swap} takes the C{salt} of an item of the node in the hash table, and
-#: the C{text} with which it is to be replaced as it is found.
+#: the C{text} with which it is to be replaced as it is found.  C{put} stores a C{file} of a
+#: C{size} in a C{scheme} at storage peers, C{fetch} gets it back, and C{drop} has it removed, at
+#: the door of whoever put it; C{watch} gives a node the right to repair a C{file} of somebody
+#: else's; C{rot} changes a bit in all shares that a node keeps, C{at} so much of each, from 0 to
+#: 1, and C{lose} takes the power from it, and all of them.
 ACTIONS: Final[dict[str, Do]] = {
     # What people and programs do.
     "call": _call,
     "swap": _swap,
+    "put": _put,
+    "fetch": _fetch,
+    "drop": _drop,
+    "watch": _watch,
     "start": _start,
     "stop": _stop,
     # What goes wrong, and ends again.
     "crash": _crash,
     "kill": _kill,
     "power": _power,
+    "rot": _rot,
+    "lose": _lose,
     "fill": _fill,
     "free": _free,
     "fail-syncs": _fail_syncs,
@@ -282,6 +320,20 @@ class _Swap(msgspec.Struct, forbid_unknown_fields=True):
     text: str
 
 
+class _PutFile(msgspec.Struct, forbid_unknown_fields=True):
+    file: Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,64}$")]
+    size: Annotated[int, msgspec.Meta(ge=0, le=MAX_PUT)]
+    scheme: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,3}\+[0-9]{1,3}$")]
+
+
+class _NamesFile(msgspec.Struct, forbid_unknown_fields=True):
+    file: str
+
+
+class _Rot(msgspec.Struct, forbid_unknown_fields=True):
+    at: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
 class _Power(msgspec.Struct, forbid_unknown_fields=True):
     after: Annotated[int, msgspec.Meta(ge=0)]
     of: Literal["databases", "files"] = "databases"
@@ -322,6 +374,11 @@ class _Groups(msgspec.Struct, forbid_unknown_fields=True):
 _ARGS: Final[dict[str, type[msgspec.Struct]]] = {
     "call": _Call,
     "swap": _Swap,
+    "put": _PutFile,
+    "fetch": _NamesFile,
+    "drop": _NamesFile,
+    "watch": _NamesFile,
+    "rot": _Rot,
     "power": _Power,
     "fail-syncs": _Times,
     "fail-commits": _Times,
@@ -355,6 +412,11 @@ def check_plan(plan: Plan) -> None:
         for name in KEY.findall(member.config):
             if name not in liars:
                 raise ValueError(f"{member.name} is set to the key of {name!r}, who is no member")
+        for name in ADDRESS.findall(member.config):
+            if name not in liars:
+                raise ValueError(
+                    f"{member.name} is set to the address of {name!r}, who is no member"
+                )
         if member.behind and member.behind not in plan.boxes:
             raise ValueError(f"{member.name} is behind {member.behind!r}, which is no box")
     end = plan.seconds + plan.settle

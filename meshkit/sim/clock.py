@@ -72,7 +72,19 @@ class SimCall:
 
     def cancel(self) -> None:
         self._check()
-        self._state = _CANCELLED
+        self._end(_CANCELLED)
+
+    def drop(self) -> None:
+        """
+        Whoever wanted it is gone.  What is left of him may still cancel it, when it is
+        collected as garbage.
+        """
+        self._end(_DROPPED)
+
+    def _end(self, state: str) -> None:
+        if self._state == _DROPPED:
+            return
+        self._state = state
         self.order = _NEVER
         # What it was to be called with may be large, and is not needed any more.
         self._call, self._args, self._kw = _nothing, (), {}
@@ -108,6 +120,7 @@ class SimCall:
 _WAITING: Final = "waiting"
 _CALLED: Final = "called"
 _CANCELLED: Final = "cancelled"
+_DROPPED: Final = "dropped"
 
 # The order of a call that will not be made: no entry of the heap has it.
 _NEVER: Final = -1
@@ -190,7 +203,13 @@ class SimClock:
     def drop(self, owner: object) -> None:
         """Forget all calls that are to be made in somebody's name."""
         for call in self.calls_of(owner):
-            call.cancel()
+            call.drop()
+
+    def hold(self, owner: object, until_ns: int) -> None:
+        """Nothing is done in somebody's name before then; what was due by then is due then."""
+        for call in self.calls_of(owner):
+            if call.due_ns < until_ns:
+                self._move(call, until_ns)
 
     def calls_of(self, owner: object) -> list[SimCall]:
         """@return: the calls to be made in somebody's name, the next one first."""

@@ -16,9 +16,9 @@ program sees, and what is on the platter for sure.  A crash draws what lies betw
 So a file whose name was synced and whose bytes were not may be empty, torn or full of
 zeros, and one whose bytes were synced and whose name was not may be absent.
 
-What is not in the model: a block that rots, a disk that lies about having synced, and that
-calls take time, as those who make them wait for them.  Bytes that were overwritten twice
-without a sync in between are old or newest, and never those in the middle.
+What is not in the model: a disk that lies about having synced, and that calls take time, as
+those who make them wait for them.  A block rots where L{SimSystem.rot} says.  Bytes that were
+overwritten twice without a sync in between are old or newest, and never those in the middle.
 
 Source: T. S. Pillai and others, "All File Systems Are Not Created Equal" (OSDI 2014), for
 what file systems keep; U{https://lwn.net/Articles/752063/}, for what is left after a sync
@@ -49,6 +49,8 @@ PAGE: Final = 4096
 _UMASK: Final = 0o022
 _DEVICE: Final = 1
 _WRITABLE: Final = os.O_WRONLY | os.O_RDWR
+#: Bytes that a disk of any size says that it has.
+_BOUNDLESS: Final = 1 << 50
 
 
 class PowerLost(BaseException):
@@ -229,6 +231,22 @@ class SimSystem:
     def limit(self, capacity: int | None) -> None:
         """Let the disk be so large from now on."""
         self._capacity = capacity
+
+    def rot(self, path: str, at: int) -> None:
+        """
+        Change one bit of a file, as a disk does that gets old: what is read is wrong from now
+        on, and nobody is told.
+
+        @param at: which byte.
+        """
+        file = self._find(path)
+        if not isinstance(file, _File):
+            raise _error(errno.EISDIR, path)
+        file.data[at] ^= 1
+        if at < len(file.stable):
+            stable = bytearray(file.stable)
+            stable[at] ^= 1
+            file.stable = bytes(stable)
 
     @property
     def used(self) -> int:
@@ -428,14 +446,32 @@ class SimSystem:
         opened.at += len(piece)
         return piece
 
+    def pread(self, descriptor: int, length: int, offset: int) -> bytes:
+        self._enter("pread")
+        _, file = self._file(descriptor, os.O_RDONLY)
+        if offset < 0:
+            raise _error(errno.EINVAL)
+        return bytes(file.data[offset : offset + length])
+
     def write(self, descriptor: int, data: memoryview) -> int:
         self._enter("write")
         opened, file = self._file(descriptor, _WRITABLE)
-        taken = self._room(len(data), opened.at + len(data) - file.size)
-        if opened.at > file.size:
-            file.data.extend(bytes(opened.at - file.size))
-        file.data[opened.at : opened.at + taken] = data[:taken]
+        taken = self._put_bytes(file, data, opened.at)
         opened.at += taken
+        return taken
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        self._enter("pwrite")
+        _, file = self._file(descriptor, _WRITABLE)
+        if offset < 0:
+            raise _error(errno.EINVAL)
+        return self._put_bytes(file, data, offset)
+
+    def _put_bytes(self, file: _File, data: memoryview, at: int) -> int:
+        taken = self._room(len(data), at + len(data) - file.size)
+        if taken and at > file.size:
+            file.data.extend(bytes(at - file.size))
+        file.data[at : at + taken] = data[:taken]
         file.changed()
         return taken
 
@@ -557,6 +593,20 @@ class SimSystem:
         folder, name = self._place(path)
         self._change([(folder, name, None)])
 
+    def listdir(self, path: str) -> list[str]:
+        self._enter("listdir", path)
+        entry = self._find(path)
+        if not isinstance(entry, _Folder):
+            raise _error(errno.ENOTDIR, path)
+        return sorted(entry.names)
+
+    def statvfs(self, path: str) -> os.statvfs_result:
+        self._enter("statvfs", path)
+        self._find(path)
+        size = _BOUNDLESS if self._capacity is None else self._capacity
+        free = max(0, size - self.used)
+        return os.statvfs_result((1, 1, size, free, free, 0, 0, 0, 0, 255))
+
 
 def _status(entry: _Entry) -> os.stat_result:
     return os.stat_result(
@@ -635,6 +685,8 @@ class SimDisk(LocalFiles):
     @ivar system: the calls beneath, to see, count and disturb them.
     """
 
+    system: SimSystem
+
     def __init__(
         self,
         rng: Random,
@@ -647,8 +699,7 @@ class SimDisk(LocalFiles):
         @param capacity: see L{SimSystem}.
         @param make_system: makes the calls beneath.
         """
-        self.system = make_system(rng, capacity=capacity)
-        super().__init__(self.system)
+        super().__init__(make_system(rng, capacity=capacity))
 
     def crash(self) -> Loss:
         """The machine stops and starts again, with what is on its disk."""

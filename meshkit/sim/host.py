@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from meshkit.sim.clock import nanoseconds
 from meshkit.sim.network import NetHost
 from meshkit.sim.process import Process, ProcessBacking, ProcessFiles
 from meshkit.sim.storage import Storage
@@ -101,6 +102,24 @@ class SimHost:
         self._lost = True
         self._settle()
         self._end_all()
+
+    def sleep(self, seconds: float) -> None:
+        """
+        The lid is closed for so long: none of its processes goes on, nothing gets in or out, and
+        its clocks go on.  Then all that was due meanwhile is due at once, as on a machine that
+        wakes up.
+        """
+        wakes = self.clock.ns + nanoseconds(seconds)
+        self.event("host.sleep", until=wakes)
+        self.net.silence()
+        # Before what its processes do then.
+        self.clock.call_at(wakes, self._wake)
+        for process in self.processes:
+            self.clock.hold(process, wakes)
+
+    def _wake(self) -> None:
+        self.event("host.wake")
+        self.net.silence(False)
 
     def _lose_power(self) -> None:
         # In the middle of something that a process does: the disk is being written to.

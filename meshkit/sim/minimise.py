@@ -136,14 +136,14 @@ def without(plan: Plan, name: str) -> Plan:
     """
     @return: the plan without one of its members, and without all that is done to it or with
         it, and the lines of configuration in which its key is; where it is one of several
-        peers or of a group, the others stay.
+        peers, addresses or of a group, the others stay.
     """
     members = tuple(
         replace(
             each,
             peers=tuple(peer for peer in each.peers if peer != name),
             config="".join(
-                line
+                _less(line, f'"{{address:{name}}}"')
                 for line in each.config.splitlines(keepends=True)
                 if name not in KEY.findall(line)
             ),
@@ -153,6 +153,11 @@ def without(plan: Plan, name: str) -> Plan:
     )
     actions = [_unnamed(each, name) for each in plan.actions if not _names(each, name)]
     return replace(plan, members=members, actions=tuple(actions))
+
+
+def _less(line: str, item: str) -> str:
+    """@return: a line without one item of its list."""
+    return line.replace(f"{item}, ", "").replace(f", {item}", "").replace(item, "")
 
 
 def _names(action: Action, name: str) -> bool:

@@ -24,6 +24,7 @@ from meshkit.runtime.keyring import DOOR_TOKEN, NETWORK_SECRET, SECRET_KEY
 from meshkit.runtime.registry import compose
 from meshkit.runtime.workers import InlineWorkers, WorkerFactory
 from meshkit.services.node import DATABASE, NodeService
+from meshkit.services.programs import MESH_NODE, Program
 from meshkit.sim.garbage import collecting_by_hand
 from meshkit.sim.host import SimHost
 from meshkit.sim.process import Process
@@ -138,10 +139,12 @@ class SimNode(DoorCaller):
         host: SimHost,
         config: str,
         makers: Sequence[Any],
+        program: Program = MESH_NODE,
     ) -> None:
         self._world = world
         self._config = config
         self._makers = makers
+        self._program = program
         self._starts = 0
         self._calls = 0
         self.pending = 0
@@ -163,9 +166,10 @@ class SimNode(DoorCaller):
 
     def make(self) -> NodeService:
         """Begin a process and make the service in it, from what lies on the disk."""
-        settings = self._world.declaration(self._makers).resolve(
+        settings = self._world.declaration(self._makers, self._program).resolve(
             {}, {}, ("meshkit.toml", self._defaults() + self._config.encode("utf-8"))
         )
+        makers = self._program.parts_for(settings.root, self._makers)
         self.process = process = self.host.begin()
         files = self.host.files(process)
         make_workers = self._workers(process)
@@ -175,7 +179,7 @@ class SimNode(DoorCaller):
             "reactor": process,
             "folder": DataFolder(self.folder, files),
             "settings": settings,
-            "composition": compose(self._makers, settings.root.disable, settings.root.compat),
+            "composition": compose(makers, settings.root.disable, settings.root.compat),
             "rng": seeds.stream(self.name, "node", start),
             "wall_clock": self.host.wall_clock,
             "files": files,
@@ -199,9 +203,14 @@ class SimNode(DoorCaller):
         return partial(InterleavedWorkers, rng=rng)
 
     def _defaults(self) -> bytes:
-        if "listen =" in self._config:
-            return b""
-        return f'listen = "tcp:{MESH_PORT}:interface={self.host.address}"\n'.encode()
+        # Each has a host of its own, so all of them, whatever daemon, can be at the same ports.
+        own = {
+            "listen": f"tcp:{MESH_PORT}:interface={self.host.address}",
+            "api": f"tcp:{DOOR_PORT}:interface={LOOPBACK}",
+        }
+        return "".join(
+            f'{name} = "{text}"\n' for name, text in own.items() if f"{name} =" not in self._config
+        ).encode()
 
     def _failed(self, process: Process, error: MeshkitError) -> None:
         if not process.running:

@@ -30,9 +30,10 @@ from zope.interface import directlyProvides, implementer
 
 from meshkit.interfaces import IFiles
 from meshkit.runtime.container import Backing, Versions
+from meshkit.runtime.files import SystemCalls
 from meshkit.runtime.transactions import WriterConnection
 from meshkit.sim.clock import SimCall, SimClock
-from meshkit.sim.disk import SimDisk
+from meshkit.sim.disk import SimDisk, SimSystem
 from meshkit.sim.handshakes import SimConnector
 from meshkit.sim.network import NetHost
 from meshkit.sim.streams import SimTransport
@@ -125,12 +126,17 @@ class Process(MemoryHost):
 
     # --- its end
 
+    @property
+    def dialling(self) -> int:
+        """How many connections it tries to make."""
+        return sum(map(_is_connecting, self._connectors))
+
     def left(self) -> list[str]:
         """@return: what it has not ended or closed: C{["2 x timer", "1 x port"]}."""
         counts = (
             (len(self.getDelayedCalls()), "timer"),
             (sum(port.listening for port in self._ports), "port"),
-            (sum(map(_is_connecting, self._connectors)), "attempt to connect"),
+            (self.dialling, "attempt to connect"),
             (sum(socket.is_open for socket in self._sockets), "connection"),
             (sum(map(_is_open, self._connections)), "open database"),
         )
@@ -289,6 +295,31 @@ class _Socket(Protocol):
             transport.abortConnection()
 
 
+class ProcessSystem:
+    """
+    The system calls of a machine, for one process on it: what it opens is closed when it ends,
+    and after that it gets nothing.
+    """
+
+    def __init__(self, process: Process, system: SimSystem) -> None:
+        self._process = process
+        self._calls = system
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._calls, name)
+
+        def calls(*args: Any, **kw: Any) -> Any:
+            self._process.check()
+            self._calls.owner = self._process
+            try:
+                return call(*args, **kw)
+            finally:
+                self._calls.owner = None
+
+        self.__dict__[name] = calls
+        return calls
+
+
 @implementer(IFiles)
 class ProcessFiles:
     """The files of a machine, for one process on it."""
@@ -296,6 +327,13 @@ class ProcessFiles:
     def __init__(self, process: Process, disk: SimDisk) -> None:
         self._process = process
         self._files = disk
+        self._system: Any = ProcessSystem(process, disk.system)
+
+    @property
+    def system(self) -> SystemCalls:
+        """The system calls of the machine."""
+        calls: SystemCalls = self._system
+        return calls
 
     def read(self, path: str, limit: int) -> bytes:
         self._process.check()

@@ -20,14 +20,22 @@ from meshkit.sim.plots import Bar, Curve, Row, Span, bars, columns, curves, span
 from meshkit.sim.running import Outcome
 from meshkit.sim.schedule import Plan, describe, encode_plan
 
-__all__ = ["MAX_PLAN_SHOWN", "MAX_ROWS", "write_report"]
+__all__ = [
+    "MAX_PLAN_SHOWN",
+    "MAX_ROWS",
+    "STYLE",
+    "folded",
+    "section",
+    "table",
+    "write_report",
+]
 
 #: Bytes of the plan that are shown.
 MAX_PLAN_SHOWN: Final = 1024 * 1024
 #: Rows of a table.
 MAX_ROWS: Final = 1_000
 
-_STYLE: Final = """
+STYLE: Final = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #5a6472;
   --rule: #d5dae1; --first: #0072b2; --second: #b34700; --bar: #3d8fc4; --code: #f3f5f8; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171c; --ink: #e6e9ee;
@@ -87,7 +95,7 @@ def write_report(
     title = f"{plan.scenario or 'A run'}, seed {plan.seed}"
     return page(
         f"meshkit simulate: {title}",
-        _STYLE,
+        STYLE,
         element(
             "main",
             element("h1", title),
@@ -131,7 +139,7 @@ def _violations(outcome: Outcome) -> Markup:
         [f"{_since_ready(each, outcome):.3f}", each.invariant, each.node, each.text]
         for each in outcome.violations
     ]
-    return _section("Violations", _table(["s", "invariant", "node", "what"], rows, numbers=1))
+    return section("Violations", table(["s", "invariant", "node", "what"], rows, numbers=1))
 
 
 def _since_ready(violation: Violation, outcome: Outcome) -> float:
@@ -142,18 +150,18 @@ def _since_ready(violation: Violation, outcome: Outcome) -> float:
 def _replay(replay: str) -> Markup:
     if not replay:
         return join()
-    return _section("Play it again", element("pre", element("code", replay)))
+    return section("Play it again", element("pre", element("code", replay)))
 
 
 def _needed(found: Minimised | None) -> Markup:
     if found is None:
         return join()
     told = "It is the smallest part" if found.complete else "It is a part"
-    return _section(
+    return section(
         "What is needed",
         element("p", f"{told} of the plan that fails, after {found.plays} runs.", class_="soft"),
         element("pre", "\n".join(describe(found.plan)[:MAX_ROWS])),
-        _numbers("As a plan", element("pre", _shown(found.plan))),
+        folded("As a plan", element("pre", _shown(found.plan))),
     )
 
 
@@ -165,6 +173,8 @@ def _figures(outcome: Outcome, real_s: float | None) -> Markup:
         ["everybody was ready after", f"{found['ready_s']:,.3f} s"],
         ["events", f"{found['events']:,}"],
         ["messages acknowledged", f"{found['acknowledged']:,}"],
+        ["files stored", f"{found['files_stored']:,}"],
+        ["files fetched", f"{found['files_fetched']:,}"],
         ["messages published", f"{found['published']:,}"],
         ["deliveries", f"{found['deliveries']:,} of {found['expected']:,}"],
         ["converged after", "not in the time" if converged is None else f"{converged:,.3f} s"],
@@ -187,15 +197,19 @@ def _figures(outcome: Outcome, real_s: float | None) -> Markup:
         rate = found["virtual_s"] / max(real_s, 1e-3)
         real = f"{real_s:,.1f} s: {rate:,.1f} s of the world in each of them"
         rows.insert(1, ["time here", real])
-    return _section("Figures", _table(["what", "how much"], rows))
+    return section("Figures", table(["what", "how much"], rows))
 
 
-def _section(title: str, *content: str) -> Markup:
+def section(title: str, *content: str) -> Markup:
+    """@return: a part of a page, under its title."""
     return element("section", element("h2", title), *content)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> Markup:
-    """@param numbers: how many columns hold numbers, from the left."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> Markup:
+    """
+    @param numbers: how many columns hold numbers, from the left.
+    @return: at most L{MAX_ROWS} of the rows.
+    """
 
     def cells(tag: str, row: Sequence[str]) -> Markup:
         return join(
@@ -224,7 +238,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int 
     )
 
 
-def _numbers(summary: str, *content: Markup) -> Markup:
+def folded(summary: str, *content: Markup) -> Markup:
+    """@return: what is shown when its summary is clicked on."""
     return element("details", element("summary", summary), *content)
 
 
@@ -265,7 +280,7 @@ def _over_time(outcome: Outcome) -> Markup:
         f"After {end:,.1f} seconds {_share((curve['published'] or [0])[-1])} of the messages had "
         f"been published, and {_share((curve['delivered'] or [0])[-1])} of the deliveries made."
     )
-    return _section(
+    return section(
         "Over time",
         element("h3", "Convergence"),
         element(
@@ -296,7 +311,7 @@ def _convergence_numbers(curve: dict[str, Sequence[float]]) -> Markup:
     points = list(zip(curve["seconds"], curve["published"], curve["delivered"], strict=True))
     every = max(1, len(points) // 24)
     rows = [[f"{at:.2f}", f"{born:.1%}", f"{come:.1%}"] for at, born, come in points[::every]]
-    return _numbers("The numbers", _table(["s", "published", "delivered"], rows, numbers=3))
+    return folded("The numbers", table(["s", "published", "delivered"], rows, numbers=3))
 
 
 def _faults(outcome: Outcome, time: dict[str, Any]) -> Markup:
@@ -338,9 +353,9 @@ def _faults(outcome: Outcome, time: dict[str, Any]) -> Markup:
             class_="soft",
         ),
         spans("faults", "Faults", told, rows, **time),
-        _numbers(
+        folded(
             f"All {len(marks) + left:,} faults" if not left else f"The first {len(marks):,} faults",
-            _table(["from s", "to s", "kind", "where", "what"], shown, numbers=2),
+            table(["from s", "to s", "kind", "where", "what"], shown, numbers=2),
         ),
     )
 
@@ -396,9 +411,9 @@ def _traffic(
             height=150,
             **time,
         ),
-        _numbers(
+        folded(
             "The numbers",
-            _table(
+            table(
                 ["s", "bytes so far", "duplicates so far", "running"],
                 [
                     [f"{at:.2f}", f"{size:,}", f"{again:,}", f"{running:,}"]
@@ -444,7 +459,7 @@ def _latencies(found: dict[str, Any]) -> Markup:
             at = 2 * log2(max(latency[name], 1e-9) / low) + 1
             moments.append((min(max(at, 0.0), float(len(classes))), name))
     names = ("count", "p50", "p90", "p99", "max")
-    return _section(
+    return section(
         "Latencies",
         element(
             "p",
@@ -454,24 +469,24 @@ def _latencies(found: dict[str, Any]) -> Markup:
             class_="soft",
         ),
         bars("latencies", "Latencies", told, shown, x_label="at most so many ms", moments=moments),
-        _table(
+        table(
             ["what", *names],
             [
                 [name, *("" if each[key] is None else f"{each[key]:,}" for key in names)]
                 for name, each in (("delivery, ms", latency), ("answer to publish, ms", answer))
             ],
         ),
-        _numbers(
+        folded(
             "The numbers",
-            _table(
+            table(
                 ["at most ms", "deliveries"],
                 [[_ms(limit), f"{count:,}"] for limit, count in classes],
                 numbers=2,
             ),
         ),
-        _numbers(
+        folded(
             "The messages that took longest",
-            _table(
+            table(
                 [
                     *("author", "number", "at s", "acknowledged at s", "nodes"),
                     *("to half of the others, s", "to all, s"),
@@ -534,21 +549,21 @@ def _per_node(found: dict[str, Any]) -> Markup:
         for place, name in enumerate(nodes["name"])
     ]
     heads = ["node", "stored", "new", "sent", "duplicates", "refused", "bytes in", "bytes out"]
-    return _section("Nodes", *content, _numbers("The numbers", _table(heads, rows)))
+    return section("Nodes", *content, folded("The numbers", table(heads, rows)))
 
 
 def _links(found: dict[str, Any]) -> Markup:
     rows = [[f"{size:,}", source, sink] for source, sink, size in found["links"]]
-    return _section(
+    return section(
         "The links that carried most",
-        _table(["bytes", "from", "to"], rows, numbers=1),
+        table(["bytes", "from", "to"], rows, numbers=1),
     )
 
 
 def _plan(outcome: Outcome) -> Markup:
     plan = outcome.plan
     summary = f"{len(plan.members):,} members, {len(plan.actions):,} actions"
-    return _section("Plan", _numbers(summary, element("pre", _shown(plan))))
+    return section("Plan", folded(summary, element("pre", _shown(plan))))
 
 
 def _shown(plan: Plan) -> str:

@@ -32,7 +32,8 @@ from meshkit.sim.measures import Measures
 from meshkit.sim.minimise import BUDGET, Minimised, minimise
 from meshkit.sim.network import SimNetwork
 from meshkit.sim.node import Said, SimNode
-from meshkit.sim.schedule import KEY, Action, Member, Plan
+from meshkit.sim.objects import Objects
+from meshkit.sim.schedule import ADDRESS, KEY, Action, Member, Plan
 from meshkit.sim.seeds import Seeds
 from meshkit.sim.world import World
 
@@ -60,6 +61,7 @@ class Scenario:
         of one run.  It is a function of these alone.
     @ivar invariants: that watch its runs.
     @ivar makers: of the parts of the nodes; those that are installed, if L{None}.
+    @ivar parts: those of L{meshkit.sim.world.ON_REQUEST} that the nodes have.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Scenario:
     faults: tuple[str, ...] = ()
     invariants: Sequence[type[Invariant]] = USUAL
     makers: Sequence[Any] | None = None
+    parts: tuple[str, ...] = ()
 
     def plan(
         self, seed: int, *, nodes: int | None = None, faults: Sequence[str] | None = None
@@ -89,7 +92,7 @@ class Outcome:
     @ivar digest: of everything that happened.
     @ivar violations: what was not as it must be, in the order in which it was found.
     @ivar figures: what was measured, by name: C{nodes}, C{virtual_s}, C{events}, C{segments},
-        C{bytes}, C{acknowledged}, and those of L{Measures.figures}.
+        C{bytes}, C{acknowledged}, and those of L{Objects.figures} and L{Measures.figures}.
     """
 
     plan: Plan
@@ -113,6 +116,7 @@ class Run:
     @ivar liars: the others, by name.
     @ivar violations: that were found so far.
     @ivar measures: what is measured.
+    @ivar objects: files that were stored.
     @ivar begun_ns: when all were ready.
     @ivar agreed: nobody had anything more to wait for, within the time.
     @ivar active: C{plan.seconds} are not over.
@@ -157,6 +161,7 @@ class Run:
         for member in plan.members:
             self._make(member, makers, boxes)
         self.measures = Measures(self)
+        self.objects = Objects(self)
         everybody: list[SimNode | Liar] = [*self.nodes.values(), *self.liars.values()]
         self._names = {each.identity.public.raw: each.name for each in everybody}
         for member in plan.members:
@@ -166,6 +171,7 @@ class Run:
             else:
                 known = ", ".join(f'"{address}"' for address in addresses)
                 config = KEY.sub(lambda found: self.key_of(found[1]).text, member.config)
+                config = ADDRESS.sub(lambda found: self.address_of(found[1]), config)
                 self.nodes[member.name].configure(f"peers = [{known}]\n{config}")
 
     def _make(self, member: Member, makers: Any, boxes: dict[str, Any]) -> None:
@@ -311,6 +317,8 @@ class Run:
             invariant.said(self, said)
 
     def _logged(self, event: Any) -> None:
+        if self.objects.expected(event):
+            return
         failure = event.get("log_failure")
         level = event.get("log_level")
         if failure is not None and failure.check(PowerLost):
@@ -329,6 +337,7 @@ class Run:
             "segments": network.segments,
             "bytes": network.bytes,
             "acknowledged": len(self.world.acknowledged),
+            **self.objects.figures(),
             **self.measures.figures(),
         }
 
@@ -339,6 +348,7 @@ def play(plan: Plan, scenario: Scenario, **options: Any) -> Outcome:
 
     @param options: more for L{World}.
     """
+    options.setdefault("parts", scenario.parts)
     return Run(plan, scenario.invariants, scenario.makers, **options).play()
 
 

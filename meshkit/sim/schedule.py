@@ -17,6 +17,7 @@ import msgspec
 from meshkit.sim.clock import SECOND, nanoseconds
 
 __all__ = [
+    "ADDRESS",
     "KEY",
     "MAX_PLAN",
     "MAX_SECONDS",
@@ -34,6 +35,8 @@ MAX_PLAN: Final = 64 * 1024 * 1024
 MAX_SECONDS: Final = 100_000_000
 #: What stands for the public key of a member in the configuration of another one.
 KEY: Final = re.compile(r"\{key:([^}]*)\}")
+#: And of its address.
+ADDRESS: Final = re.compile(r"\{address:([^}]*)\}")
 
 
 class Action(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -65,7 +68,7 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         is called like that.
     @ivar peers: names of those whose address it is given.
     @ivar config: more of its C{meshkit.toml}, after the addresses; in it C{{key:NAME}} stands
-        for the public key of another member.
+        for the public key of another member, and C{{address:NAME}} for where others dial it.
     @ivar liar: how it lies, see L{meshkit.sim.liars}; an honest node, if empty.
     @ivar late: it is not there from the beginning, but from its first C{start} on.
     @ivar behind: name of a box for address translation that it is behind.

@@ -24,7 +24,7 @@ the real thing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from attrs import frozen
@@ -36,6 +36,7 @@ from meshkit.runtime.config import Declaration
 from meshkit.runtime.registry import discover_parts
 from meshkit.services.config import NodeConfig
 from meshkit.services.node import all_sections
+from meshkit.services.programs import MESH_NODE, Program
 from meshkit.sim.clock import SimClock, nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.garbage import COLLECT_EVERY, Garbage, collecting_by_hand
@@ -50,6 +51,7 @@ from meshkit.sim.trace import KEPT, Trace, Watcher
 
 __all__ = [
     "COLLECT_EVERY",
+    "ON_REQUEST",
     "OVERDUE",
     "REPLACED",
     "Acknowledged",
@@ -59,6 +61,9 @@ __all__ = [
     "SimNode",
     "World",
 ]
+
+#: Names of parts that nodes have only in worlds that ask for them.
+ON_REQUEST: Final = frozenset({"audit", "exchange", "keeper", "mailbox", "storage", "tunnel"})
 
 #: Seconds of the world's time after which a start, a stop or an answer is overdue.
 OVERDUE: Final = 60.0
@@ -143,6 +148,7 @@ class World:
         kept: int | None = KEPT,
         write: Callable[[bytes], object] | None = None,
         collect_every: int = COLLECT_EVERY,
+        parts: Collection[str] = (),
     ) -> None:
         """
         @param network_secret: drawn from the seed, if not given.
@@ -155,6 +161,7 @@ class World:
         @param kept: see L{Trace}.
         @param write: see L{Trace}.
         @param collect_every: see L{Garbage}.
+        @param parts: those of L{ON_REQUEST} that its nodes have.
         """
         self.clock = SimClock()
         self.seeds = Seeds(seed)
@@ -173,10 +180,11 @@ class World:
         self.acknowledged: list[Acknowledged] = []
         self._garbage = Garbage(collect_every)
         self.images = Images()
-        self._declarations: list[tuple[list[Any], Declaration[NodeConfig]]] = []
+        self._declarations: list[tuple[Program, list[Any], Declaration[NodeConfig]]] = []
         self._listeners: list[Callable[[Said], object]] = []
         self._stepping = False
         self._folder = folder
+        self._left_out = ON_REQUEST.difference(parts)
         self.network = make_network(self.clock, self.seeds, self.trace)
 
     @property
@@ -210,28 +218,35 @@ class World:
         *,
         makers: Sequence[Any] | None = None,
         behind: Any = None,
+        program: Program = MESH_NODE,
     ) -> SimNode:
         """
         Make a node on a machine of its own.
 
         @param config: content of its C{meshkit.toml}.
-        @param makers: its parts; all that are installed, if not given.
+        @param makers: its parts, of those that its program may have; if not given, all that are
+            installed, but for those of L{ON_REQUEST} that the world does not have.
         @param behind: see L{host}.
+        @param program: which daemon it is.
         """
         host = self.host(name, behind=behind)
-        parts = discover_parts(meshkit_plugins) if makers is None else makers
-        node = SimNode(self, host, config, parts)
+        if makers is None:
+            found = discover_parts(meshkit_plugins)
+            makers = [each for each in found if each.name not in self._left_out]
+        node = SimNode(self, host, config, program.parts_of(makers), program)
         self.nodes.append(node)
         return node
 
-    def declaration(self, makers: Sequence[Any]) -> Declaration[NodeConfig]:
+    def declaration(
+        self, makers: Sequence[Any], program: Program = MESH_NODE
+    ) -> Declaration[NodeConfig]:
         """@return: the settings of nodes with these parts."""
         parts = list(makers)
-        for known, declared in self._declarations:
-            if known == parts:
+        for of, known, declared in self._declarations:
+            if of is program and known == parts:
                 return declared
-        made = Declaration(NodeConfig, all_sections(parts))
-        self._declarations.append((parts, made))
+        made = Declaration(program.config, all_sections(parts))
+        self._declarations.append((program, parts, made))
         return made
 
     def listen(self, listener: Callable[[Said], object]) -> None:

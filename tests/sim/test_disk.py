@@ -206,7 +206,7 @@ class PropertyTests(SynchronousTestCase):
     def test_a_file_that_is_written_in_its_place_is_found(self) -> None:
         class InPlace(LocalFiles):
             def write_atomic(self, path: str, data: bytes, mode: int = 0o600) -> None:
-                system = self._system
+                system = self.system
                 descriptor = system.open(path, os.O_RDWR | os.O_CREAT, mode)
                 system.ftruncate(descriptor, 0)
                 system.write(descriptor, memoryview(data))
@@ -490,6 +490,79 @@ class SameAsRealTests(SynchronousTestCase):
         simulated = SimDisk(Random(1))
         simulated.make_folder("/top")
         self.assertEqual(play(simulated, "/top", program), real)
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["pread", "pwrite", "read", "write", "ftruncate"]),
+                st.integers(0, 3 * PAGE),
+                st.integers(0, 2 * PAGE),
+            ),
+            max_size=12,
+        )
+    )
+    def test_any_place_of_a_file_is_read_and_written_as_on_a_real_disk(self, program: Any) -> None:
+        simulated = disk().system
+        said: list[list[Any]] = []
+        for system, top in ((simulated, "/ada"), (LocalSystem(), scratch(self))):
+            descriptor = system.open(f"{top}/file", os.O_RDWR | os.O_CREAT, 0o600)
+            answers: list[Any] = []
+            for number, (verb, offset, length) in enumerate(program):
+                data = memoryview(bytes([number + 1]) * length)
+                arguments: dict[str, tuple[Any, ...]] = {
+                    "pread": (length, offset),
+                    "pwrite": (data, offset),
+                    "read": (length,),
+                    "write": (data,),
+                    "ftruncate": (offset,),
+                }
+                answers.append(getattr(system, verb)(descriptor, *arguments[verb]))
+            answers.append(system.pread(descriptor, 99 * PAGE, 0))
+            answers.append(system.listdir(top))
+            system.close(descriptor)
+            said.append(answers)
+        self.assertEqual(*said)
+
+    def test_places_that_cannot_be_are_refused_as_on_a_real_disk(self) -> None:
+        for system, top in ((disk().system, "/ada"), (LocalSystem(), scratch(self))):
+            path = f"{top}/file"
+            for flags, call, arguments, number in (
+                (os.O_WRONLY | os.O_CREAT, "pread", (1, 0), errno.EBADF),
+                (os.O_RDONLY, "pwrite", (memoryview(b"x"), 0), errno.EBADF),
+                (os.O_RDWR, "pread", (1, -1), errno.EINVAL),
+                (os.O_RDWR, "pwrite", (memoryview(b"x"), -1), errno.EINVAL),
+            ):
+                descriptor = system.open(path, flags, 0o600)
+                refused = self.assertRaises(OSError, getattr(system, call), descriptor, *arguments)
+                self.assertEqual(refused.errno, number, (system, call))
+                system.close(descriptor)
+            for call, missing, number in (
+                ("listdir", path, errno.ENOTDIR),
+                ("listdir", f"{top}/missing", errno.ENOENT),
+                ("statvfs", f"{top}/missing", errno.ENOENT),
+            ):
+                refused = self.assertRaises(OSError, getattr(system, call), missing)
+                self.assertEqual((refused.errno, refused.filename), (number, missing))
+
+    def test_names_are_listed_in_order(self) -> None:
+        for system, top in ((disk().system, "/ada"), (LocalSystem(), scratch(self))):
+            for name in ("b", "a", "c"):
+                system.close(system.open(f"{top}/{name}", os.O_RDWR | os.O_CREAT, 0o600))
+            system.unlink(f"{top}/a")
+            self.assertEqual(system.listdir(top), ["b", "c"])
+
+    def test_the_room_that_is_left_is_what_can_be_written(self) -> None:
+        made = SimSystem(Random(1), capacity=PAGE)
+        descriptor = made.open("/file", os.O_RDWR | os.O_CREAT, 0o600)
+        made.pwrite(descriptor, memoryview(b"x" * 96), 0)
+        sizes = made.statvfs("/")
+        self.assertEqual(sizes.f_bavail * sizes.f_frsize, PAGE - 96)
+        self.assertEqual(made.pwrite(descriptor, memoryview(bytes(2 * PAGE)), 0), PAGE)
+        self.assertRaises(OSError, made.pwrite, descriptor, memoryview(b"x"), PAGE)
+        self.assertEqual(made.statvfs("/").f_bavail, 0)
+        made.limit(None)
+        self.assertGreater(made.statvfs("/").f_bavail, 1 << 40)
 
     def test_paths_are_as_usual(self) -> None:
         made = disk()

@@ -127,3 +127,14 @@ class MinimiseTests(SynchronousTestCase):
             without(plan, "n1").members, (Member("n0", config="[gossip]\nhops = 2\n"),)
         )
         check_plan(minimise(plan, lambda each: "n0" in {m.name for m in each.members}).plan)
+
+    def test_one_whose_address_another_one_is_set_to_is_left_out_of_the_list(self) -> None:
+        config = '[storage]\npeers = ["{address:n0}", "{address:n1}", "{address:n2}"]\n'
+        members = [Member(name, config=config) for name in ("n0", "n1", "n2")]
+        plan = msgspec.structs.replace(make(0, 3), members=tuple(members))
+        for name in ("n0", "n1", "n2"):
+            left = without(plan, name)
+            check_plan(left)
+            self.assertEqual(left.members[0].config.count("address:"), 2)
+        alone = without(without(plan, "n0"), "n2")
+        self.assertEqual(alone.members[0].config, '[storage]\npeers = ["{address:n1}"]\n')

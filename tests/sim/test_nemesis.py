@@ -68,7 +68,10 @@ class NemesisTests(SynchronousTestCase):
             for seed in range(30)
             for action in fault.draw(Random(seed), MEMBERS, 60.0)
         }
-        self.assertEqual({*ACTIONS} - drawn, {"call", "swap"})
+        # What others do; and decay and loss of disks, which the scenarios with storage draw
+        # themselves.
+        others = {"call", "drop", "fetch", "lose", "put", "rot", "swap", "watch"}
+        self.assertEqual({*ACTIONS} - drawn, others)
 
     def test_as_many_episodes_as_are_asked_for_of_those_faults_alone(self) -> None:
         actions = disturb(Random(1), ["crash", "reset"], MEMBERS, 60.0, 20)

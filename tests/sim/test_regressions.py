@@ -82,3 +82,32 @@ class RegressionTests(SynchronousTestCase):
         (error,) = run.nodes["n3"].failures
         self.assertIsInstance(error, StartError)
         self.assertEqual(str(error), "cannot write /n3/endpoints.json: No space left on device")
+
+    def test_a_peer_that_does_not_answer_does_not_hold_up_the_stop_of_a_node(self) -> None:
+        """
+        C{storage}, seed 5: a node that was stopped in the middle of a put waited for a peer
+        that hangs, for longer than a part has for stopping.  What it had open was left.
+        """
+        put = {"file": "file", "size": 40_000, "scheme": "1+1"}
+        plan = Plan(
+            "",
+            5,
+            60.0,
+            60.0,
+            members=(
+                Member(
+                    "ada", (), '[storage]\npeers = ["{address:bob}", "{address:eve}"]\nquorum = 2\n'
+                ),
+                Member("bob", ("ada",), "[keeper]\nmax_storage = 10000000\n"),
+                Member("eve", ("ada",), liar="stalling"),
+            ),
+            actions=(
+                Action.after(5, "put", "ada", **{**put, "file": "first"}),
+                # Of two shares' ends that she is asked for, she answers one.
+                Action.after(15, "put", "ada", **put),
+                Action.after(17, "stop", "ada"),
+                Action.after(40, "start", "ada"),
+            ),
+        )
+        outcome = play(plan, SCENARIOS["storage"])
+        self.assertEqual(outcome.violations, ())

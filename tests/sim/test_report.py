@@ -211,7 +211,7 @@ class PageTests(SynchronousTestCase):
 
     def test_what_is_written_can_be_told_from_the_paper(self) -> None:
         light, dark = re.findall(
-            r":root \{ (?:color-scheme: [^;]*; )?(--paper[^}]*)\}", report._STYLE
+            r":root \{ (?:color-scheme: [^;]*; )?(--paper[^}]*)\}", report.STYLE
         )
         for theme in (light, dark):
             colours = dict(re.findall(r"--(\w+): (#\w+);", theme))

@@ -160,6 +160,11 @@ class RunTests(SynchronousTestCase):
         args: dict[str, dict[str, Any]] = {
             "call": {"method": "POST", "target": "/v1/publish", "body": {"content": "x"}},
             "swap": {"salt": "salt", "text": "x"},
+            "put": {"file": "one", "size": 5, "scheme": "2+2"},
+            "fetch": {"file": "one"},
+            "drop": {"file": "one"},
+            "watch": {"file": "one"},
+            "rot": {"at": 0.5},
             "power": {"of": "files", "after": 3},
             "skew": {"seconds": 5},
             "link": {"to": "ada", "latency": 0.5},
@@ -170,9 +175,11 @@ class RunTests(SynchronousTestCase):
         }
         kinds = sorted(ACTIONS)
         actions = [
-            Action.after(0.1 + number / 8, kind, "bob", **args.get(kind, {}))
+            Action.after(0.1 + number / 10, kind, "bob", **args.get(kind, {}))
             for number, kind in enumerate([*kinds, *reversed(kinds)])
         ]
+        # The last of them cuts a link for good, and whoever is cut off hears of nothing.
+        actions.append(Action.after(PAIR.seconds + 1, "heal"))
         whole = play(PAIR.with_actions(actions), QUIET)
         self.assertEqual(whole.violations, ())
         for number in range(len(kinds)):

@@ -19,7 +19,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import CannotListen, DataFolderLocked, NotReady
+from meshkit.parts import PartMaker
 from meshkit.runtime.folder import DataFolder
+from meshkit.sim import world as sim_world
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.world import REPLACED, SimNode, World
 from meshkit.testing.nodes import MESH_PORT
@@ -165,6 +167,21 @@ class LifeTests(WorldTestCase):
         self.assertEqual(str(error), "still waiting for: godot (seed 7)")
 
 
+class PartsTests(SynchronousTestCase):
+    def test_parts_on_request_are_in_no_world_that_does_not_ask_for_them(self) -> None:
+        found = [PartMaker(name, "meshkit.feed.part") for name in ("feed", "keeper", "storage")]
+        self.patch(sim_world, "discover_parts", lambda _: found)
+
+        def parts(**options: Any) -> list[str]:
+            world = World(1, **options)
+            self.addCleanup(world.close)
+            return [maker.name for maker in world.node("ada")._makers]
+
+        self.assertEqual(parts(), ["feed"])
+        self.assertEqual(parts(parts=("keeper",)), ["feed", "keeper"])
+        self.assertEqual(parts(parts=("storage", "keeper")), ["feed", "keeper", "storage"])
+
+
 class _Ring:
     """Is kept by nobody but itself."""
 
@@ -279,7 +296,7 @@ class CrashTests(WorldTestCase):
         self.until(lambda: len(held(self.bob)) == 1)
 
     def test_a_crash_can_come_at_any_moment_of_a_publish(self) -> None:
-        seen = {self.crash_while_publishing(us * 1000) for us in range(0, 6000, 200)}
+        seen = {self.crash_while_publishing(us * 1000) for us in range(100, 6000, 200)}
         # Never acknowledged and lost, but each of the others: also stored and not told.
         self.assertEqual(seen, {(0, 0), (0, 1), (1, 1)})
 
@@ -584,7 +601,7 @@ class ReplacedTests(SynchronousTestCase):
         self.assertIsNone(self.world.memo)
 
     def test_nothing_that_a_daemon_is_given_is_forgotten(self) -> None:
-        tree = ast.parse((ROOT / "meshkit/tap/mesh_node.py").read_text(encoding="utf-8"))
+        tree = ast.parse((ROOT / "meshkit/tap/daemons.py").read_text(encoding="utf-8"))
         (call,) = (
             node
             for node in ast.walk(tree)

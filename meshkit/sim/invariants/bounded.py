@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from meshkit.sim.node import SimNode
     from meshkit.sim.running import Run
 
-__all__ = ["CONNECTIONS", "REST", "TIMERS", "TIMERS_PER_CONNECTION", "Bounded", "sizes"]
+__all__ = [
+    "CONNECTIONS",
+    "REST",
+    "TIMERS",
+    "TIMERS_PER_CONNECTION",
+    "TIMERS_PER_DIAL",
+    "Bounded",
+    "sizes",
+]
 
-#: Timers of a node, and for each of its connections.
+#: Timers of a node, for each of its connections, and for each that it tries to make.
 TIMERS: Final = 32
 TIMERS_PER_CONNECTION: Final = 12
+TIMERS_PER_DIAL: Final = 4
 #: Connections of the hash table of a machine with that of one other: each may have dialled
 #: one, and one more that is being closed.
 _HASH_TABLES: Final = 2 * (1 + protocol.MAX_ACCEPTED_PER_PEER)
@@ -52,7 +61,10 @@ def sizes(node: SimNode) -> Iterator[_Size]:
     yield (
         "timers",
         len(node.process.getDelayedCalls()),
-        TIMERS + TIMERS_PER_CONNECTION * len(transports) + _patience(service._parts.get("dht")),
+        TIMERS
+        + TIMERS_PER_CONNECTION * len(transports)
+        + TIMERS_PER_DIAL * node.process.dialling
+        + _patience(service._parts.get("dht")),
     )
     machines = Counter(each.connection.other(each).machine.name for each in transports)
     for name, count in machines.items():
@@ -66,8 +78,10 @@ def sizes(node: SimNode) -> Iterator[_Size]:
         service._workers.size + workers.MAX_WAITING,
     )
     yield "peers in the ledger", len(service.peers.ledger.accounts()), ledger.MAX_ACCOUNTS
-    added = [entry for entry in service.peers.entries() if entry.source != "config"]
+    added = [entry for entry in service.peers.entries() if entry.source == "manual"]
     yield "peers that were added", len(added), peers.MAX_ADDED
+    for source, told in service.peers._heard.items():
+        yield f"peers heard from {source}", len(told), peers.MAX_HEARD
     yield "handshakes", len(service._listener._waiting), listener.MAX_UNAUTHENTICATED
     yield "hellos", len(service._listener._replays), hellos.MAX_REMEMBERED_HELLOS
     gossip = service._parts.get("gossip")

@@ -16,13 +16,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from meshkit.sim.liars.bluffing import Bluffing
 from meshkit.sim.liars.boasting import Boasting
+from meshkit.sim.liars.denying import Denying
 from meshkit.sim.liars.equivocating import Equivocating
 from meshkit.sim.liars.falsifying import Falsifying
+from meshkit.sim.liars.feigning import Feigning
 from meshkit.sim.liars.flooding import Flooding
 from meshkit.sim.liars.forged import Forged
 from meshkit.sim.liars.grinding import Grinding
 from meshkit.sim.liars.hanging import Hanging
+from meshkit.sim.liars.hollow import Hollow
 from meshkit.sim.liars.liar import Liar
 from meshkit.sim.liars.misleading import Misleading
 from meshkit.sim.liars.mute import Mute
@@ -32,10 +36,12 @@ from meshkit.sim.liars.reordered import Reordered
 from meshkit.sim.liars.replayed import Replayed
 from meshkit.sim.liars.silent import Silent
 from meshkit.sim.liars.stale import Stale
+from meshkit.sim.liars.stalling import Stalling
+from meshkit.sim.liars.swearing import Swearing
 from meshkit.sim.liars.told import Lie, Told
 from meshkit.sim.liars.withholding import Withholding
 
-__all__ = ["GOSSIPS", "HASHING", "LIARS", "Liar", "Lie", "Told"]
+__all__ = ["AUDITED", "GOSSIPS", "HASHING", "KEEPING", "LIARS", "Liar", "Lie", "Told"]
 
 _GOSSIPS: Final = (
     Forged,
@@ -59,8 +65,16 @@ _HASHING: Final = (
     Grinding,
 )
 
-#: Kinds of liars by name: those who lie in gossip, and in the hash table.
+_KEEPING: Final = (Bluffing, Stalling, Feigning)
+_AUDITED: Final = (Hollow, Denying, Swearing)
+
+#: Kinds of liars by name: those who lie in gossip, in the hash table, as storage peers, and to
+#: those who audit them.
 GOSSIPS: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _GOSSIPS})
 HASHING: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _HASHING})
+KEEPING: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _KEEPING})
+AUDITED: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _AUDITED})
 #: All of them.
-LIARS: Final[Mapping[str, type[Liar]]] = MappingProxyType({**GOSSIPS, **HASHING})
+LIARS: Final[Mapping[str, type[Liar]]] = MappingProxyType(
+    {**GOSSIPS, **HASHING, **KEEPING, **AUDITED}
+)

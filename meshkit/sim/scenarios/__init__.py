@@ -15,7 +15,9 @@ from meshkit.sim.scenarios.false_nodes import FALSE_NODES
 from meshkit.sim.scenarios.flash_crowd import FLASH_CROWD
 from meshkit.sim.scenarios.hash_table import DHT
 from meshkit.sim.scenarios.partition import PARTITION
+from meshkit.sim.scenarios.repairing import REPAIR
 from meshkit.sim.scenarios.reunion import REUNION
+from meshkit.sim.scenarios.storing import STORAGE
 
 __all__ = ["SCENARIOS"]
 
@@ -29,6 +31,8 @@ _ALL: Final = (
     BYZANTINE,
     DHT,
     FALSE_NODES,
+    STORAGE,
+    REPAIR,
 )
 
 

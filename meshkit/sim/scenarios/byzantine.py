@@ -11,7 +11,7 @@ from typing import Final
 from meshkit.sim.liars import GOSSIPS
 from meshkit.sim.nemesis import disturb
 from meshkit.sim.running import Scenario
-from meshkit.sim.scenarios.drawing import names, neighbours, publications
+from meshkit.sim.scenarios.drawing import liars, names, neighbours, publications
 from meshkit.sim.schedule import Member, Plan
 
 __all__ = ["BYZANTINE"]
@@ -26,16 +26,7 @@ def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
     count = max(1, nodes // 3)
     members = names(max(2, nodes - count))
     known = neighbours(rng, members, 2)
-    kinds = sorted(GOSSIPS)
-    liars = {}
-    for number in range(count):
-        kind = kinds[int(rng.random() * len(kinds))]
-        # Each dials some, and is dialled by some.
-        dialled = [name for name in members if rng.random() < 0.6] or members[:1]
-        liars[f"liar{number}"] = (kind, tuple(dialled))
-        for name in members:
-            if name not in dialled and rng.random() < 0.5:
-                known[name] = (*known[name], f"liar{number}")
+    lying = liars(rng, members, known, count, sorted(GOSSIPS))
     actions = publications(rng, members, 8 * len(members), _SECONDS, mixed=True)
     actions += disturb(rng, faults, members, _SECONDS, len(members))
     return Plan(
@@ -46,7 +37,7 @@ def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
         network={"latency": 0.02, "jitter": 0.02},
         members=(
             *(Member(name, known[name], _CONFIG) for name in members),
-            *(Member(name, peers, liar=kind) for name, (kind, peers) in liars.items()),
+            *lying,
         ),
         actions=tuple(actions),
     )

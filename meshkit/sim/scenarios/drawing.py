@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from meshkit.sim.schedule import Action
+from meshkit.sim.schedule import Action, Member
 
-__all__ = ["bursts", "changes", "names", "neighbours", "publications"]
+__all__ = ["bursts", "changes", "liars", "names", "neighbours", "publications"]
 
 #: Tags that messages have, and that are subscribed to.
 TAGS: Final = ("north", "east", "south", "west")
@@ -54,6 +54,30 @@ def neighbours(rng: Random, members: Sequence[str], degree: int = 3) -> dict[str
                 # In small meshes there may be nobody left.
                 break
         found[name] = tuple(known)
+    return found
+
+
+def liars(
+    rng: Random,
+    members: Sequence[str],
+    known: dict[str, tuple[str, ...]],
+    count: int,
+    kinds: Sequence[str],
+) -> list[Member]:
+    """
+    @param members: the honest ones.
+    @param known: whom each of them knows; some come to know some liars.
+    @param kinds: of which each liar is one.
+    @return: the liars, each of whom dials some of the members, and is dialled by some.
+    """
+    found: list[Member] = []
+    for number in range(count):
+        kind = kinds[int(rng.random() * len(kinds))] if len(kinds) > 1 else kinds[0]
+        dialled = [name for name in members if rng.random() < 0.6] or members[:1]
+        found.append(Member(f"liar{number}", tuple(dialled), liar=kind))
+        for name in members:
+            if name not in dialled and rng.random() < 0.5:
+                known[name] = (*known[name], f"liar{number}")
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from meshkit.sim.liars import HASHING
 from meshkit.sim.nemesis import disturb
 from meshkit.sim.running import Scenario
-from meshkit.sim.scenarios.drawing import names, neighbours, publications
+from meshkit.sim.scenarios.drawing import liars, names, neighbours, publications
 from meshkit.sim.scenarios.hash_table import calls
 from meshkit.sim.schedule import Member, Plan
 
@@ -26,15 +26,9 @@ def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
     known = neighbours(rng, members, 2)
     kinds = sorted(HASHING)
     # Half of the time they are accomplices.
-    together = kinds[int(rng.random() * len(kinds))] if rng.random() < 0.5 else ""
-    liars = {}
-    for number in range(count):
-        kind = together or kinds[int(rng.random() * len(kinds))]
-        dialled = [name for name in members if rng.random() < 0.6] or members[:1]
-        liars[f"liar{number}"] = (kind, tuple(dialled))
-        for name in members:
-            if name not in dialled and rng.random() < 0.5:
-                known[name] = (*known[name], f"liar{number}")
+    if rng.random() < 0.5:
+        kinds = [kinds[int(rng.random() * len(kinds))]]
+    lying = liars(rng, members, known, count, kinds)
     actions = calls(rng, members, 8 * len(members), _SECONDS)
     actions += publications(rng, members, 3 * len(members), _SECONDS)
     actions += disturb(rng, faults, members, _SECONDS, len(members))
@@ -46,7 +40,7 @@ def _draw(rng: Random, nodes: int, faults: Sequence[str]) -> Plan:
         network={"latency": 0.02, "jitter": 0.02},
         members=(
             *(Member(name, known[name]) for name in members),
-            *(Member(name, peers, liar=kind) for name, (kind, peers) in liars.items()),
+            *lying,
         ),
         actions=tuple(actions),
     )

@@ -25,7 +25,8 @@ changed when they had been run:
   - With the hash table, connections and writes come at other moments.  Numbers 6, 8 and 10 were
     not found by the seeds from 1 to 20 any more; 8 was by 53 and 10 by 28, of those from 21
     on, and 6 by 54: their seeds begin later now.
-  - Numbers 21 to 25 were added with the hash table, and run before they were listed.
+  - Numbers 21 to 25 were added with the hash table, 26 and 27 with storage, and 28 and 29 with
+    audits and repair; they were run before they were listed.
 """
 
 from __future__ import annotations
@@ -351,5 +352,45 @@ BUGS: Final = (
         "dht",
         20,
         "found",
+    ),
+    Bug(
+        26,
+        "share-not-synced",
+        "The file of a share gets its name before what is in it is on the disk.",
+        "A share for which there is a receipt is torn or empty after a power failure.",
+        ("storage/shards/files.py",),
+        "storage",
+        20,
+        "kept",
+    ),
+    Bug(
+        27,
+        "blocks-unchecked",
+        "Blocks that peers give are not checked against the roots in the manifest.",
+        "One who lies spoils objects of which enough good shares are there.",
+        ("storage/encoding.py",),
+        "storage",
+        20,
+        "readable",
+    ),
+    Bug(
+        28,
+        "absence-is-failure",
+        "A peer that cannot be reached has failed its audits.",
+        "Its shares are made anew at once, and nobody gives it any more because it was restarted.",
+        ("audit/auditor.py",),
+        "repair",
+        20,
+        "explained",
+    ),
+    Bug(
+        29,
+        "only-bad-results-written",
+        "Of peers that have never failed, nothing is written down.",
+        "After each restart they are new, and given little.",
+        ("audit/standings.py",),
+        "repair",
+        20,
+        "remembered",
     ),
 )
