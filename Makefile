@@ -12,10 +12,11 @@ PYTHON_VENV := .venv/bin/python
 
 # Folders of tests that take longer, or need more than Python.
 SLOW := process interop netns sim browser slow
+# Many of them wait for daemons, so that three at a time keep two processors busy.
 SLOW_FOLDERS = $(wildcard $(SLOW:%=tests/%))
 
 # A worker that crashes is replaced, so that the others are heard; not without end.
-PYTEST := $(PYTHON_VENV) -m pytest -n 2 --max-worker-restart 2
+PYTEST := $(PYTHON_VENV) -m pytest --max-worker-restart 2
 # Further arguments for pytest: make test PYTEST_ARGS="-k gossip"
 PYTEST_ARGS ?=
 
@@ -29,16 +30,16 @@ demo: ## show a mesh of nodes at work on this machine; CHECK=1 checks what it sh
 
 test: ## the tests that need only Python: at most 10 minutes on 2 cores
 	@.ci/bootstrap test
-	@HYPOTHESIS_PROFILE=dev $(PYTEST) --dist worksteal \
+	@HYPOTHESIS_PROFILE=dev $(PYTEST) -n 2 --dist worksteal \
 		$(SLOW_FOLDERS:%=--ignore=%) $(PYTEST_ARGS) tests
 
 test-all: ## all tests, with more examples: at most 40 minutes
 	@.ci/bootstrap test
 	@.ci/tools
 	@status=0; \
-	HYPOTHESIS_PROFILE=ci $(PYTEST) --dist worksteal \
+	HYPOTHESIS_PROFILE=ci $(PYTEST) -n 2 --dist worksteal \
 		$(SLOW_FOLDERS:%=--ignore=%) $(PYTEST_ARGS) tests || status=$$?; \
-	$(if $(SLOW_FOLDERS),HYPOTHESIS_PROFILE=ci $(PYTEST) --dist loadfile \
+	$(if $(SLOW_FOLDERS),HYPOTHESIS_PROFILE=ci $(PYTEST) -n 3 --dist loadfile \
 		$(PYTEST_ARGS) $(SLOW_FOLDERS) || status=$$?;) \
 	exit $$status
 
@@ -62,7 +63,7 @@ docs: ## build the site with the API reference into docs/_build/html
 	@$(PYTHON_VENV) docs/api_reference.py docs/_build/html/reference
 	@echo docs/_build/html/index.html
 
-api: ## write docs/api/node-api.yaml anew, from the operations of a node
+api: ## write docs/api/*.yaml anew, from the operations of a node and of a relay
 	@.ci/bootstrap test
 	@$(PYTHON_VENV) docs/node_api.py
 

@@ -39,6 +39,7 @@ from meshkit.runtime.folder import DataFolder
 from meshkit.runtime.registry import compose, discover_parts
 from meshkit.services.config import NodeConfig
 from meshkit.services.node import NodeService, all_sections
+from meshkit.services.programs import MESH_NODE
 
 TYPE = "org.example.load"
 
@@ -118,7 +119,7 @@ class LoadMaker:
 # [node]
 def make_node(reactor, path, on_failure):
     files = LocalFiles()
-    makers = [*discover_parts(meshkit_plugins), LoadMaker()]
+    makers = [*MESH_NODE.parts_of(discover_parts(meshkit_plugins)), LoadMaker()]
     settings = Declaration(NodeConfig, all_sections(makers)).resolve(
         {}, os.environ, config_file(None, path, files)
     )

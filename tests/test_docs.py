@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import msgspec
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -17,10 +18,12 @@ from twisted.trial.unittest import SynchronousTestCase
 import meshkit_plugins
 from meshkit import errors
 from meshkit.cli import main
-from meshkit.runtime.config import Declaration
+from meshkit.parts import PartMaker
+from meshkit.runtime.config import Declaration, Setting
 from meshkit.runtime.registry import discover_parts
-from meshkit.services.config import NodeConfig
+from meshkit.services.config import NodeConfig, RelayConfig, StorageConfig
 from meshkit.services.node import all_sections
+from meshkit.services.programs import MESH_NODE, MESH_RELAY
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -68,6 +71,13 @@ class ErrorTests(SynchronousTestCase):
                 self.assertIs(seen.setdefault(error.code, error), error)
 
 
+def _of_relays(declaration: Declaration[NodeConfig]) -> list[Setting]:
+    """The settings that a relay has, and nobody else."""
+    known = {setting.key for setting in declaration.settings}
+    of_relays = Declaration(RelayConfig, {}).settings
+    return [setting for setting in of_relays if setting.key not in known]
+
+
 class ConfigurationTests(SynchronousTestCase):
     """C{docs/configuration.md} lists the settings that exist."""
 
@@ -85,9 +95,24 @@ class ConfigurationTests(SynchronousTestCase):
                 setting.environment,
                 setting.show(setting.default) if setting.default not in ((), "") else "",
             ]
-            for setting in declaration.settings
+            for setting in (*declaration.settings, *_of_relays(declaration))
         }
         self.assertEqual(documented, declared)
+
+    def test_what_differs_for_a_storage_peer_is_said(self) -> None:
+        text = (DOCS / "configuration.md").read_text("utf-8")
+        storage = StorageConfig()
+        self.assertIn(f"`listen` is `{storage.listen}`, and `api` is `{storage.api}`", text)
+
+    def test_what_differs_for_a_relay_is_said(self) -> None:
+        text = (DOCS / "configuration.md").read_text("utf-8")
+        relay = RelayConfig()
+        self.assertIn(f"`listen` is `{relay.listen}`, and `api` is `{relay.api}`", text)
+        (of_relay,) = MESH_RELAY.parts_of([PartMaker("gossip", "meshkit.gossip.part")])
+        most = msgspec.convert({}, of_relay.config_type()).max_links
+        self.assertIn(f"`gossip.max_links` is {most}", text)
+        mine = ", ".join(f"`{name}`" for name in sorted(MESH_NODE.without)[:-1])
+        self.assertIn(f"{mine} and `{max(MESH_NODE.without)}`", " ".join(text.split()))
 
     def test_the_lists_of_tables_are_those_of_the_declaration(self) -> None:
         text = (DOCS / "configuration.md").read_text("utf-8")
@@ -117,15 +142,16 @@ def _node_document() -> Any:
     return node_api.fetch_document()
 
 
-class NodeApiTests(SynchronousTestCase):
-    """C{docs/api/node-api.yaml} is what a node says of itself."""
+class _ApiTests:
+    """What a door says of itself stands in a file."""
 
-    def setUp(self) -> None:
-        self.document = _node_document()
+    document: Any
+    of: str
+    file: Path
 
-    def test_the_file_is_what_make_api_writes(self) -> None:
-        written = (DOCS / "api" / "node-api.yaml").read_text("utf-8")
-        made = node_api.write_yaml(self.document)
+    def test_the_file_is_what_make_api_writes(self: Any) -> None:
+        written = self.file.read_text("utf-8")
+        made = node_api.write_yaml(self.document, self.of)
         # Not assertEqual: the difference of two long texts takes it minutes to find.
         for number, (line, wanted) in enumerate(
             zip_longest(written.splitlines(), made.splitlines()), 1
@@ -134,11 +160,11 @@ class NodeApiTests(SynchronousTestCase):
                 self.fail(f"line {number} is {line!r}, not {wanted!r}: run 'make api'")
         self.assertTrue(written == made)
 
-    def test_it_is_yaml_of_the_same_content(self) -> None:
-        text = (DOCS / "api" / "node-api.yaml").read_text("utf-8")
+    def test_it_is_yaml_of_the_same_content(self: Any) -> None:
+        text = self.file.read_text("utf-8")
         self.assertTrue(yaml.load(text, yaml.CSafeLoader) == self.document)
 
-    def test_every_field_is_described(self) -> None:
+    def test_every_field_is_described(self: Any) -> None:
         silent = []
         for item in self.document["paths"].values():
             for method in item.values():
@@ -156,6 +182,26 @@ class NodeApiTests(SynchronousTestCase):
                 if name != "error-answer" and not schema.get("description"):
                     silent.append(f"{name}: {field}")
         self.assertEqual(silent, [])
+
+
+class RelayApiTests(_ApiTests, SynchronousTestCase):
+    """C{docs/api/relay-api.yaml} is what a relay says of its door for whoever comes."""
+
+    of = "relay"
+    file = node_api.RELAY_FILE
+
+    def setUp(self) -> None:
+        self.document = node_api.fetch_relay_document()
+
+
+class NodeApiTests(_ApiTests, SynchronousTestCase):
+    """C{docs/api/node-api.yaml} is what a node says of itself."""
+
+    of = "node"
+    file = node_api.FILE
+
+    def setUp(self) -> None:
+        self.document = _node_document()
 
     @given(
         st.recursive(

@@ -18,19 +18,29 @@ from time import perf_counter
 from typing import Final, NoReturn
 
 from tests.bench import (
+    auditing,
     bulk,
+    coding,
+    forwarding,
     handshakes,
     idle,
     kademlia,
     large,
+    mailboxes,
     mcp,
+    objects,
+    passes,
     publishing,
+    repairing,
     replication,
     rest,
     rpc,
+    sealing,
     search,
     sim,
     starting,
+    storing,
+    tunnels,
 )
 
 _LIBRARIES: Final = ("Twisted", "PyNaCl", "msgspec", "attrs", "klein")
@@ -39,7 +49,10 @@ _LIBRARIES: Final = ("Twisted", "PyNaCl", "msgspec", "attrs", "klein")
 BENCHES: Final[dict[str, Callable[[bool], str]]] = {
     "replication": replication.measure,
     "publishing": publishing.measure,
+    "forwarding": forwarding.measure,
+    "mailboxes": mailboxes.measure,
     "bulk": bulk.measure,
+    "tunnels": tunnels.measure,
     "handshakes": handshakes.measure,
     "rpc": rpc.measure,
     "idle": idle.measure,
@@ -50,6 +63,13 @@ BENCHES: Final[dict[str, Callable[[bool], str]]] = {
     "starting": starting.measure,
     "sim": sim.measure,
     "kademlia": kademlia.measure,
+    "objects": objects.measure,
+    "sealing": sealing.measure,
+    "coding": coding.measure,
+    "storing": storing.measure,
+    "auditing": auditing.measure,
+    "repairing": repairing.measure,
+    "passes": passes.measure,
 }
 
 

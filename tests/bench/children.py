@@ -36,6 +36,11 @@ class Child:
         self._log = log
         self._buffer = bytearray()
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def ask(self, job: str, *, patience: float = PATIENCE, **arguments: Any) -> Any:
         """
         Have a job done.

@@ -44,7 +44,7 @@ def program() -> str | None:
     return os.environ.get(VARIABLE) or None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on.  Held together, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
@@ -59,7 +59,7 @@ def _free_ports(count: int) -> list[int]:
 @contextmanager
 def _node(binary: str, folder: Path, peers: list[int]) -> Iterator[EgregoreNode]:
     folder.mkdir(mode=0o700)
-    http, gossip, discovery = _free_ports(3)
+    http, gossip, discovery = free_ports(3)
     config = [
         f"data_dir: {folder}",
         f"port: {http}",

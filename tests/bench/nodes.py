@@ -54,6 +54,16 @@ def memory_bytes(pid: int) -> int:
     return int(resident) * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_bytes(pid: int) -> int:
+    """The most that was resident of a process so far (Linux only); 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    # Who has ended and was not waited for yet has no memory.
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
 @contextmanager
 def child(
     command: list[str], log: Path, environ: dict[str, str]
@@ -80,14 +90,17 @@ def child(
 
 
 @contextmanager
-def mesh_node(folder: Path, network: str, *arguments: str) -> Iterator[Node]:
+def mesh_node(
+    folder: Path, network: str, *arguments: str, program: str = "mesh-node"
+) -> Iterator[Node]:
     """
     @param folder: for its data; made if it is not there.
     @param network: the network's secret.
+    @param program: which daemon it is.
     """
     command = [
         str(Path(sys.executable).with_name("twistd")),
-        *("-n", "--pidfile=", "mesh-node", "--data-dir", str(folder)),
+        *("-n", "--pidfile=", program, "--data-dir", str(folder)),
         *("--listen", "tcp:0:interface=127.0.0.1", "--api", "tcp:0:interface=127.0.0.1"),
         *arguments,
     ]

@@ -93,9 +93,9 @@ def replicate(sender: Node, folder: Path, network: str, count: int) -> Replicate
 
 def wait_for_all(door: Client, count: int, start: float) -> None:
     """@raise RuntimeError: if B does not have all of it in time."""
-    while (stored := _stored(door)) < count:
+    while (have := stored(door)) < count:
         if perf_counter() - start > PATIENCE:
-            raise RuntimeError(f"B has {stored} of {count} messages after {PATIENCE:.0f} s")
+            raise RuntimeError(f"B has {have} of {count} messages after {PATIENCE:.0f} s")
         sleep(_PAUSE)
     word = corpus.own_word(count - 1)
     found = door.data("GET", f"/v1/insights/search?q={word}")["data"]
@@ -103,9 +103,10 @@ def wait_for_all(door: Client, count: int, start: float) -> None:
         raise RuntimeError(f"B has all messages, but a search for {word!r} found {len(found)}")
 
 
-def _stored(door: Client) -> int:
-    stored: int = door.data("GET", "/v1/status")["data"]["parts"]["feed"]["messages"]
-    return stored
+def stored(door: Client) -> int:
+    """How many messages a node says that it has."""
+    count: int = door.data("GET", "/v1/status")["data"]["parts"]["feed"]["messages"]
+    return count
 
 
 def measure(quick: bool) -> str:

@@ -73,6 +73,8 @@ class WheelTests(SynchronousTestCase):
 
     def test_the_drop_ins_are_there(self) -> None:
         self.assertIn("twisted/plugins/meshkit_node.py", wheel())
+        self.assertIn("twisted/plugins/meshkit_storage.py", wheel())
+        self.assertIn("twisted/plugins/meshkit_relay.py", wheel())
         self.assertIn("meshkit_plugins/__init__.py", wheel())
 
     def test_no_file_of_twisted_is_replaced(self) -> None:

@@ -231,7 +231,11 @@ class Node:
         (self.data / "endpoints.json").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *self.runner, *self.command(*self.arguments, *arguments)],
+                [
+                    *self.prefix,
+                    *self.runner,
+                    *_elsewhere(self.command(*self.arguments, *arguments)),
+                ],
                 cwd=self.home,
                 env=environment(self.home, **more),
                 stdin=subprocess.DEVNULL,
@@ -400,6 +404,13 @@ class Node:
             for sequence, digest, valid, raw in rows
             if author is None or json.loads(raw)["author"] == author
         ]
+
+
+def _elsewhere(command: list[str]) -> list[str]:
+    """The command of a daemon.  The door of a relay for whoever comes is at a free port too."""
+    if command[0] != "mesh-relay" or "--relay-door-listen" in command:
+        return command
+    return [*command, "--relay-door-listen", "tcp:0:interface=127.0.0.1"]
 
 
 class Mesh:

@@ -7,12 +7,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.bench import children
+from tests.bench import auditing, children, passes, repairing, storing
 from tests.bench.__main__ import BENCHES
 from tests.bench.children import ChildFailed, child, python
 from tests.process.mesh import wait_for
@@ -39,6 +41,18 @@ class ChildTests(SynchronousTestCase):
                 self.assertGreater(sent["seconds"], 0)
                 self.assertEqual(client.ask("hold", address=server.ask("listen"), count=20), 20)
 
+    def test_a_channel_straight_and_through_a_relay(self) -> None:
+        with child("relay", python("tunnels", "relay")) as relay:
+            port = relay.ask("serve")["port"]
+            for kind in ("direct", "relay"):
+                with (
+                    child("server", python("tunnels", kind)) as server,
+                    child("client", python("tunnels", kind)) as client,
+                ):
+                    client.ask("connect", port=server.ask("take", port=port)["port"])
+                    sent = client.ask("send", count=1 << 20, write=1 << 16)
+                    self.assertGreater(sent["seconds"], 0)
+
     def test_a_network_of_the_hash_table_in_memory_and_on_disks(self) -> None:
         for disk in (False, True):
             with child("network", python("hash_tables")) as network:
@@ -48,6 +62,44 @@ class ChildTests(SynchronousTestCase):
                     self.assertEqual(len(done["ms"]), 3)
                     self.assertGreaterEqual(done["questions"], 3)
                 self.assertGreater(network.ask("rate", in_flight=2, seconds=0.1), 0)
+
+    def test_files_are_stored_and_come_back(self) -> None:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            folder = Path(name)
+            for store in (storing.ours(2, 3), storing.plain_parts(2, 3)):
+                store.start(stack, folder)
+                store.measure(folder, large=3_000_000, small=1_000, files=2)
+                self.assertGreater(min(store.figures["put"] + store.figures["small get"]), 0)
+
+    def test_shares_are_lost_and_made_anew(self) -> None:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            folder = Path(name)
+            for mender in (repairing.ours(2, 4, 1), repairing.plain_parts(2, 4, 1)):
+                mender.start(stack, folder)
+                mender.mend(folder, 1, 3_000_000)
+                self.assertGreater(min(mender.figures["rate"]), 0)
+
+    def test_shares_are_audited_in_one_process_and_between_two(self) -> None:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            self.patch(auditing, "SHARES", 20)
+            self.patch(auditing, "SIZES", (10_240, 70_000))
+            for number, each in enumerate(auditing.all_of_them()):
+                if not each.foreign:
+                    folder = Path(name) / str(number)
+                    folder.mkdir()
+                    each.start(stack, folder)
+                    for size in auditing.SIZES:
+                        each.look(size)
+                        each.measure(auditing.Pace("it", 7, 3), size, 0.1)
+                        self.assertGreater(min(each.figures["it", size]), 0)
+
+    def test_a_pass_audits_all_shares_of_all_objects(self) -> None:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            made = passes.ours(30)
+            made.start(stack, Path(name))
+            made.go()
+            made.go()
+            self.assertEqual(len(made.seconds), 2)
 
     def test_one_that_fails_tells_why_and_can_be_asked_again(self) -> None:
         with child("client", python("links", "tcp")) as client:

@@ -275,9 +275,10 @@ class VerbTests(_Tests):
         # Nobody is there: it is dialled, and what came of it is shown.
         error = wait_for("failure to dial", failure)
         (heading, row) = self.a.good("peer", "list").lines
-        columns = ["state", "source", "key", "score", "round", "trip", "address", "last", "error"]
+        columns = ["state", "way", "source", "key", "score", "round", "trip", "address"]
+        columns += ["last", "error"]
         self.assertEqual(heading.split(), columns)
-        self.assertEqual(row.split()[:4], ["down", "manual", "given", ADDRESS])
+        self.assertEqual(row.split()[:5], ["down", "manual", "given", "100", ADDRESS])
         self.assertIn(error[:20], row)
         self.assertEqual(self.a.good("peer", "rm", ADDRESS).lines, [f"Forgotten: {ADDRESS}"])
         self.assertEqual(self.a.good("peer", "list", "--json").json, [])
@@ -290,7 +291,7 @@ class VerbTests(_Tests):
         )
         (peer,) = self.b.good("peer", "list", "--json").json
         self.assertEqual((peer["source"], peer["connected"]), ("config", True))
-        self.assertIn("connected  config", self.b.good("peer", "list").out)
+        self.assertIn("connected  direct  config", self.b.good("peer", "list").out)
 
     def test_topics_and_blocks(self) -> None:
         self.assertEqual(self.a.good("feed", "topic").lines, ["You subscribe to no topic."])
@@ -345,7 +346,7 @@ class VerbTests(_Tests):
         self.assertFalse(shown["network_weak"])
         (link,) = shown["parts"]["gossip"]["links"]
         lines = self.a.good("status").lines
-        self.assertIn(f"identity  {shown['identity']}", lines)
+        self.assertIn(["identity", shown["identity"]], [each.split() for each in lines])
         self.assertTrue(any(each.startswith(link["peer"]) and "accepted" in each for each in lines))
 
     def test_id_of_a_running_node(self) -> None:

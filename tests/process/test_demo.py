@@ -114,6 +114,18 @@ class DemoTests(SynchronousTestCase):
             self.assertRegex(output, rf"(?m)^ +ok  .* {name}$")
         self.assertRegex(output, r"(?m)^ +ok  Acknowledged messages lost +0$")
         self.assertRegex(output, r"(?m)^ +ok  Killed in mid-sync +with [\d,]+ of [\d,]+ fetched$")
+        self.assertRegex(
+            output,
+            r"(?m)^ +ok  A file from four of six peers +[\d.]+ MB in [\d.]+ s, out [\d.]+ s$",
+        )
+        self.assertRegex(
+            output,
+            r"(?m)^ +ok  An audit names the two killed peers +6 shares in [\d.]+ s$",
+        )
+        self.assertRegex(output, r"(?m)^ +ok  Healed without being opened +2 shares in [\d.]+ s$")
+        (went_in,) = re.findall(r"(?m)^ +in +([0-9a-f]{64})$", output)
+        (came_out,) = re.findall(r"(?m)^ +out +([0-9a-f]{64})$", output)
+        self.assertEqual(went_in, came_out)
         self.assertEqual(self.run_folders(), [])
         self.assertEqual(list(home.iterdir()), [])
 
@@ -180,7 +192,10 @@ class DemoTests(SynchronousTestCase):
         code, output = self.finish(process)
         self.assertEqual(code, 1, output)
         self.assertIn("the node Ada died (exit status -9)", output)
-        self.assertIn("is ready: mesh net:127.0.0.1:", output)
+        # What it did last: it has lost two of the peers that kept a file.
+        self.assertRegex(
+            output, r'the end of its log:\n( {4}\{"time":.*\n)* {4}\{"time":.*storage/1'
+        )
         self.assertIn("[DEMO_FAILED]", output)
         self.check_nothing_left()
 

@@ -12,61 +12,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
-from attrs import frozen
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.process.mesh import MESHKIT, Mesh, run, wait_for
-
-CALLS = "fsync,fdatasync,openat,rename,renameat,renameat2,pwrite64,write,writev,sendto,sendmsg"
-
-# PID NAME(ARGUMENTS) = RESULT, or one half of it if another thread came between.
-_WHOLE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)")
-_BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
-_RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)\) += (-?\d+)")
-_OWN_FILE = re.compile(r"^\d+<([^>]*)>")
-
-
-@frozen
-class Call:
-    """
-    A system call that was finished, at the place in the trace where it was.
-
-    @ivar begun: the place where it was begun.
-    """
-
-    begun: int
-    ended: int
-    name: str
-    arguments: str
-    result: int
-
-    @property
-    def file(self) -> str:
-        """Path of the file descriptor that is its first argument."""
-        found = _OWN_FILE.match(self.arguments)
-        return found[1] if found else ""
-
-
-def calls_of(trace: str) -> list[Call]:
-    """The calls of a trace that succeeded."""
-    begun: dict[tuple[str, str], tuple[int, str]] = {}
-    calls = []
-    for number, line in enumerate(trace.splitlines()):
-        if match := _BEGUN.match(line):
-            begun[match[1], match[2]] = (number, match[3])
-        elif match := _RESUMED.match(line):
-            start, arguments = begun.pop((match[1], match[2]))
-            calls.append(Call(start, number, match[2], arguments + match[3], int(match[4])))
-        elif match := _WHOLE.match(line):
-            calls.append(Call(number, number, match[2], match[3], int(match[4])))
-    return [call for call in calls if call.result >= 0]
+from tests.process.tracing import Call, calls_of, find_strace, strace_command
 
 
 class ReadingTests(SynchronousTestCase):
@@ -92,17 +47,12 @@ class DurableTests(SynchronousTestCase):
     text: ClassVar[str] = "synced-before-it-is-acknowledged"
 
     def setUp(self) -> None:
-        strace = shutil.which("strace")
-        if strace is None:
-            raise SkipTest("there is no strace on this machine, and only root can install it")
+        find_strace()
         self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
         self.node = self.mesh.node("a")
         self.trace = Path(self.node.home / "trace")
-        self.node.prefix = [
-            *(strace, "-f", "-y", "-s", "4096", "-o", str(self.trace)),
-            *("-e", f"trace={CALLS}", "-e", "signal=none"),
-        ]
+        self.node.prefix = strace_command(self.trace)
 
     def traced(self) -> list[Call]:
         """Start a node, publish, publish again, stop it; give its calls."""
@@ -270,3 +220,29 @@ class DurableTests(SynchronousTestCase):
                 and call.begun > rename.ended
             ]
         )
+
+    def test_that_there_is_a_pass_is_synced_before_that_is_answered(self) -> None:
+        self.node.start()
+        answered = self.node.ask("POST", "/v1/audit/runs", b"{}")
+        self.assertEqual(answered.status, 202, answered)
+        calls = self.stopped()
+        journal = f"{self.node.database}-wal"
+        answer = [c for c in calls if "HTTP/1.1 202" in c.arguments][-1]
+        writes = [
+            call
+            for call in calls
+            if call.name in ("pwrite64", "write")
+            and call.file == journal
+            and "running" in call.arguments
+            and call.ended < answer.begun
+        ]
+        self.assertTrue(writes, "that there is a pass was answered before it was written")
+        synced = [
+            call
+            for call in calls
+            if call.name in ("fsync", "fdatasync")
+            and call.file == journal
+            and call.begun > writes[-1].ended
+            and call.ended < answer.begun
+        ]
+        self.assertTrue(synced, "that there is a pass was answered before it was synced")

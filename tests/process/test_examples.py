@@ -308,9 +308,10 @@ class EmbeddingTests(ExampleCase):
         bob.wait_line(rf"{self.short('ada')} [\d.]+")
         ada.wait_line(rf"{self.short('bob')} [\d.]+")
         # The node inside is like any other: its door is open to its owner.
-        self.assertEqual(
-            sorted(self.member("bob").status["parts"]), ["dht", "feed", "gossip", "hooks"]
-        )
+        parts = set(self.member("bob").status["parts"])
+        self.assertLessEqual({"audit", "dht", "feed", "gossip", "hooks", "storage"}, parts)
+        # What serves at a relay is nothing for a node.
+        self.assertFalse(parts & {"forwarding", "mailboxes", "registry", "tunnels"})
         for child in (bob, ada):
             code = child.stop()
             self.assertEqual(code, 0, child.lines)
@@ -407,6 +408,41 @@ class McpServerTests(ExampleCase):
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             started = json.load(response)
         self.assertEqual(started["result"]["serverInfo"]["name"], "timers")
+
+
+class ShardStoreTests(ExampleCase):
+    def test_it_tries_itself(self) -> None:
+        tried = self.run_example("eve", "custom_shard_store.py", "shards.db")
+        self.assertEqual((tried.code, tried.err), (0, ""))
+        self.assertEqual(tried.lines, ["it keeps what it is given"])
+        again = self.run_example("eve", "custom_shard_store.py", "shards.db")
+        self.assertEqual(again.code, 1)
+        self.assertIn("open() of an empty place finds shards", again.lines)
+
+    def test_it_says_how_it_is_used(self) -> None:
+        asked = self.run_example("eve", "custom_shard_store.py")
+        self.assertEqual(asked.code, 1)
+        self.assertRegex(asked.err, r"\Ausage: \S+ FILE\n\Z")
+
+
+class StoreFilesTests(ExampleCase):
+    def test_a_file_comes_back_without_three_of_nine_folders(self) -> None:
+        home = self.member("eve").home
+        (home / "notes").write_bytes(bytes(range(256)) * 1_000)
+        stored = self.run_example("eve", "store_files.py", "notes", "shelf")
+        self.assertEqual((stored.code, stored.err), (0, ""))
+        self.assertRegex(stored.lines[0], r"\Akept in 9 folders: mkread1-\S+\Z")
+        self.assertEqual((home / "notes.back").read_bytes(), (home / "notes").read_bytes())
+        self.assertEqual(len(list((home / "shelf").iterdir())), 6)
+
+
+class ReadARelayTests(ExampleCase):
+    """What it reads from a relay: L{tests.process.test_relay_door}."""
+
+    def test_it_says_how_it_is_used(self) -> None:
+        asked = self.run_example("eve", "read_a_relay.py")
+        self.assertEqual(asked.code, 1)
+        self.assertRegex(asked.err, r"\Ausage: \S+ URL RELAY DATA_FOLDER\n\Z")
 
 
 class DocstringTests(SynchronousTestCase):

@@ -225,7 +225,7 @@ class HostileTests(TestCase):
     async def test_a_protocol_that_is_not_offered(self) -> None:
         hello = ClientHandshake(
             self.us,
-            Capability("storage", 1, self.network.key().capability("storage")),
+            Capability("nothing", 1, self.network.key().capability("nothing")),
             self.target.key,
             self.rng.randbytes(32),
         ).start()

@@ -164,8 +164,12 @@ class BrokenTests(InstalledCase):
 
     def left_behind(self) -> dict[str, bytes]:
         """The data folder of a node, but for SQLite's own files."""
-        found = sorted(self.ada.data.iterdir())
-        return {each.name: each.read_bytes() for each in found if "node.db" not in each.name}
+        found = sorted(each for each in self.ada.data.rglob("*") if each.is_file())
+        return {
+            str(each.relative_to(self.ada.data)): each.read_bytes()
+            for each in found
+            if "node.db" not in each.name
+        }
 
     def break_file(self, name: str, text: str) -> None:
         """Break a file of the other distribution, until the test is over."""

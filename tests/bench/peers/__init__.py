@@ -15,7 +15,11 @@ C{.ci/tools bench}:
   - C{shs.js}: the JavaScript reference of the secure channel;
   - C{libp2p_peer.py}: py-libp2p with Noise and yamux;
   - C{hash_tables}, C{kademlia_peer.py}, C{libp2p_dht.py}: networks of nodes of the hash table
-    in one process, ours, of PyPI's kademlia, and of py-libp2p.
+    in one process, ours, of PyPI's kademlia, and of py-libp2p;
+  - C{stores}, C{plain_parts}, C{kryden.js}: peers that keep files for a client: ours, the same
+    parts without anything around them, and Kryden's;
+  - C{audits}, C{plain_audits}, C{passes}: storage peers and who audits them, what that cannot do
+    without, and a scheduler with its objects and peers.
 
 B{A transfer} is the same on all of them: the sender writes the count of bytes (u64,
 big-endian) and then so many bytes, in writes of one size and no faster than the

@@ -1,0 +1,1 @@
+"""Real nodes on hosts of their own, with routers between them: see L{tests.netns.hosts}."""
