@@ -66,7 +66,7 @@ class DurabilityTests(SynchronousTestCase):
         told = found(
             *("--fail", "3", "--capacity", "20 MiB", "--reserved", "1 MiB", "--headroom", "2 MiB"),
             *("--lifetime", "never", "--repair-below", "4", "--backoff", "1h", "--cooldown", "1m"),
-            *("--max-backoff", "1d", "--interval", "15m"),
+            *("--max-backoff", "1d", "--interval", "15m", "--seed", "1"),
         )
         self.assertEqual((told["sums"]["peers_lost"], told["lost"]), (3, 0))
         self.assertEqual(told["losses_per_object_year"]["model"], None)

@@ -54,7 +54,11 @@ async def main() -> None:
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
             what, *more = json.loads(line)
             if what == "hello":
-                names = [tool.name for tool in (await client.list_tools()).tools]
+                names, page = [], await client.list_tools()
+                names += [tool.name for tool in page.tools]
+                while page.next_cursor is not None:
+                    page = await client.list_tools(cursor=page.next_cursor)
+                    names += [tool.name for tool in page.tools]
                 answer: Any = [client.protocol_version, names]
             elif what == "call":
                 result = await client.call_tool(more[0], more[1])

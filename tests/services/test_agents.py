@@ -292,9 +292,8 @@ class ProfileTests(Agents):
             with self.subTest(profile):
                 page = self.ada.agent("tools/list", profile)
                 names = {tool["name"] for tool in page["tools"]}
-                while "nextCursor" in page:
-                    page = self.ada.agent("tools/list", profile, cursor=page["nextCursor"])
-                    names |= {tool["name"] for tool in page["tools"]}
+                # Many agents read one page only.
+                self.assertNotIn("nextCursor", page)
                 self.assertEqual([name for name in (ours, theirs) if name in names], shown)
 
     def test_a_slash_at_the_end_and_no_choice_are_the_same(self) -> None:

@@ -24,7 +24,8 @@ class Limits:
     @ivar asks: questions of ours that one session has not answered.
     @ivar ask_seconds: how long it has for an answer.
     @ivar rounds: how often one call can ask for more input.
-    @ivar page: entries of one page of a list.
+    @ivar page: entries of one page of a list.  All the tools of a node fit into one: agents
+        that read no further page are many.
     @ivar backlog: messages that wait for a client which does not read.  One more, and its
         stream or connection is closed.
     @ivar backlog_bytes: the same in bytes; one message is let through whatever its size.
@@ -45,7 +46,7 @@ class Limits:
     asks: int = 8
     ask_seconds: float = 300.0
     rounds: int = 8
-    page: int = 100
+    page: int = 256
     backlog: int = 256
     backlog_bytes: int = 4 * 1024 * 1024
     quiet_seconds: float = 1.0
