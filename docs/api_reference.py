@@ -71,12 +71,15 @@ def python_names() -> Iterator[tuple[str, str]]:
         elif name in ("None", "True", "False", "NotImplemented", "Ellipsis"):
             page = "constants"
         yield name, f"library/{page}.html#{name}"
+    yield "ctypes.CDLL", "library/ctypes.html#ctypes.CDLL"
+    yield "fractions.Fraction", "library/fractions.html#fractions.Fraction"
     yield "math.inf", "library/math.html#math.inf"
     yield "random.Random", "library/random.html#random.Random"
 
 
 def twisted_names() -> Iterator[tuple[str, str]]:
     for module in TWISTED_MODULES:
+        yield module, f"{module}.html"
         for name, thing in sorted(vars(importlib.import_module(module)).items()):
             if getattr(thing, "__module__", None) == module:
                 page = f"{module}.{name}.html"

@@ -75,7 +75,8 @@ _TOGETHER: Final = 0.9
 #: How a share is: see the module.
 State = Literal["good", "leaving", "doubtful", "away", "lost"]
 
-#: What is done:
+#: What is done.
+#: One of these:
 #:
 #:   - C{none}: nothing is wrong, or not enough to do anything.
 #:   - C{wait}: something is, and nothing is done about it now.
@@ -84,7 +85,8 @@ State = Literal["good", "leaving", "doubtful", "away", "lost"]
 #:   - C{lost}: it is given up; nobody can make it anew.
 Action = Literal["none", "wait", "repair", "move", "lost"]
 
-#: Why:
+#: Why.
+#: One of these:
 #:
 #:   - C{healthy}: all shares are good, as far as is known.
 #:   - C{spare}: some are lost, and enough to spare are left.

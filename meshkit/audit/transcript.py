@@ -584,7 +584,8 @@ class ReceiptFile:
         )
 
 
-#: What of the verdict on a share a third person can see for himself:
+#: What of the verdict on a share a third person can see for himself.
+#: One of these:
 #:
 #:   - C{missing}: the peer has signed that it does not have the share, or cannot read it.
 #:   - C{another}: the peer has signed a root or size that is not the one in the manifest.

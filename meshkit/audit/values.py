@@ -25,7 +25,8 @@ __all__ = [
     "ShareOutcome",
 ]
 
-#: What an audit of one share comes to:
+#: What an audit of one share comes to.
+#: One of these:
 #:
 #:   - C{success}: the leaves that were asked for are what the manifest says.
 #:   - C{failure}: the peer says that it has the share no more, or has shown something else, or

@@ -26,8 +26,8 @@ def relay() -> None:
     A member relay keeps the feeds of those who are registered there, and mail for them. A node
     registers by itself at the relays that its settings name ([relays] use), and is not listed.
 
-    RELAY is net:HOST:PORT~shs:KEY, as 'meshkit id' prints it at the relay, or the key alone,
-    @...ed25519, of one that this node has; with a single relay it can be left out.
+    RELAY is net:HOST:PORT~shs:KEY, as 'meshkit id' prints it at the relay, or the key alone, of the
+    form @...ed25519, of one that this node has; with a single relay it can be left out.
     """
 
 

@@ -83,7 +83,7 @@ class _Drain(Protocol):
         self.ended: Deferred[None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
-        """The length is watched further down: L{_Line}."""
+        """The length is watched further down: L{meshkit.runtime.outbound.Line}."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.ended.called:
