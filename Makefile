@@ -7,12 +7,15 @@
 
 # Ours is the environment in .venv, not the caller's.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+# Without what was compiled, each of hundreds of daemons compiles the whole package.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX
 
 PYTHON_VENV := .venv/bin/python
 
 # Folders of tests that take longer, or need more than Python.
 SLOW := process interop netns sim browser slow
-# Many of them wait for daemons, so that three at a time keep two processors busy.
+# Many of them wait for daemons, so that three at a time keep two processors busy.  They are
+# begun in the order of tests/longest.txt; xdist's own begins with the files of many tests.
 SLOW_FOLDERS = $(wildcard $(SLOW:%=tests/%))
 
 # A worker that crashes is replaced, so that the others are heard; not without end.
@@ -40,6 +43,7 @@ test-all: ## all tests, with more examples: at most 40 minutes
 	HYPOTHESIS_PROFILE=ci $(PYTEST) -n 2 --dist worksteal \
 		$(SLOW_FOLDERS:%=--ignore=%) $(PYTEST_ARGS) tests || status=$$?; \
 	$(if $(SLOW_FOLDERS),HYPOTHESIS_PROFILE=ci $(PYTEST) -n 3 --dist loadfile \
+		--no-loadscope-reorder \
 		$(PYTEST_ARGS) $(SLOW_FOLDERS) || status=$$?;) \
 	exit $$status
 

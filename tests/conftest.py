@@ -6,6 +6,8 @@ The rules that pytest keeps for the whole suite.
     C{MESHKIT_TEST_SECONDS=10}.
   - A test is skipped only for a reason that stands in C{allowed_skips.txt}.  A suite
     that skips more and more stays green and tests less and less.
+  - What stands in C{longest.txt} is run first, so that at the end no worker is left alone
+    with a long file while the others are idle.
   - An operation of ours that is called at a door answers and refuses as it was declared
     (L{tests.declared}).
   - C{--failures-file PATH} tells C{.ci/run} what failed.
@@ -47,13 +49,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     declared.watch()
     config.stash[_limit] = _seconds(os.environ.get("MESHKIT_TEST_SECONDS"))
-    config.stash[_reasons] = _allowed_reasons(
-        (HERE / "allowed_skips.txt").read_text(encoding="utf-8")
+    config.stash[_reasons] = frozenset(
+        lines_of((HERE / "allowed_skips.txt").read_text(encoding="utf-8"))
     )
     path = config.getoption("--failures-file")
     # Under xdist the workers report to one controller, which alone writes.
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(FailuresFile(Path(path)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order counts under xdist, too, as long as C{--no-loadscope-reorder} is given."""
+    longest = lines_of((HERE / "longest.txt").read_text(encoding="utf-8"))
+    places = {HERE / name: place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -148,9 +157,10 @@ def _seconds(text: str | None) -> float:
         ) from None
 
 
-def _allowed_reasons(text: str) -> frozenset[str]:
+def lines_of(text: str) -> list[str]:
+    """Without the empty ones, and those that are remarks."""
     lines = (line.strip() for line in text.splitlines())
-    return frozenset(line for line in lines if line and not line.startswith("#"))
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 class FailuresFile:

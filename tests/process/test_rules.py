@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.conftest import SLOW
+from tests.conftest import SLOW, lines_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +67,16 @@ class Kills(SynchronousTestCase):
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
+NOTED = """
+from twisted.trial.unittest import SynchronousTestCase
+
+class Noted(SynchronousTestCase):
+    def note(self):
+        with open("order.txt", "a") as file:
+            file.write(self.id() + "\\n")
+    test_a = test_b = test_c = note
+"""
+
 EXAMPLES = """
 from hypothesis import given, strategies
 from twisted.trial.unittest import SynchronousTestCase
@@ -92,6 +102,7 @@ class RuleTests(SynchronousTestCase):
         for name, text in (
             *files.items(),
             ("allowed_skips.txt", "# why\n\n  there is no moon\n"),
+            ("longest.txt", "# first\nprocess/test_long.py\nslow/test_longer.py\n"),
             ("process/__init__.py", ""),
         ):
             path = tests / name
@@ -154,6 +165,26 @@ class RuleTests(SynchronousTestCase):
     def test_a_limit_that_is_no_number_is_refused(self) -> None:
         output, _ = self.run_suite({"test_slow.py": TAKES_TIME}, MESHKIT_TEST_SECONDS="much")
         self.assertIn("MESHKIT_TEST_SECONDS='much' is not a number of seconds", output)
+
+    def test_what_takes_longest_is_begun_first(self) -> None:
+        names = ("slow/test_longer", "process/test_a", "process/test_long")
+        files = {f"{name}.py": NOTED for name in names} | {"slow/__init__.py": ""}
+        # What xdist would begin with.
+        files["process/test_a.py"] += "    test_d = test_e = test_a\n"
+        for workers in ("0", "1"):
+            self.run_suite(files, "-n", workers, "--dist", "loadfile", "--no-loadscope-reorder")
+            order = (self.folder / "order.txt").read_text().split()
+            self.assertEqual(
+                [name.split(".")[2] for name in order],
+                ["test_long"] * 3 + ["test_longer"] * 3 + ["test_a"] * 5,
+            )
+
+    def test_what_is_said_to_take_longest_is_there(self) -> None:
+        names = lines_of((ROOT / "tests" / "longest.txt").read_text(encoding="utf-8"))
+        self.assertEqual(len(set(names)), len(names))
+        missing = [name for name in names if not (ROOT / "tests" / name).is_file()]
+        self.assertEqual(missing, [])
+        self.assertEqual({name.partition("/")[0] for name in names} - {*SLOW}, set())
 
     def test_a_session_that_is_killed_has_no_end(self) -> None:
         _, lines = self.run_suite({"test_kill.py": KILLS})

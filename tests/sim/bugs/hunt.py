@@ -61,9 +61,10 @@ class Ran(msgspec.Struct, frozen=True):
 
 
 def copy_package(where: Path) -> None:
-    """Make a copy of what is shipped."""
+    """Make a copy of what is shipped, with what is compiled of it."""
     for name in _PACKAGES:
-        shutil.copytree(ROOT / name, where / name)
+        # Compiled files that others are about to write are gone when it comes to them.
+        shutil.copytree(ROOT / name, where / name, ignore=shutil.ignore_patterns("*.pyc.*"))
 
 
 def patch_copy(patch: str, where: Path) -> None:
