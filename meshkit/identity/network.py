@@ -162,6 +162,10 @@ class NetworkSecret:
 #: (C{docs/protocol/network.md}).
 PUBLIC_RELAYS: Final = NetworkSecret(hashlib.sha256(b"meshkit/public-relay/1").digest())
 
+#: The label by which a relay leads those who are no members of its network and have an invite, with
+#: what strangers get: an invite holds the capability of it (C{docs/protocol/tunnel.md}).
+GUEST_LABEL: Final = "relay-guest"
+
 #: A network's secret and the one it replaces.
 MAX_SECRETS: Final = 2
 

@@ -1,5 +1,5 @@
 """
-The relay's side of tunnels: two factories for its port, and what they share.
+The relay's side of tunnels: three factories for its port, and what they share.
 
 B{A circuit connection}, seen from the relay::
 
@@ -112,6 +112,8 @@ class TunnelRelay:
 
     @ivar control: factory of the label L{meshkit.relay.tunnel.wire.CONTROL_LABEL}.
     @ivar circuits: factory of the label L{meshkit.relay.tunnel.wire.CIRCUIT_LABEL}.
+    @ivar guests: factory of the label L{meshkit.identity.network.GUEST_LABEL}: who comes by that
+        asks for circuits as a stranger, whoever he is, and joins none.
     """
 
     _log = Logger()
@@ -158,6 +160,7 @@ class TunnelRelay:
         dispatcher.serve(RELEASE, self._release)
         self.control: IProtocolFactory = _ControlFactory(self, reactor, dispatcher)
         self.circuits: IProtocolFactory = _CircuitFactory(self)
+        self.guests: IProtocolFactory = _CircuitFactory(self, guests=True)
 
     def status(self) -> TunnelStatus:
         """@return: what it does now, and did."""
@@ -234,7 +237,7 @@ class TunnelRelay:
         """@raise MeshkitError: there will be no circuit."""
         now = self._reactor.seconds()
         target = PublicKey(request.target)
-        asker_is_member = self._is_member(leg.key)
+        asker_is_member = not leg.guest and self._is_member(leg.key)
         wait = self._asks_by_key.take(leg.key, 1.0, now)
         if not asker_is_member:
             # Keys cost a stranger nothing, addresses do.
@@ -425,10 +428,11 @@ class _Leg(Protocol):
     # That of a secure channel.
     transport: Any
 
-    def __init__(self, relay: TunnelRelay, key: PublicKey, origin: str) -> None:
+    def __init__(self, relay: TunnelRelay, key: PublicKey, origin: str, guest: bool) -> None:
         self._relay = relay
         self.key = key
         self.origin = origin
+        self.guest = guest
         self.circuit: Circuit | None = None
         self._reader: FrameReader | None = FrameReader()
         self._side: SpliceSide | None = None
@@ -474,6 +478,8 @@ class _Leg(Protocol):
         opening = decode_opening(body)
         if isinstance(opening, Open):
             self._relay._asked(self, opening)
+        elif self.guest:
+            raise CircuitRefused("who comes with an invite asks for circuits, and joins none")
         else:
             self._relay._joined(self, opening.circuit_id)
 
@@ -531,10 +537,11 @@ class _Leg(Protocol):
 class _CircuitFactory(Factory):
     noisy = False
 
-    def __init__(self, relay: TunnelRelay) -> None:
+    def __init__(self, relay: TunnelRelay, guests: bool = False) -> None:
         self._relay = relay
+        self._guests = guests
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         key, inner = _peer_of(addr)
-        leg = _Leg(self._relay, key, origin_of(inner))
+        leg = _Leg(self._relay, key, origin_of(inner), self._guests)
         return leg if self._relay._admit(leg) else None

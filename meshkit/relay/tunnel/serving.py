@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from meshkit.errors import ConfigError, InvalidPublicKey
 from meshkit.identity.keys import PublicKey
-from meshkit.identity.network import PUBLIC_RELAYS
+from meshkit.identity.network import GUEST_LABEL, PUBLIC_RELAYS
 from meshkit.interfaces import IFeedStore, IMetrics, IWantsFiles
 from meshkit.parts import Part, PartContext
 from meshkit.relay.tunnel.limits import (
@@ -168,6 +168,7 @@ class TunnelsPart(Part):
         named = config.named()
         # Who dials a member relay has the secret of its network; of a blind one everybody has.
         blind = context.network.net_id == PUBLIC_RELAYS.key().net_id
+        self._blind = blind
         self._context = context
         self._feeds = context.find(IFeedStore)
         limits = config.limits()
@@ -215,7 +216,9 @@ class TunnelsPart(Part):
         return None
 
     def capabilities(self) -> dict[Any, IProtocolFactory]:
-        return {CONTROL_LABEL: self.relay.control, CIRCUIT_LABEL: self.relay.circuits}
+        serving = {CONTROL_LABEL: self.relay.control, CIRCUIT_LABEL: self.relay.circuits}
+        # To a blind one everybody may come.
+        return serving if self._blind else {**serving, GUEST_LABEL: self.relay.guests}
 
     def authorize(self, peer: PublicKey, label: str) -> bool:
         blocked = self._feeds is not None and self._feeds.is_blocked(peer.raw)

@@ -40,7 +40,7 @@ from meshkit.identity.vouchers import MAX_VOUCHER
 from meshkit.relay.tunnel.circuits import CIRCUIT_BYTES
 from meshkit.rpc.methods import Method
 
-#: Labels of the two protocols.
+#: Labels of the protocols.
 CONTROL_LABEL: Final = "relay-control"
 CIRCUIT_LABEL: Final = "relay-circuit"
 

@@ -26,6 +26,7 @@ from meshkit.errors import (
     RemoteError,
     TruncatedStream,
 )
+from meshkit.identity.network import GUEST_LABEL
 from meshkit.identity.vouchers import Voucher
 from meshkit.relay.tunnel.ends import CircuitEndpoint, TunnelAddress
 from meshkit.relay.tunnel.limits import ORIGIN_SHARE, STRANGERS, TunnelLimits
@@ -519,6 +520,63 @@ class HostileTests(TunnelTestCase):
         self.world.run(60)
         self.assert_nothing_left(self.world)
         self.assertTrue(all(raw.lost for raw in raws))
+
+
+class GuestTests(TunnelTestCase):
+    """Those who have an invite, and are no members yet."""
+
+    def make(self) -> World:
+        limits = TunnelLimits(strangers=evolve(STRANGERS, size=4_096, circuits=1))
+        world = World(limits=limits)
+        # By its key anybody would be one.
+        world.members = {HIDDEN.public, ASKER.public, OTHER.public}
+        return world
+
+    def guest(self, who: Any = ASKER) -> Any:
+        return self.world.connect(self.world.through(who, label=GUEST_LABEL))
+
+    def test_they_are_led_to_who_has_reserved(self) -> None:
+        stream = self.guest()
+        stream.transport.write(b"may I come in?")
+        self.world.run()
+        self.assertEqual(bytes(stream.received), b"may I come in?")
+        failure = self.world.connect(self.world.circuit(ASKER, OTHER.public, label=GUEST_LABEL))
+        self.refused(failure, RelayNoReservation)
+
+    def test_they_get_what_strangers_get_whoever_they_are(self) -> None:
+        stream = self.guest()
+        for _ in range(5):
+            stream.transport.write(bytes(1_000))
+            self.world.run(1)
+        self.assertIsInstance(stream.lost.value, TruncatedStream)
+        self.assertEqual(self.world.relay.status().reset, 1)
+        # The same key, as a member.
+        stream = self.world.connect(self.world.through())
+        for _ in range(5):
+            stream.transport.write(bytes(1_000))
+            self.world.run(1)
+        self.assertIsNone(stream.lost)
+
+    def test_they_take_no_room_of_members(self) -> None:
+        self.guest()
+        self.refused(self.guest(OTHER), RelayLimitReached)
+        self.assertIsInstance(self.world.connect(self.world.through(OTHER)), Recorder)
+
+    def test_they_join_and_reserve_nothing(self) -> None:
+        to_relay = self.world.to_relay(HIDDEN, GUEST_LABEL)
+        joining = CircuitEndpoint(
+            self.world.clock, to_relay, Join(bytes(16)), TunnelAddress(RELAY.public)
+        )
+        self.refused(self.world.connect(joining), CircuitRefused)
+        asked: list[Any] = []
+        to_relay = self.world.to_relay(OTHER, GUEST_LABEL)
+        to_relay.connect(RPCFactory(self.world.clock)).addBoth(asked.append)
+        self.world.run(1)
+        asked[0].call(RESERVE, Reserve()).addBoth(asked.append)
+        self.world.run(60)
+        self.refused(asked[1], MeshkitError)
+        self.assertEqual(self.world.relay.status().reservations, 1)
+        self.assert_nothing_left(self.world)
 
 
 class LossTests(TunnelTestCase):

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.identity import vouchers
 from meshkit.identity.contexts import RELAY_VOUCHER
+from meshkit.identity.network import GUEST_LABEL
 from meshkit.relay.tunnel import holding, limits, wire
 from meshkit.shs.listener import MAX_UNAUTHENTICATED_LOCAL
 from meshkit.testing.transports import HIGH_WATER
@@ -91,7 +92,7 @@ class PageTests(SynchronousTestCase):
     def test_its_names(self) -> None:
         self.assertIn(f"`{RELAY_VOUCHER}`", self.page)
         self.assertIn(f"under `{vouchers.PATHS_NAME}`", self.page)
-        for label in (wire.CONTROL_LABEL, wire.CIRCUIT_LABEL):
+        for label in (wire.CONTROL_LABEL, wire.CIRCUIT_LABEL, GUEST_LABEL):
             self.assertIn(f"`{label}`", self.rows)
         methods = [wire.RESERVE.name, wire.RELEASE.name, wire.OFFER.name]
         said = re.findall(r"(relay\.\w+) +\[.*->", self.page)

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from meshkit.identity.keys import Identity, PublicKey
-from meshkit.identity.network import NetworkSecret
+from meshkit.identity.network import GUEST_LABEL, NetworkSecret
 from meshkit.relay.tunnel.ends import CircuitEndpoint, dial_through
 from meshkit.relay.tunnel.hidden import HiddenPeer
 from meshkit.relay.tunnel.limits import TunnelLimits
@@ -113,6 +113,7 @@ class World:
         self.listener = SecureListener(self.clock, RELAY, Random("listener"))
         self.listener.register(capability(RELAY_NETWORK, CONTROL_LABEL), self.relay.control)
         self.listener.register(capability(RELAY_NETWORK, CIRCUIT_LABEL), self.relay.circuits)
+        self.listener.register(capability(RELAY_NETWORK, GUEST_LABEL), self.relay.guests)
         self.network.server_endpoint(PORT).listen(self.listener)
         self.served = Recording(serve)
         self.inner = SecureListener(self.clock, HIDDEN, Random("inner"))
@@ -151,20 +152,26 @@ class World:
         )
 
     def circuit(
-        self, who: Identity = ASKER, target: PublicKey = HIDDEN.public, source: str = "127.0.0.1"
+        self,
+        who: Identity = ASKER,
+        target: PublicKey = HIDDEN.public,
+        source: str = "127.0.0.1",
+        label: str = CIRCUIT_LABEL,
     ) -> CircuitEndpoint:
         """@return: what leads to the target, with nothing inside."""
-        return dial_through(
-            self.clock, self.to_relay(who, CIRCUIT_LABEL, source), RELAY.public, target
-        )
+        return dial_through(self.clock, self.to_relay(who, label, source), RELAY.public, target)
 
     def through(
-        self, who: Identity = ASKER, target: PublicKey = HIDDEN.public, source: str = "127.0.0.1"
+        self,
+        who: Identity = ASKER,
+        target: PublicKey = HIDDEN.public,
+        source: str = "127.0.0.1",
+        label: str = CIRCUIT_LABEL,
     ) -> IStreamClientEndpoint:
         """@return: what leads to the target's key."""
         return wrap_client(
             self.clock,
-            self.circuit(who, target, source),
+            self.circuit(who, target, source, label),
             identity=who,
             capability=capability(MESH, "stream"),
             peer=target,
