@@ -637,6 +637,12 @@ class IDetours(Interface):
             its key, through relays or not, the best first, perhaps none.
         """
 
+    def to_us() -> Any:
+        """
+        @return: list of L{meshkit.identity.addresses.MeshAddress} by which others are led through
+            relays to this node now, in the order of the settings.
+        """
+
     def through(address: Any) -> Any:
         """
         @param address: one that leads through a relay.

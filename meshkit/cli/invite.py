@@ -14,8 +14,11 @@ import click
 from meshkit.cli.door import Door, ask, segment
 from meshkit.cli.output import json_option, line, print_json, table, visible
 from meshkit.cli.spans import span
+from meshkit.identity.addresses import MeshAddress
 
 _NEVER = "never"
+#: Columns of a terminal, in each of which is a dot of a code.
+_TERMINAL = 80
 
 
 def _lifetime(text: str) -> int | None:
@@ -51,7 +54,8 @@ def _lifetime(text: str) -> int | None:
     "addresses",
     multiple=True,
     metavar="HOST[:PORT]",
-    help="Where the newcomer reaches this node; may be repeated [default: what the node knows].",
+    help="Where the newcomer reaches this node, or its address through a relay, as 'meshkit "
+    "status' shows it; may be repeated [default: what the node knows].",
 )
 @click.option(
     "--note", metavar="TEXT", default="", help="What it is for, for 'meshkit invite list'."
@@ -135,8 +139,10 @@ def _remarks(made: Any, qr_file: str | None) -> list[str]:
             "It holds the secret of the network: whoever sees it is a member for good, and it "
             "cannot be taken back."
         )
-    remarks.append(f"It leads to {', '.join(made['addresses'])}.")
-    if not any(map(_is_public, made["addresses"])):
+    relays = [MeshAddress.parse(each).place.text for each in made["relays"]]
+    through = [f"here through the relay at {place}" for place in relays]
+    remarks.append(f"It leads to {', '.join([*made['addresses'], *through])}.")
+    if not any(map(_is_public, [*made["addresses"], *relays])):
         remarks.append("No one far away can dial that: for those, name an address with --address.")
     remarks.append("The newcomer runs: meshkit join CODE")
     return remarks
@@ -168,7 +174,10 @@ def _code(text: str) -> Any:
     import segno
 
     # In upper case, as a QR code has room for nearly twice as many letters of that.
-    return segno.make(text.upper(), error="m", micro=False)
+    code = segno.make(text.upper(), error="m", micro=False)
+    if code.symbol_size()[0] > _TERMINAL:
+        code = segno.make(text.upper(), error="l", micro=False)
+    return code
 
 
 def _show(text: str) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import Any, Final
 
 import click
@@ -15,6 +15,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
 from meshkit.cli.backup import all_migrations, held
@@ -27,6 +28,7 @@ from meshkit.errors import ConfigError, InvalidInvite, MeshkitError
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import SEED_BYTES, Identity
 from meshkit.identity.network import NetworkSecret
+from meshkit.relay.tunnel.alone import as_guest, as_member, through_relay
 from meshkit.runtime.config import CONFIG_FILE, MAX_CONFIG_FILE
 from meshkit.runtime.container import DiskFile, migrate
 from meshkit.runtime.files import LocalFiles
@@ -225,7 +227,13 @@ class _Joining:
             return self._stored[0], None
         if not isinstance(self._invite, CountedInvite):
             return self._invite.secret, None
-        return await Redeemer(reactor, identity, SystemRandom()).redeem(self._invite)
+        rng = SystemRandom()
+
+        def beneath(invite: CountedInvite, address: MeshAddress) -> IStreamClientEndpoint:
+            guest = None if address.via is None else as_guest(address.via, invite.guest)
+            return _bare(reactor, address, identity, guest, rng)
+
+        return await Redeemer(reactor, identity, rng, beneath).redeem(self._invite)
 
     def _remember(self, peers: tuple[MeshAddress, ...]) -> None:
         """Have them dialled by the node, durably."""
@@ -254,6 +262,22 @@ class _Joining:
             raise write_failed(e) from e
 
 
+def _bare(
+    reactor: Any,
+    address: MeshAddress,
+    identity: Identity,
+    capability: Capability | None,
+    rng: Random,
+) -> IStreamClientEndpoint:
+    """
+    @param capability: by which the relay is asked, if one leads there.
+    @return: the stream to the inviter, with no handshake inside.
+    """
+    if capability is None:
+        return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
+    return through_relay(reactor, address, identity, capability, rng, timeout=CONNECT_TIMEOUT)
+
+
 async def _meet(
     reactor: Any, address: MeshAddress, identity: Identity, secret: NetworkSecret
 ) -> None:
@@ -263,9 +287,10 @@ async def _meet(
     @raise MeshkitError: why it does not.
     """
     rng = SystemRandom()
+    member = None if address.via is None else as_member(address.via, secret.key())
     endpoint = wrap_client(
         reactor,
-        HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT),
+        _bare(reactor, address, identity, member, rng),
         identity=identity,
         capability=Capability.of(secret.key(), PING),
         peer=address.key,

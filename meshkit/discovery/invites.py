@@ -18,13 +18,23 @@ The text is C{mkinvite1-} and base32 of::
            [1, key: bin 32, addresses: [str], capability: bin 32, code: bin 16, expires: uint|nil]
            [2, key: bin 32, addresses: [str], secret: bin 32, weak: bool]
 
+    or, of a node that is reached through relays,
+
+           [3, key, ways, capability, guest: bin 32|nil, code, expires]
+           [4, key, ways, secret, weak]
+
+    way    str | [str, relay: bin 32, member: bool]
+
 C{key} is whose the addresses are, C{HOST:PORT} each, best first; C{expires} is in seconds since
-1970, and for people: what counts is the clock of the node that has made the invite.  All its
-characters are among those of which a QR code holds most, if they are in upper case.
+1970, and for people: what counts is the clock of the node that has made the invite.  A way that
+names a relay leads through it: the address is the relay's.  C{guest} is the capability by which a
+relay that is a member of the network takes a newcomer's question, and stands there if one is named.
+All characters of a text are among those of which a QR code holds most, if they are in upper case.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated, Final, TypeAlias
 
@@ -34,7 +44,7 @@ from msgspec import Meta
 
 from meshkit.crypto.pasteable import read_any, write_any
 from meshkit.errors import InvalidAddress, InvalidInvite, InvalidPublicKey
-from meshkit.identity.addresses import HostPort, MeshAddress
+from meshkit.identity.addresses import HostPort, MeshAddress, Via
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.network import NetworkKey, NetworkSecret
 
@@ -45,7 +55,10 @@ LABEL: Final = "invite"
 VERSION: Final = 1
 
 CODE_BYTES: Final = 16
+#: Ways to the node, and how many of them may lead through relays: each makes the text longer by
+#: some 90 characters.
 MAX_ADDRESSES: Final = 8
+MAX_RELAYS: Final = 2
 #: Characters of a text; the longest that is written has less.
 MAX_TEXT: Final = 4_096
 
@@ -55,6 +68,15 @@ _Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Addresses = Annotated[list[str], Meta(min_length=1, max_length=MAX_ADDRESSES)]
 _Seconds = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class _Led(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    place: str
+    relay: _Bytes32
+    member: bool
+
+
+_Ways = Annotated[list[str | _Led], Meta(min_length=1, max_length=MAX_ADDRESSES)]
 
 
 class _Counted(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=1):
@@ -72,7 +94,25 @@ class _Open(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     weak: bool
 
 
-_decoder: Final = msgspec.msgpack.Decoder(_Counted | _Open)
+class _CountedLed(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=3):
+    key: _Bytes32
+    ways: _Ways
+    capability: _Bytes32
+    guest: _Bytes32 | None
+    code: _Bytes16
+    expires: _Seconds | None
+
+
+class _OpenLed(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=4):
+    key: _Bytes32
+    ways: _Ways
+    secret: _Bytes32
+    weak: bool
+
+
+_Told: TypeAlias = _Counted | _Open | _CountedLed | _OpenLed
+
+_decoder: Final = msgspec.msgpack.Decoder(_Told)
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
@@ -84,12 +124,36 @@ def code_digest(code: bytes) -> bytes:
     return sha256(_DIGEST_DOMAIN + code).digest()
 
 
-def _check_addresses(_instance: object, _attribute: object, places: tuple[HostPort, ...]) -> None:
+@frozen
+class RelayPlace:
+    """
+    A relay that leads to the node.
+
+    @ivar place: where the relay is.
+    @ivar via: which one it is.
+    """
+
+    place: HostPort
+    via: Via
+
+
+#: Where a node is reached.
+Place: TypeAlias = HostPort | RelayPlace
+
+
+def _relays(places: Sequence[Place]) -> list[RelayPlace]:
+    return [each for each in places if isinstance(each, RelayPlace)]
+
+
+def _check_addresses(_instance: object, _attribute: object, places: tuple[Place, ...]) -> None:
     if not 1 <= len(places) <= MAX_ADDRESSES:
         raise InvalidInvite(f"an invite has 1 to {MAX_ADDRESSES} addresses, not {len(places)}")
     if len(set(places)) < len(places):
         raise InvalidInvite("an address stands twice in the invite")
-    for place in places:
+    if len(_relays(places)) > MAX_RELAYS:
+        raise InvalidInvite(f"an invite names {MAX_RELAYS} relays at most")
+    for each in places:
+        place = each.place if isinstance(each, RelayPlace) else each
         if "%" in place.host:
             raise InvalidInvite(
                 f"the address {place.text} names an interface, which no other host has"
@@ -102,30 +166,37 @@ class CountedInvite:
     One that the node at C{places} redeems.  It is a secret.
 
     @ivar key: whose invite it is.
-    @ivar places: where that node is dialled, best first.
+    @ivar places: where that node is reached, best first.
     @ivar capability: by which it is dialled for the label L{LABEL}, 32 bytes.
     @ivar code: what it is told, 16 bytes.
     @ivar expires: seconds since 1970; L{None} for no end.
+    @ivar guest: by which a relay that is a member is dialled for the label
+        L{meshkit.identity.network.GUEST_LABEL}, 32 bytes; L{None} if, and only if, no such relay is
+        among C{places}.
     """
 
     key: PublicKey
-    places: tuple[HostPort, ...] = field(validator=_check_addresses)
+    places: tuple[Place, ...] = field(validator=_check_addresses)
     capability: bytes
     code: bytes
     expires: int | None
+    guest: bytes | None = None
+
+    def __attrs_post_init__(self) -> None:
+        needed = any(each.via.role == "member" for each in _relays(self.places))
+        if needed is not (self.guest is not None):
+            raise InvalidInvite(
+                "an invite has what leads newcomers through relays of its network if it names such "
+                "a relay, and only then"
+            )
 
     @property
     def text(self) -> str:
         """What can be pasted."""
-        return _write(
-            _Counted(
-                self.key.raw,
-                [place.text for place in self.places],
-                self.capability,
-                self.code,
-                self.expires,
-            )
-        )
+        key, capability, code, expires = self.key.raw, self.capability, self.code, self.expires
+        if not _relays(self.places):
+            return _write(_Counted(key, _texts(self.places), capability, code, expires))
+        return _write(_CountedLed(key, _ways(self.places), capability, self.guest, code, expires))
 
     @property
     def addresses(self) -> tuple[MeshAddress, ...]:
@@ -146,19 +217,21 @@ class OpenInvite:
     One with the secret of the network in it.
 
     @ivar key: who can be met first.
-    @ivar places: where that node is dialled, best first.
+    @ivar places: where that node is reached, best first.
     @ivar secret: of the network.
     """
 
     key: PublicKey
-    places: tuple[HostPort, ...] = field(validator=_check_addresses)
+    places: tuple[Place, ...] = field(validator=_check_addresses)
     secret: NetworkSecret
 
     @property
     def text(self) -> str:
         """What can be pasted."""
-        places = [place.text for place in self.places]
-        return _write(_Open(self.key.raw, places, self.secret.raw, self.secret.weak))
+        key, secret, weak = self.key.raw, self.secret.raw, self.secret.weak
+        if not _relays(self.places):
+            return _write(_Open(key, _texts(self.places), secret, weak))
+        return _write(_OpenLed(key, _ways(self.places), secret, weak))
 
     @property
     def addresses(self) -> tuple[MeshAddress, ...]:
@@ -195,7 +268,12 @@ def parse_invite(text: str) -> Invite:
         key = PublicKey(told.key)
         # Not every 32 bytes are a key that could be dialled.
         _ = key.x25519
-        places = tuple(map(_read_place, told.addresses))
+        if isinstance(told, _Counted | _Open):
+            places: tuple[Place, ...] = tuple(map(_read_place, told.addresses))
+        else:
+            places = tuple(_read_way(way, key) for way in told.ways)
+            if not _relays(places):
+                raise InvalidInvite("the invite is not in its shortest form")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise InvalidInvite(
             "the invite is of a form that is not known here: is this meshkit older than the one "
@@ -205,6 +283,9 @@ def parse_invite(text: str) -> Invite:
         raise InvalidInvite(f"the invite cannot be used: {e}") from None
     if isinstance(told, _Counted):
         return CountedInvite(key, places, told.capability, told.code, told.expires)
+    if isinstance(told, _CountedLed):
+        code, expires = told.code, told.expires
+        return CountedInvite(key, places, told.capability, code, expires, told.guest)
     return OpenInvite(key, places, NetworkSecret(told.secret, weak=told.weak))
 
 
@@ -215,9 +296,39 @@ def _read_place(text: str) -> HostPort:
     return place
 
 
-def _write(told: _Counted | _Open) -> str:
+def _read_way(way: str | _Led, key: PublicKey) -> Place:
+    if isinstance(way, str):
+        return _read_place(way)
+    relay = PublicKey(way.relay)
+    _ = relay.x25519
+    if relay == key:
+        raise InvalidInvite("the invite leads through a relay to the relay itself")
+    return RelayPlace(_read_place(way.place), Via(relay, "member" if way.member else "blind"))
+
+
+def _write(told: _Told) -> str:
     return write_any(PREFIX, _encoder.encode(told))
 
 
-def _addresses(places: tuple[HostPort, ...], key: PublicKey) -> tuple[MeshAddress, ...]:
-    return tuple(MeshAddress(place.host, place.port, key) for place in places)
+def _texts(places: Sequence[Place]) -> list[str]:
+    return [place.text for place in places if isinstance(place, HostPort)]
+
+
+def _ways(places: Sequence[Place]) -> list[str | _Led]:
+    return [
+        _Led(each.place.text, each.via.key.raw, each.via.role == "member")
+        if isinstance(each, RelayPlace)
+        else each.text
+        for each in places
+    ]
+
+
+def address_of(place: Place, key: PublicKey) -> MeshAddress:
+    """@return: what leads to the node with this key."""
+    if isinstance(place, RelayPlace):
+        return MeshAddress(place.place.host, place.place.port, key, place.via)
+    return MeshAddress(place.host, place.port, key)
+
+
+def _addresses(places: tuple[Place, ...], key: PublicKey) -> tuple[MeshAddress, ...]:
+    return tuple(address_of(place, key) for place in places)

@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.cli import invite as under_test
 from meshkit.cli.main import cli
-from meshkit.discovery.invites import MAX_TEXT, OpenInvite
+from meshkit.discovery.invites import MAX_TEXT, CountedInvite, OpenInvite, RelayPlace
 from meshkit.errors import ConfigError, InvalidInvite
-from meshkit.identity.addresses import HostPort
+from meshkit.identity.addresses import HostPort, MeshAddress, Via
 from meshkit.identity.network import NetworkSecret
 from meshkit.runtime.files import LocalFiles
 from meshkit.runtime.folder import DataFolder
@@ -69,6 +69,32 @@ class Inviting(Case):
         code = under_test._code(INVITE)
         self.assertEqual(code.mode, "alphanumeric")
         self.assertLessEqual(int(code.version), 8)
+
+    def test_one_that_names_relays_fits_on_a_terminal(self) -> None:
+        near, far = HostPort("192.168.178.120", 7655), HostPort("2001:db8:1234:5678::ffff", 7655)
+        at = HostPort("relay.example.org", 7661)
+        relays = [RelayPlace(at, Via(make_identity(n).public, "member")) for n in range(2)]
+        for places, dots in (((near, relays[0]), 61), ((near, far, *relays), 65)):
+            invite = CountedInvite(
+                ADA.public, places, bytes(32), bytes(16), 1_790_000_000, bytes(32)
+            )
+            code = under_test._code(invite.text)
+            self.assertEqual(code.mode, "alphanumeric")
+            self.assertEqual(code.symbol_size(border=0), (dots, dots))
+            self.assertLessEqual(code.symbol_size()[0], 80)
+
+    def test_what_is_said_of_relays(self) -> None:
+        def said(place: str, *addresses: str) -> str:
+            via = Via(make_identity("relay").public, "blind")
+            at = HostPort.parse(place)
+            relay = MeshAddress(at.host, at.port, ADA.public, via).text
+            made = {"addresses": list(addresses), "relays": [relay]}
+            return "\n".join(under_test._remarks(made, None))
+
+        far = said("relay.example:7661", "192.168.1.2:7655")
+        self.assertIn("leads to 192.168.1.2:7655, here through the relay at relay.example:76", far)
+        self.assertNotIn("No one far away", far)
+        self.assertIn("No one far away", said("192.168.1.9:7661"))
 
     def test_what_is_said_of_addresses(self) -> None:
         for address, public in (

@@ -72,27 +72,31 @@ class MadeInvite(KnownInvite):
     """
     @ivar invite: its text, mkinvite1-...  It is shown this once, and kept nowhere.
     @ivar addresses: where it says that this node can be reached.
+    @ivar relays: and by which addresses through relays.
     """
 
     invite: str
     addresses: list[str]
+    relays: list[str]
 
 
 class MadeOpenInvite(msgspec.Struct):
     """
     @ivar invite: its text, mkinvite1-..., with the secret of the network in it.
     @ivar addresses: where it says that this node can be reached.
+    @ivar relays: and by which addresses through relays.
     """
 
     invite: str
     addresses: list[str]
+    relays: list[str]
 
 
 _Addresses = Annotated[
     list[Annotated[str, Meta(max_length=300)]],
     Meta(
-        description="where newcomers reach this node, HOST or HOST:PORT; what it knows of itself, "
-        "if there are none",
+        description="where newcomers reach this node, HOST or HOST:PORT, or its address through a "
+        "relay; what it knows of itself, if there are none",
         max_length=8,
     ),
 ]
@@ -101,7 +105,11 @@ _Lifetime = Annotated[
     Meta(description="seconds that it is good for; null for no end", ge=1, le=365 * 86_400),
 ]
 _Otherwise = Annotated[
-    str, Meta(description="a host to name if the node knows of none", max_length=300)
+    str,
+    Meta(
+        description="a host to name if the node knows of none, and listens at all of its addresses",
+        max_length=300,
+    ),
 ]
 
 

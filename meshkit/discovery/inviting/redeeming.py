@@ -10,9 +10,9 @@ answered (protocol/invites.md)::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -41,9 +41,11 @@ from meshkit.errors import (
     MeshkitError,
     NetworkKeyRefused,
     PeerKeyRefused,
+    PeerUnreachable,
+    RelayError,
     RemoteError,
 )
-from meshkit.identity.addresses import HostPort, MeshAddress, PeerAddress
+from meshkit.identity.addresses import MeshAddress, PeerAddress
 from meshkit.identity.keys import Identity
 from meshkit.identity.network import NetworkSecret
 from meshkit.rpc.methods import Dispatcher, Method
@@ -53,7 +55,8 @@ from meshkit.runtime.limits import PeerBuckets
 from meshkit.runtime.peers import named_error
 from meshkit.shs import Capability, wrap_client
 
-T = TypeVar("T")
+#: Gives the bare stream to a node, at an address of an invite.
+Beneath: TypeAlias = Callable[[CountedInvite, MeshAddress], IStreamClientEndpoint]
 
 #: Connections at a time, and seconds that one may last: one question needs no more.  If there are
 #: as many, those make room that have not asked yet.
@@ -225,20 +228,23 @@ class Redeemer:
         reactor: Any,
         identity: Identity,
         rng: Random,
-        beneath: Callable[[HostPort], IStreamClientEndpoint] | None = None,
+        beneath: Beneath | None = None,
     ) -> None:
         """
         @param reactor: clock, sockets and names.
         @param identity: who joins.
-        @param beneath: how a place is dialled; by TCP, if not given.
+        @param beneath: gives the bare stream to the node at an address of an invite, with no
+            handshake inside.  If not given, that is TCP, and ways through relays are not gone.
         """
         self._reactor = reactor
         self._identity = identity
         self._rng = rng
         self._beneath = beneath or self._by_tcp
 
-    def _by_tcp(self, place: HostPort) -> IStreamClientEndpoint:
-        return HostnameEndpoint(self._reactor, place.host, place.port, timeout=CONNECT_TIMEOUT)
+    def _by_tcp(self, _invite: CountedInvite, address: MeshAddress) -> IStreamClientEndpoint:
+        if address.via is not None:
+            raise PeerUnreachable(f"{address.text} leads through a relay: only TCP is known here")
+        return HostnameEndpoint(self._reactor, address.host, address.port, timeout=CONNECT_TIMEOUT)
 
     def redeem(self, invite: CountedInvite) -> Deferred[tuple[NetworkSecret, MeshAddress]]:
         """
@@ -246,27 +252,28 @@ class Redeemer:
         is harmless, and counts once.
 
         @return: Deferred of the secret, and where that node was reached.  It fails with
-            L{InviteUsed}, L{InviteExpired} or L{InviteUnknown} as soon as that node is reached;
-            otherwise with what was wrong with its last address: L{InviteNotAnswered} or
-            another L{MeshkitError}.  Cancelling it ends the connection.
+            L{InviteUsed}, L{InviteExpired} or L{InviteUnknown}, or the L{RemoteError} that the
+            node says, as soon as that node is reached; otherwise with what was wrong with its
+            addresses: if that is not the same kind for all of them, a L{PeerUnreachable} that says
+            so of each.  Cancelling it ends the connection.
         """
         return Deferred.fromCoroutine(self._redeem(invite))
 
     async def _redeem(self, invite: CountedInvite) -> tuple[NetworkSecret, MeshAddress]:
-        *others, last = invite.addresses
-        for address in others:
+        problems: list[MeshkitError] = []
+        for address in invite.addresses:
             try:
                 return await self._at(invite, address), address
-            except (InviteUsed, InviteExpired, InviteUnknown):
+            except (InviteUsed, InviteExpired, InviteUnknown, RemoteError):
                 raise
-            except MeshkitError:
-                continue  # it may be reached at another one
-        return await self._at(invite, last), last
+            except MeshkitError as e:
+                problems.append(e)  # it may be reached at another one
+        raise _none_of(problems)
 
     async def _at(self, invite: CountedInvite, address: MeshAddress) -> NetworkSecret:
         endpoint = wrap_client(
             self._reactor,
-            self._beneath(address.place),
+            self._beneath(invite, address),
             identity=self._identity,
             capability=Capability(LABEL, VERSION, invite.capability),
             peer=invite.key,
@@ -284,6 +291,15 @@ class Redeemer:
                 f"it has no invites that could be used, or its network has a new secret since; "
                 f"ask for another invite"
             ) from None
+        except RelayError as e:
+            raise type(e)(
+                f"the relay at {address.place} does not lead to the node that has made the invite "
+                f"({e}): try again when that node runs; the invite is not used up"
+            ) from None
+        except PeerUnreachable as e:
+            raise type(e)(
+                f"{e}: try again when the relay runs; the invite is not used up"
+            ) from None
         except (ConnectError, ConnectionClosed, OSError) as e:
             raise named_error(address.place, e) from None
         try:
@@ -297,6 +313,15 @@ class Redeemer:
         finally:
             asking.close()
         return NetworkSecret(welcome.secret, weak=welcome.weak)
+
+
+def _none_of(problems: Sequence[MeshkitError]) -> MeshkitError:
+    """@return: that a node was reached at none of its addresses, whose problems these are."""
+    first, *others = problems
+    if not others:
+        return first
+    same = all(type(each) is type(first) for each in others)
+    return (type(first) if same else PeerUnreachable)("; and ".join(map(str, problems)))
 
 
 _WHY: Final = {

@@ -323,6 +323,14 @@ class TunnelPart(Part):
         ]
         self._finder.tell(PATHS_NAME, encode_paths(paths[:MAX_PATHS]) if paths else None)
 
+    def to_us(self) -> list[MeshAddress]:
+        own = self._context.identity.public
+        return [
+            _through(relay, own)
+            for relay, hidden in self._hidden.items()
+            if hidden.voucher is not None
+        ]
+
     # --- reaching others ------------------------------------------------------------------
 
     def direct(self, key: PublicKey) -> HostPort | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -30,18 +30,26 @@ from meshkit.errors import (
     InviteUsed,
     NetworkKeyRefused,
     PeerUnreachable,
+    RelayNoReservation,
     RemoteError,
     TruncatedStream,
 )
-from meshkit.identity.addresses import HostPort
+from meshkit.identity.addresses import HostPort, MeshAddress, Via
 from meshkit.interfaces import IMeshPart
+from meshkit.relay.tunnel.alone import as_guest, as_member, through_relay
 from meshkit.rpc.protocol import RPCProtocol
 from meshkit.runtime.registry import discover_parts
+from meshkit.services.programs import MESH_RELAY
 from meshkit.shs import Capability, wrap_client
 from meshkit.testing.identities import make_identity
 from meshkit.testing.nodes import MESH_PORT, MemoryHost, MemoryMesh
 
-PARTS = [each for each in discover_parts(meshkit_plugins) if each.name == "invites"]
+ALL_PARTS = discover_parts(meshkit_plugins)
+PARTS = [each for each in ALL_PARTS if each.name == "invites"]
+#: Those of a node that is reached through relays.
+HIDING = [each for each in ALL_PARTS if each.name in ("invites", "relays", "tunnel")]
+#: Nobody else reaches what listens there.
+HIDDEN = f'listen = "tcp:{MESH_PORT}:interface=127.0.0.1"\n'
 BOB, EVE = make_identity("bob"), make_identity("eve")
 
 
@@ -328,3 +336,154 @@ class Doors(Case):
         self.assertEqual(status, {"open": 0, "kept": 2, "welcomed": 1, "refused": 1})
         metrics = self.ada.ask("GET", "/metrics").body.decode()
         self.assertIn("meshkit_invites_welcomed_total 1.0", metrics)
+
+
+class Hidden(Case):
+    """A node that is reached through a relay and by no other way."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.relay = self.mesh.node("relay", program=MESH_RELAY)
+        self.blind = self.mesh.node("blind", 'role = "blind"', program=MESH_RELAY)
+
+    def start(self, *relays: Any, config: str = HIDDEN) -> None:
+        """Make a hidden node, behind these relays."""
+        for relay in relays:
+            relay.start()
+        names = {self.relay: "use", self.blind: "blind"}
+        used = "".join(f'{names[each]} = ["{each.address}"]\n' for each in relays)
+        self.ada = self.mesh.node("hidden", f"{config}[relays]\n{used}", makers=HIDING)
+        self.ada.start()
+        self.mesh.run(1)
+
+    def behind(self, relay: Any, role: Any) -> str:
+        at = MeshAddress.parse(relay.address)
+        return MeshAddress(at.host, at.port, self.ada.identity.public, Via(at.key, role)).text
+
+    def beneath(self, invite: CountedInvite, address: MeshAddress) -> Any:
+        if address.via is None:
+            return HostnameEndpoint(self.elsewhere, address.host, address.port)
+        capability = as_guest(address.via, invite.guest)
+        return through_relay(self.elsewhere, address, BOB, capability, self.rng, timeout=5.0)
+
+    def redeem(self, invite: CountedInvite, who: Any = BOB) -> Deferred[Any]:
+        redeemer = Redeemer(self.elsewhere, who, self.rng, self.beneath)
+        return self.settled(redeemer.redeem(invite))
+
+    def test_a_newcomer_comes_through_a_relay_of_the_network(self) -> None:
+        self.start(self.relay)
+        invite = self.make()
+        self.assertEqual(self.made["addresses"], [])
+        self.assertEqual(self.made["relays"], [self.behind(self.relay, "member")])
+        secret, reached = self.successResultOf(self.redeem(invite))
+        self.assertEqual(secret, self.mesh.network_secret)
+        self.assertEqual(reached.text, self.behind(self.relay, "member"))
+        self.failureResultOf(self.redeem(invite, EVE), InviteUsed)
+
+    def test_or_through_one_that_knows_no_network(self) -> None:
+        self.start(self.blind)
+        invite = self.make()
+        self.assertEqual(self.made["relays"], [self.behind(self.blind, "blind")])
+        self.assertIsNone(invite.guest)
+        secret, _ = self.successResultOf(self.redeem(invite))
+        self.assertEqual(secret, self.mesh.network_secret)
+
+    def test_an_open_one_names_them_too(self) -> None:
+        self.start(self.relay, self.blind)
+        made = self.ask("POST", "/v1/invites/open", {})
+        both = [self.behind(self.relay, "member"), self.behind(self.blind, "blind")]
+        self.assertEqual((made["addresses"], made["relays"]), ([], both))
+        invite = parse_invite(made["invite"])
+        self.assertEqual([each.text for each in invite.addresses], both)
+
+    def test_what_asks_for_the_secret_opens_no_relay(self) -> None:
+        """Each of the two capabilities of an invite is for one thing."""
+        self.start(self.relay)
+        invite = self.make()
+        (address,) = invite.addresses
+        assert address.via is not None
+        network = self.mesh.network_secret.key()
+        opens = as_guest(address.via, invite.guest)
+        self.assertNotEqual(opens, as_member(address.via, network))
+        for capability, error in (
+            (Capability(LABEL, VERSION, invite.capability), PeerUnreachable),
+            (opens, None),
+        ):
+            leading = through_relay(self.elsewhere, address, EVE, capability, self.rng, timeout=5.0)
+            connecting = self.settled(leading.connect(Factory.forProtocol(Protocol)))
+            if error is None:
+                self.successResultOf(connecting).transport.loseConnection()
+            else:
+                why = str(self.failureResultOf(connecting, error).value)
+                self.assertIn("does not answer to us", why)
+
+    def test_its_relay_is_away(self) -> None:
+        self.start(self.relay)
+        invite = self.make()
+        self.relay.stop()
+        self.mesh.run(1)
+        why = str(self.failureResultOf(self.redeem(invite), PeerUnreachable).value)
+        self.assertIn("the relay at", why)
+        self.assertIn("not used up", why)
+        # Nor is it, and there is no other.
+        answer = self.ada.ask("POST", "/v1/invites", {})
+        self.assertEqual((answer.status, answer.code), (409, "OWN_ADDRESS_UNKNOWN"))
+        self.assertIn("none of the relays", answer.json["error"]["message"])
+
+    def test_it_is_away_itself(self) -> None:
+        self.start(self.relay)
+        invite = self.make()
+        self.ada.stop()
+        self.mesh.run(1)
+        why = str(self.failureResultOf(self.redeem(invite), RelayNoReservation).value)
+        self.assertIn("not used up", why)
+        self.ada.start()
+        self.mesh.run(1)
+        self.successResultOf(self.redeem(invite))
+
+    def test_who_goes_through_no_relay_is_told_that_one_leads_there(self) -> None:
+        self.start(self.relay)
+        redeemer = Redeemer(self.elsewhere, BOB, self.rng)
+        failure = self.failureResultOf(self.settled(redeemer.redeem(self.make())), PeerUnreachable)
+        self.assertIn("leads through a relay", str(failure.value))
+
+    def test_neither_an_address_nor_a_relay(self) -> None:
+        node = self.mesh.node("nowhere", f'listen = "tcp:{MESH_PORT}"', makers=HIDING)
+        self.patch(node.host, "address", "0.0.0.0")
+        node.start()
+        answer = node.ask("POST", "/v1/invites", {})
+        self.assertEqual((answer.status, answer.code), (409, "OWN_ADDRESS_UNKNOWN"))
+        for todo in ("--address HOST:PORT", "through a relay"):
+            self.assertIn(todo, answer.json["error"]["message"])
+
+    def test_one_that_does_not_listen_everywhere_is_not_where_its_host_is(self) -> None:
+        self.start(self.relay)
+        self.assertEqual(self.make(otherwise="192.0.2.9").places, self.make().places)
+        self.assertEqual(self.made["addresses"], [])
+
+    def test_the_best_first(self) -> None:
+        """Who is far away waits in vain at what only neighbours can dial."""
+        self.start(self.relay, self.blind, config="")
+        near = f"{self.ada.host.address}:{MESH_PORT}"
+        relays = [self.behind(self.relay, "member"), self.behind(self.blind, "blind")]
+
+        def made() -> list[str]:
+            return [each.text for each in self.make().addresses]
+
+        key = self.ada.identity.public.base64
+        self.assertEqual(made(), [*relays, f"net:{near}~shs:{key}"])
+        self.ada.service._whereabouts.mapped("router", [HostPort("8.8.8.8", 1)])
+        self.assertEqual(made(), [f"net:8.8.8.8:1~shs:{key}", *relays, f"net:{near}~shs:{key}"])
+        self.assertEqual(self.made["addresses"], ["8.8.8.8:1", near])
+
+    def test_relays_that_are_named(self) -> None:
+        self.start(self.relay, self.blind)
+        behind = self.behind(self.blind, "blind")
+        self.make(addresses=[behind, "mesh.example:80", self.ada.address])
+        own = f"{self.ada.host.address}:{MESH_PORT}"
+        self.assertEqual(
+            (self.made["addresses"], self.made["relays"]), (["mesh.example:80", own], [behind])
+        )
+        for wrong in (self.relay.address, behind[:-2], f"{behind}~shs:", self.blind.address):
+            answer = self.ada.ask("POST", "/v1/invites", {"addresses": [wrong]})
+            self.assertEqual((answer.status, answer.code), (400, "INVALID_ADDRESS"), wrong)

@@ -1,0 +1,98 @@
+"""Real nodes behind a relay, as at home: what they do for others who cannot dial them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.process.mesh import Mesh, Node, Shared, wait_for
+from tests.process.relays import RelayNode
+
+
+class _Home:
+    """A relay, and a node of its network that listens where nobody else can dial it."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.relay = mesh.node("relay", kind=RelayNode).start()
+        self.hides = ("--listen", "unix:mesh.sock", "--relays-use", self.relay.address)
+        self.ada = mesh.node("ada", *self.hides, network=self.relay).start()
+        self.wait_reached(self.ada)
+
+    def wait_reached(self, node: Node) -> str:
+        """@return: the address that leads through the relay to a node."""
+
+        def look() -> str:
+            (shown,) = node.status["parts"]["tunnel"]["relays"]
+            return str(shown["address"]) if shown["reachable"] else ""
+
+        return wait_for(f"a reservation of {node.home.name}", look)
+
+    def newcomer(self, name: str) -> Node:
+        """Somebody with nothing at all."""
+        home = self.mesh.folder / name
+        home.mkdir()
+        node = Node(home)
+        self.mesh._nodes.append(node)
+        return node
+
+
+shared = Shared(_Home)
+
+
+def tearDownModule() -> None:
+    shared.close()
+
+
+class HiddenTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.home: _Home = shared.get()
+        self.ada = self.home.ada
+
+    def refused(self, node: Node, invite: str, code: str) -> str:
+        done = node.cli("join", invite)
+        self.assertEqual((done.code, done.out), (1, ""), done.err)
+        self.assertIn(f"[{code}]", done.err)
+        self.assertFalse((node.data / "network.secret").exists())
+        return done.err
+
+    def state(self, made: Any) -> str:
+        """How it stands with an invite."""
+        known = {each["id"]: each["state"] for each in self.ada.get("/v1/invites")}
+        return str(known[made["id"]])
+
+    def test_a_newcomer_joins_at_a_node_that_nobody_can_dial(self) -> None:
+        behind = self.home.wait_reached(self.ada)
+        shown = self.ada.cli("invite", "--qr")
+        self.assertEqual(shown.code, 0, shown.err)
+        self.assertIn("here through the relay at 127.0.0.1:", shown.err)
+        self.assertLessEqual(max(map(len, shown.lines[1:])), 80)
+        code = shown.lines[0]
+        bob = self.home.newcomer("bob")
+        joined = bob.good("join", "-", "--json", stdin=code.encode()).json
+        self.assertEqual((joined["peers"], joined["answered"]), ([behind], behind))
+        self.ada.publish({"type": "note", "text": "welcome"})
+        bob.start()
+        wait_for("her feed", lambda: bob.stored(self.ada.status["identity"]))
+        eve = self.home.newcomer("eve")
+        self.refused(eve, code, "INVITE_USED")
+
+        # A relay that is away uses nothing up.
+        made = self.ada.good("invite", "--json").json
+        self.assertEqual((made["addresses"], made["relays"]), ([], [behind]))
+        host, port = self.home.relay.mesh_port
+        self.home.relay.kill()
+        why = self.refused(eve, made["invite"], "PEER_UNREACHABLE")
+        self.assertIn(f"the relay at {host}:{port} cannot be reached", why)
+        self.assertIn("not used up", why)
+        answer = self.ada.ask("POST", "/v1/invites", b"{}")
+        self.assertEqual(answer.code, "OWN_ADDRESS_UNKNOWN")
+        self.assertIn(
+            "none of the relays of this node leads to it", answer.json["error"]["message"]
+        )
+        self.assertEqual(self.state(made), "open")
+        self.home.relay.start("--listen", f"tcp:{port}:interface={host}")
+        self.home.wait_reached(self.ada)
+        self.assertEqual(eve.good("join", made["invite"], "--json").json["answered"], behind)
+        self.assertEqual(self.state(made), "used")
