@@ -36,9 +36,11 @@ class Peer(Node):
     A storage peer, C{twistd mesh-storage}.
 
     @ivar port: where it was first, and is again after a restart.
+    @ivar key: its id, once it was started.
     """
 
     port: int = 0
+    key: str = ""
 
     def command(self, *arguments: str) -> list[str]:
         listen: tuple[str, ...] = ()
@@ -49,10 +51,8 @@ class Peer(Node):
     def wait_ready(self) -> None:
         super().wait_ready()
         self.port = int(self.mesh_port[1])
-
-    @property
-    def key(self) -> str:
-        return self.good("id").lines[0]
+        # 'meshkit id' says the same, and is a process each time.
+        self.key = f"@{self.address.partition('~shs:')[2]}.ed25519"
 
     def shares(self) -> list[Path]:
         """The files of the shares that it keeps."""
@@ -155,7 +155,10 @@ class Cluster:
             assert isinstance(peer, Peer)
             first = first or peer
             peers.append(peer)
-            peer.start()
+            # While it starts, the next one is made.
+            peer.spawn()
+        for peer in peers:
+            peer.wait_ready()
         known: list[str] = []
         proxies = []
         for number, peer in enumerate(peers):

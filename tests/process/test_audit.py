@@ -7,6 +7,7 @@ no repair.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -109,7 +110,8 @@ class RepairTests(AuditCase):
         cluster = self.cluster(5, "2+2")
         carer = self.mesh.node("carer", *cluster.owner.arguments, network=cluster.owner).start()
         for each in (*cluster.peers, carer):
-            cluster.owner.good("peer", "add", each.address)
+            body = json.dumps({"address": each.address}).encode()
+            self.assertTrue(cluster.owner.ask("POST", "/v1/peers", body).data)
         wait_for(
             "all in one hash table",
             lambda: (

@@ -269,7 +269,7 @@ def page(
 class Totals:
     """
     @ivar objects: those that are there.
-    @ivar publishing: objects that are still to be published.
+    @ivar publishing: objects that are still to be published, those of others too.
     @ivar renewing: objects whose leases are due to be renewed.
     @ivar releases: leases that are to be given up at peers that were not reached.
     @ivar watched: objects of others that are looked after.
@@ -294,7 +294,8 @@ def totals(connection: sqlite3.Connection, now: int) -> Totals:
         # What was removed is published again and again.
         count(
             "storage_objects WHERE publish_at <= ? OR publish_at > ? AND status = 'live'", now, now
-        ),
+        )
+        + count("storage_watched WHERE publish_at IS NOT NULL"),
         count("storage_objects WHERE renew_at <= ?", now),
         count("storage_releases"),
         count("storage_watched"),

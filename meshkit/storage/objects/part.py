@@ -169,7 +169,7 @@ class StoragePart(Part):
             table,
             self._locator,
             context.wall_clock,
-            lambda: self.upkeep.wake(),
+            lambda: self.upkeep.changed(),
             publishes=config.publish,
         )
         self.guard = Guard(
@@ -211,10 +211,9 @@ class StoragePart(Part):
 
     # --- what is counted -------------------------------------------------------------------
 
-    def _count_put(self, size: int) -> None:
+    def _count_put(self, size: int) -> Deferred[None]:
         self._put_bytes += size
-        # What was put is published when it is written down.
-        self._context.reactor.callLater(0, self.upkeep.wake)
+        return self.upkeep.changed()
 
     def _count_got(self, size: int) -> None:
         self._got_bytes += size
@@ -512,7 +511,7 @@ class StoragePart(Part):
             )
             releases = ledger.releases_of(upload, entry.document)
             released = await self.upkeep.release(releases)
-            self.upkeep.wake()
+            await self.upkeep.changed()
         return offered.ObjectRemoval(
             object=entry.content_id.hex(),
             released=released,

@@ -72,7 +72,7 @@ class Tracking:
         table: IHashTable | None,
         locator: Locator,
         wall_clock: Callable[[], int],
-        changed: Callable[[], object],
+        changed: Callable[[], Deferred[None]],
         *,
         publishes: bool,
     ) -> None:
@@ -81,7 +81,8 @@ class Tracking:
         @param table: where others say where shares are; L{None} if there is none.
         @param locator: finds objects of others there.
         @param wall_clock: nanoseconds since 1970.
-        @param changed: is called when something is to be published, or given up.
+        @param changed: is called when something is to be published, or given up, and that is
+            written down; its Deferred fires when that is known.
         @param publishes: the objects of this node are in the table.
         """
         self._database = database
@@ -201,7 +202,7 @@ class Tracking:
             if not tracked.own and await self._database.write(
                 partial(self._end, content_id=content_id)
             ):
-                self._changed()
+                await self._changed()
             raise ObjectRemoved(
                 f"the object {content_id.hex()[:16]}... was given up by its owner: nobody has to "
                 f"keep it"
@@ -215,7 +216,7 @@ class Tracking:
                 object=content_id.hex()[:16],
                 version=row.document.version,
             )
-            self._changed()
+            await self._changed()
         return self._track(row)
 
     def _end(self, connection: sqlite3.Connection, content_id: bytes) -> bool:
@@ -271,9 +272,8 @@ class Tracking:
             raise ObjectKeyWrong("the object was put with another storage secret")
         swapping = self._database.write(partial(self._swap, tracked=tracked, document=document))
 
-        def swapped(result: TrackedObject) -> TrackedObject:
-            self._changed()
-            return result
+        def swapped(result: TrackedObject) -> Deferred[TrackedObject]:
+            return self._changed().addCallback(lambda _: result)
 
         return swapping.addCallback(swapped)
 
@@ -372,7 +372,7 @@ class Tracking:
             return self._find(connection, content_id)
 
         tracked = await self._database.write(add)
-        self._changed()
+        await self._changed()
         return tracked
 
     def unwatch(self, content_id: bytes) -> Deferred[None]:

@@ -118,6 +118,8 @@ class Upkeep:
         # Seconds until the next look, about.
         self._pause = PAUSE
         self._started = False
+        # Times that was looked what there is, and which of them C{totals} comes from.
+        self._counts = self._counted = 0
         self.totals = Totals(0, 0, 0, 0)
         self.published = 0
         self.renewed = 0
@@ -163,6 +165,31 @@ class Upkeep:
         if self._next is not None:
             self._next.cancel()
         self._next = self._reactor.callLater(0, self._begin)
+
+    def changed(self) -> Deferred[None]:
+        """
+        Something that is due now was written down.
+
+        @return: Deferred that fires with L{None} when C{totals} tells of it; what is due is done
+            after that.  It does not fail because of the database, which is logged.
+        """
+        self.wake()
+        return Deferred.fromCoroutine(self._tell())
+
+    async def _tell(self) -> None:
+        try:
+            await self._count()
+        except MeshkitError as e:
+            # The next look does.
+            self._log.info("what is due is not counted: {error}", error=str(e))
+
+    async def _count(self) -> None:
+        self._counts += 1
+        number = self._counts
+        totals = await self._database.read(partial(ledger.totals, now=self._now()))
+        # Of two that read at the same time the first may be the last to end.
+        if number > self._counted:
+            self._counted, self.totals = number, totals
 
     def _begin(self) -> None:
         self._next = None
@@ -214,7 +241,7 @@ class Upkeep:
             partial(ledger.forgettable, before=old, limit=MAX_OBJECTS)
         ):
             await self._database.write(partial(ledger.forget, content_id=entry.content_id))
-        self.totals = await self._database.read(partial(ledger.totals, now=self._now()))
+        await self._count()
 
     # --- publishing --------------------------------------------------------------------------
 

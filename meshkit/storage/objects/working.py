@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from stat import S_ISDIR, S_ISREG
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from attrs import frozen
@@ -56,12 +56,13 @@ class Figures:
     """
     What is counted.
 
-    @ivar put: is told the bytes of an object that was put.
+    @ivar put: is told the bytes of an object that was put, when that is written down; its
+        Deferred fires when it is known what there is to do for it.
     @ivar got: is told the bytes of an object that was got.
     @ivar problem: is told of a peer that failed or lied.
     """
 
-    put: Callable[[int], object]
+    put: Callable[[int], Deferred[None]]
     got: Callable[[int], object]
     problem: Callable[[Problem], object]
 
@@ -224,7 +225,6 @@ class ObjectWork:
             stored.signed,
             renewal_of(stored.document),
         )
-        self._figures.put(manifest.length)
         result = offered.TransferResult(
             object=manifest.content_id.hex(),
             bytes=manifest.length,
@@ -236,14 +236,16 @@ class ObjectWork:
         )
         publish_at = now // _SECONDS if self._publish else None
 
-        def clean_up() -> Any:
-            return None if spool is None else self._workers.run(spool.remove)
+        async def after() -> None:
+            await self._figures.put(manifest.length)
+            if spool is not None:
+                await self._workers.run(spool.remove)
 
         return Outcome(
             msgspec.json.encode(result),
             manifest.content_id,
             partial(ledger.add, entry=entry, publish_at=publish_at),
-            clean_up,
+            lambda: Deferred.fromCoroutine(after()),
         )
 
     def _problems(self, problems: tuple[Problem, ...]) -> list[offered.PeerProblem]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import MeshkitError, NotReady, PeerUnreachable
@@ -110,6 +110,26 @@ class Table:
         if key in self.places:
             return succeed([self.places[key]])
         return fail(NotReady("nobody knows it"))
+
+
+class LateDisk:
+    """
+    A database whose writes take their time, while reads are answered at once.
+
+    @ivar late: seconds that each takes.
+    """
+
+    def __init__(self, database: Any, clock: Clock, late: float) -> None:
+        self.late = late
+        self._database = database
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def write(self, job: Callable[[Any], Any]) -> Deferred[Any]:
+        waiting = deferLater(self._clock, self.late, lambda: None)
+        return waiting.addCallback(lambda _: self._database.write(job))
 
 
 class Front(Unruly):

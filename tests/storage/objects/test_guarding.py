@@ -152,8 +152,10 @@ class WatchTests(GuardCase):
         put = self.put_and_publish()
         tracked = self.watch(put)
         self.settle()
+        self.assertEqual(self.repairer.status().publishing, 0)
         self.table.problem = NotReady("the network is away")
         moved = self.repair(tracked, 1, self.spare(tracked))
+        self.assertEqual(self.repairer.status().publishing, 1)
         self.table.problem = None
         shown = self.ask("object_stat", self.repairer, object=put.object)
         self.assertEqual((shown.own, shown.version), (False, moved.document.version))

@@ -32,7 +32,7 @@ from meshkit.storage.placement_document import PlacementDocument
 from meshkit.storage.terms import GRACE_SECONDS, LEASE_SECONDS
 from meshkit.testing.identities import make_identity
 from tests.storage.client.peers import hang
-from tests.storage.objects.support import HERON, Answered, ObjectsCase, lie
+from tests.storage.objects.support import HERON, Answered, LateDisk, ObjectsCase, lie
 
 TEXT = bytes(range(256)) * 100
 
@@ -538,6 +538,16 @@ class UpkeepTests(ObjectsCase):
         self.run_upkeep()
         self.assertGreater(min(self.leases(put.object)), max(leases))
         self.assertEqual(self.get(put.object), HERON)
+
+    def test_what_was_put_is_published_at_once_however_long_the_disk_takes(self) -> None:
+        late = LateDisk(self.context.database, self.clock, 0.5)
+        part = self.start(evolve(self.context, database=late))
+        put = self.ask("object_put", part, path=self.write("heron.txt", HERON))
+        self.assertEqual(self.ended(put, part).state, "done")
+        # As soon as it is said that it was put, it is said that it is not published yet.
+        self.assertEqual(part.status().publishing, 1)
+        self.until(lambda: not part.status().publishing, 5)
+        self.assertEqual(len(self.table.records), 2)
 
     def test_what_the_hash_table_does_not_take_is_published_later(self) -> None:
         self.table.problem = NotReady("not yet")
