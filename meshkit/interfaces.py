@@ -655,6 +655,13 @@ class IDetours(Interface):
 class IShortcuts(Interface):
     """Direct paths beside those through relays: provided by the part C{webrtc}."""
 
+    def hear_stun(places: Sequence[Any]) -> None:
+        """
+        Relays that lead others here say where they answer by STUN (RFC 8489).
+
+        @param places: L{meshkit.identity.addresses.HostPort} of all that do so now.
+        """
+
     def beside(address: Any, around: Any) -> Any:
         """
         @param address: L{meshkit.identity.addresses.MeshAddress} of a peer, that leads through a

@@ -101,6 +101,7 @@ PURE: Final = frozenset(
         "meshkit.relay.registry.rules",
         "meshkit.relay.registry.schema",
         "meshkit.relay.registry.wire",
+        "meshkit.relay.stun.message",
         "meshkit.relay.tunnel.circuits",
         "meshkit.relay.tunnel.direct",
         "meshkit.relay.tunnel.holding",

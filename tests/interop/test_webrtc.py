@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, TestCase
 
 from meshkit.discovery.interfaces import find_interfaces
 from meshkit.errors import WebRTCFailed, WebRTCMissing
-from meshkit.identity.addresses import transport_of
+from meshkit.identity.addresses import HostPort, transport_of
 from meshkit.identity.network import NetworkSecret
+from meshkit.relay.stun.message import decode_request, encode_answer
+from meshkit.relay.stun.server import StunServer
 from meshkit.relay.webrtc.aio import MAX_CANDIDATES, AioConnection, LoopThread, load_aiortc
+from meshkit.relay.webrtc.asking import ask_servers
+from meshkit.relay.webrtc.servers import StunServers
 from meshkit.relay.webrtc.sessions import WebRTCAnswers, WebRTCEndpoint
 from meshkit.relay.webrtc.stream import WINDOW
 from meshkit.shs import Capability, SecureListener, wrap_client
@@ -48,6 +53,28 @@ class Echo(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason
+
+
+class Forgetful(StunServer):
+    """Loses the first request."""
+
+    lost = 0
+
+    def datagramReceived(self, data: bytes, addr: tuple[str, int]) -> None:
+        if self.lost:
+            super().datagramReceived(data, addr)
+        else:
+            self.lost += 1
+
+
+class Liar(DatagramProtocol):
+    """Answers without an address, after what is no answer."""
+
+    def datagramReceived(self, data: bytes, addr: tuple[str, int]) -> None:
+        assert self.transport is not None
+        self.transport.write(b"garbage", addr)
+        answer = encode_answer(decode_request(data), ip_address(addr[0]), addr[1])
+        self.transport.write(b"\x01\x01\0\0" + answer[4:20], addr)
 
 
 class Asker(Protocol):
@@ -90,8 +117,23 @@ class WebRTC(TestCase):
         self.echoes.append(Echo())
         return self.echoes[-1]
 
-    def make(self) -> AioConnection:
-        return AioConnection(reactor, self.thread)
+    def make(self, stun: StunServers | None = None) -> AioConnection:
+        return AioConnection(reactor, self.thread, stun)
+
+    def stun(self) -> HostPort:
+        """@return: where there is a STUN server now."""
+        server = StunServer(reactor)  # type: ignore[arg-type]
+        return self.listen(server)
+
+    def listen(self, protocol: DatagramProtocol) -> HostPort:
+        (address, *_) = find_interfaces()
+        port = reactor.listenUDP(0, protocol, address)  # type: ignore[attr-defined]
+        self.addCleanup(port.stopListening)
+        return HostPort(address, port.getHost().port)
+
+    async def ask(self, *places: HostPort, seconds: float = 20.0) -> Any:
+        questions = StunServers(SystemRandom(), places).questions()
+        return await self.thread.ask(lambda: ask_servers(questions, seconds))
 
     def dial(self) -> Deferred[Any]:
         wrapped = wrap_client(
@@ -139,6 +181,45 @@ class WebRTC(TestCase):
         self.endpoint.close()
         await self.until("the end", lambda: second.lost and not len(self.answers))
         self.assertFalse(self.endpoint.connected)
+
+    async def test_the_first_server_that_answers_is_the_one(self) -> None:
+        await self.begin()
+        silent, there = self.listen(DatagramProtocol()), self.stun()
+        at, seen = await self.ask(silent, there, HostPort("nowhere.invalid", 3478))
+        self.assertEqual((at, seen.server), (there, there))
+        self.assertEqual(str(seen.ip), there.host)
+
+    async def test_a_request_that_was_lost_is_sent_again(self) -> None:
+        await self.begin()
+        server = Forgetful(reactor)  # type: ignore[arg-type]
+        there = self.listen(server)
+        _, seen = await self.ask(there)
+        self.assertEqual((seen.server, server.lost), (there, 1))
+
+    async def test_no_server_answers(self) -> None:
+        await self.begin()
+        self.assertIsNone(await self.ask())
+        self.assertIsNone(await self.ask(self.listen(DatagramProtocol()), seconds=0.3))
+        self.assertIsNone(await self.ask(HostPort("nowhere.invalid", 3478)))
+        # Who says something else does not hold up who says what is asked.
+        liar, there = self.listen(Liar()), self.stun()
+        self.assertIsNone(await self.ask(liar))
+        self.assertEqual((await self.ask(liar, there))[0], there)
+
+    async def test_an_offer_names_where_a_server_has_seen_us_and_no_other_is_asked(self) -> None:
+        await self.begin()
+
+        def chosen_by_others() -> None:
+            raise AssertionError("a server was asked that nobody has named")
+
+        gatherer = load_aiortc().RTCIceGatherer
+        self.patch(gatherer, "getDefaultIceServers", staticmethod(chosen_by_others))
+        servers = StunServers(SystemRandom(), [self.listen(DatagramProtocol()), self.stun()])
+        for stun, found in ((servers, True), (None, False), (StunServers(SystemRandom()), False)):
+            offerer = self.make(stun)
+            self.addCleanup(offerer.close)
+            self.assertEqual(b"typ srflx" in await offerer.offer(), found)
+        await self.until("what was seen", lambda: servers.seen)
 
     async def test_what_is_no_offer(self) -> None:
         await self.begin()

@@ -32,7 +32,11 @@ KEEP: Final = ("5.2.0.1", "5.2.0.2")
 CHANGE: Final = ("5.3.0.1", "5.3.0.2")
 
 _SERVER: Final = Path(__file__).parent / "stun_server.py"
-_ON: Final = f'[webrtc]\nenabled = true\nstun = ["{STUN}:{STUN_PORT}"]\n'
+#: Where nobody is.
+_NOBODY: Final = f"5.9.0.1:{STUN_PORT}"
+_ON: Final = "[webrtc]\nenabled = true\n"
+#: The others ask the relay.
+_NAMED: Final = {"ada": f'stun = ["{_NOBODY}", "{STUN}:{STUN_PORT}"]\n'}
 
 
 def _serve_stun(internet: Internet) -> None:
@@ -106,7 +110,10 @@ def make(mesh: Mesh, internet: Internet) -> _Made:
     mesh._nodes.append(relay)
     relay.good("--relay", "init", "--blind")
     relay.prefix = internet.host("relay", RELAY).prefix
-    relay.start("--listen", f"tcp:{RELAY_PORT}", "--api", f"unix:{relay.data / 'door.sock'}")
+    relay.start(
+        *("--listen", f"tcp:{RELAY_PORT}", "--api", f"unix:{relay.data / 'door.sock'}"),
+        *("--tunnels-stun-port", str(STUN_PORT)),
+    )
     through = ("--relays-blind", at(relay, RELAY, RELAY_PORT))
 
     def pair(names: tuple[str, str], addresses: tuple[str, str], symmetric: bool) -> _Pair:
@@ -116,7 +123,7 @@ def make(mesh: Mesh, internet: Internet) -> _Made:
         one = node_on(routers[0].host(names[0]), mesh, *through)
         other = node_on(routers[1].host(names[1]), mesh, *through, network=one)
         for node in (one, other):
-            (node.data / "meshkit.toml").write_text(_ON)
+            (node.data / "meshkit.toml").write_text(_ON + _NAMED.get(node.home.name, ""))
             node.spawn()
         for node in (one, other):
             node.wait_ready()
@@ -159,6 +166,14 @@ class WebRTCTests(SynchronousTestCase):
         self.tell("figures", f"a direct path in {time.monotonic() - began:.2f} s")
         self.assertIn("webrtc", pair.other.good("peer", "connections").out.split())
         self.assertEqual(pair.figures()["paths"], 1)
+        # Each has to know where it is seen, or the other does not reach it.
+        for node, servers, seen in (
+            (pair.one, [_NOBODY, f"{STUN}:{STUN_PORT}"], KEEP[0]),
+            (pair.other, [f"{RELAY}:{STUN_PORT}"], KEEP[1]),
+        ):
+            found = node.status["parts"]["webrtc"]
+            self.assertEqual((found["stun"], found["seen_at"]), (servers, seen))
+            self.assertEqual(found["stun_answered"], servers[-1])
         # Nothing else leads from one to the other any more.
         pair.lose(RELAY)
         sent = pair.one.publish({"type": "note", "text": "by ourselves"})
@@ -174,6 +189,8 @@ class WebRTCTests(SynchronousTestCase):
         pair = world.get().change
         wait_for("end of the search", lambda: pair.figures()["missed"] == 1, CONNECT_SECONDS + 10)
         self.assertEqual(pair.ways(), {"relay"})
+        # Not because nobody has told it where it is seen.
+        self.assertEqual(pair.figures()["seen_at"], CHANGE[1])
         self.assertEqual(pair.figures()["paths"], 0)
         shown = pair.other.good("peer", "list").lines[1].split()
         self.assertEqual(shown[:2], ["connected", "relay"])

@@ -49,6 +49,7 @@ class HiddenPeer:
     @ivar voucher: the relay's word, to be shown to others; L{None} while we cannot be reached
         through it.
     @ivar refused: why the relay does not lead anybody to us, if it does not.
+    @ivar stun_port: where the relay says that it answers by STUN; 0 for nowhere.
     """
 
     _log = Logger()
@@ -78,7 +79,8 @@ class HiddenPeer:
         @param circuits: likewise, with the label C{relay-circuit}.
         @param accept: builds the protocol for each circuit: the node's L{SecureListener
             <meshkit.shs.SecureListener>}.  Its C{buildProtocol} gets a L{TunnelAddress}.
-        @param on_change: called when C{voucher} is another.
+        @param on_change: called when C{voucher} is another, as it is whenever the relay has said
+            something.
         @param max_joined: circuits at a time, whatever the relay announces.
         """
         self._reactor = reactor
@@ -95,6 +97,7 @@ class HiddenPeer:
         self._holding = Holding(rng, 0.0)
         self.voucher: Voucher | None = None
         self.refused: Exception | None = None
+        self.stun_port = 0
         self._dispatcher = Dispatcher()
         self._dispatcher.serve(OFFER, self._offered)
         self._running = False
@@ -115,6 +118,14 @@ class HiddenPeer:
         inner = address.inner if isinstance(address, PeerAddress) else None
         host, port = getattr(inner, "host", None), getattr(inner, "port", None)
         return None if host is None or port is None else HostPort(host, port)
+
+    @property
+    def stun(self) -> HostPort | None:
+        """Where the relay answers by STUN, if it leads others to us, and does."""
+        place = self.place
+        if self.voucher is None or place is None or not self.stun_port:
+            return None
+        return HostPort(place.host, self.stun_port)
 
     @property
     def joined(self) -> int:
@@ -195,6 +206,7 @@ class HiddenPeer:
             raise InvalidAnswer("the relay gave a voucher for somebody else, or of another relay")
         self._pending = None
         self.refused = None
+        self.stun_port = answer.stun
         self._holding.granted(float(answer.seconds), self._reactor.seconds())
         self._set_voucher(voucher)
         self._set_timer()

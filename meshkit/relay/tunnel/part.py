@@ -313,7 +313,10 @@ class TunnelPart(Part):
     # --- being reached --------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Say in our address record through which relays we are reached now."""
+        """Say in our address record through which relays we are reached now, and who does STUN."""
+        if self._shortcuts is not None:
+            answering = (hidden.stun for hidden in self._hidden.values())
+            self._shortcuts.hear_stun([place for place in answering if place is not None])
         if self._finder is None:
             return
         paths = [

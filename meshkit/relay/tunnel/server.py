@@ -128,6 +128,7 @@ class TunnelRelay:
         *,
         is_member: Callable[[PublicKey], bool],
         limits: TunnelLimits | None = None,
+        stun_port: int = 0,
     ) -> None:
         """
         @param identity: the key by which the relay is dialled; it signs the vouchers.
@@ -135,6 +136,8 @@ class TunnelRelay:
         @param rng: gives the ids of circuits, which nobody may guess.
         @param wall: milliseconds since 1970.
         @param is_member: who gets what members get; asked for each reservation and circuit.
+        @param stun_port: where this machine answers by STUN, which hidden peers are told; 0 for
+            nowhere.
         """
         self._reactor = reactor
         self._identity = identity
@@ -143,6 +146,7 @@ class TunnelRelay:
         self._wall = wall
         self._is_member = is_member
         self._limits = TunnelLimits() if limits is None else limits
+        self._stun_port = stun_port
         self._reservations = Reservations(self._limits)
         self._table = Circuits(self._limits)
         # The control connection of each key: the latest of it.
@@ -197,7 +201,7 @@ class TunnelRelay:
             before.abort()  # it has come again, and may not know that the old one is gone
         expires = self._wall() + int(seconds * 1000)
         voucher = Voucher.seal(self._identity, self._network, key, expires)
-        return Reserved(voucher.raw, int(seconds))
+        return Reserved(voucher.raw, int(seconds), self._stun_port)
 
     def _release(self, link: _Link, _request: Release) -> Done:
         self._link_lost(link)

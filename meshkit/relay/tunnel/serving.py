@@ -9,15 +9,17 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import implementer
 
-from meshkit.errors import ConfigError, InvalidPublicKey
+from meshkit.errors import CannotListen, ConfigError, InvalidPublicKey
 from meshkit.identity.keys import PublicKey
 from meshkit.identity.network import GUEST_LABEL, PUBLIC_RELAYS
 from meshkit.interfaces import IFeedStore, IMetrics, IWantsFiles
 from meshkit.parts import Part, PartContext
+from meshkit.relay.stun.server import MAX_DATAGRAM, StunServer
 from meshkit.relay.tunnel.limits import (
     IDLE_SECONDS,
     MAX_WAITING_ALL,
@@ -100,6 +102,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_secs: Annotated[
         int, Meta(description="after how long a circuit in which nothing moves is cut", ge=10)
     ] = int(IDLE_SECONDS)
+    stun_port: Annotated[
+        int,
+        Meta(
+            description="UDP port, of all IPv4 addresses, at which this relay tells whoever asks "
+            "from where that comes (STUN), so that peers behind routers find direct paths by "
+            "WebRTC; 0 for none, 3478 is the usual one",
+            ge=0,
+            le=65_535,
+        ),
+    ] = 0
 
     def named(self) -> frozenset[PublicKey]:
         """
@@ -144,6 +156,9 @@ class TunnelsStatus(msgspec.Struct):
     @ivar opened: circuits since the start.
     @ivar carried_bytes: what they carried, in both directions.
     @ivar cut: circuits that were cut at a limit.
+    @ivar stun_port: UDP port at which it answers by STUN; 0 for none.
+    @ivar stun_answered: requests that were answered there since the start.
+    @ivar stun_dropped: datagrams that were not: no requests, too many, or from nowhere.
     """
 
     reservations: int
@@ -151,6 +166,9 @@ class TunnelsStatus(msgspec.Struct):
     opened: int
     carried_bytes: int
     cut: int
+    stun_port: int
+    stun_answered: int
+    stun_dropped: int
 
 
 @implementer(IWantsFiles)
@@ -159,6 +177,7 @@ class TunnelsPart(Part):
     See the module.
 
     @ivar relay: does the work.
+    @ivar stun: answers by STUN, where it is asked for.
     @ivar files: see L{IWantsFiles}.
     """
 
@@ -170,11 +189,18 @@ class TunnelsPart(Part):
         blind = context.network.net_id == PUBLIC_RELAYS.key().net_id
         self._blind = blind
         self._context = context
+        self._stun_port = config.stun_port
+        self.stun = StunServer(context.reactor)
+        self._listening: Any = None
         self._feeds = context.find(IFeedStore)
         limits = config.limits()
         # A control connection for each reservation, and two connections for each circuit.
-        self.files = MAX_WAITING_ALL + sum(
-            each.reservations + 2 * each.circuits for each in (limits.strangers, limits.members)
+        self.files = (
+            MAX_WAITING_ALL
+            + bool(self._stun_port)
+            + sum(
+                each.reservations + 2 * each.circuits for each in (limits.strangers, limits.members)
+            )
         )
         self._make = lambda: TunnelRelay(
             context.reactor,
@@ -184,6 +210,7 @@ class TunnelsPart(Part):
             lambda: context.wall_clock() // 1_000_000,
             is_member=lambda key: not blind or key in named,
             limits=limits,
+            stun_port=self._stun_port,
         )
         self.relay = self._make()
         self._measure(context.metrics)
@@ -204,16 +231,48 @@ class TunnelsPart(Part):
         metrics.count(
             "cut_total", "Circuits that were cut at a limit.", lambda: self.relay.status().reset
         )
+        stun = self.stun
+        metrics.count(
+            "stun_total",
+            "Datagrams that came to the STUN port.",
+            lambda: {
+                "answered": stun.answered,
+                "refused": stun.refused,
+                "limited": stun.limited,
+                "unsent": stun.unsent,
+            },
+            outcome=("answered", "refused", "limited", "unsent"),
+        )
 
     def startService(self) -> None:
+        """
+        @raise CannotListen: something else has the UDP port.
+        """
         super().startService()
+        if self._stun_port:
+            self._listen(self._stun_port)
         # One that was stopped takes nobody any more.
         self.relay = self._make()
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()
         self.relay.stop()
-        return None
+        listening, self._listening = self._listening, None
+        if listening is None:
+            return None
+        stopping: Deferred[None] = maybeDeferred(listening.stopListening)
+        return stopping
+
+    def _listen(self, port: int) -> None:
+        reactor = self._context.reactor
+        try:
+            self._listening = reactor.listenUDP(port, self.stun, maxPacketSize=MAX_DATAGRAM)
+        except CannotListenError as e:
+            why = getattr(e.socketError, "strerror", None) or e.socketError
+            raise CannotListen(
+                f"cannot answer by STUN at the UDP port {port} ({why}): stop what uses it, or set "
+                f"tunnels.stun_port to another one, or to 0 for none"
+            ) from None
 
     def capabilities(self) -> dict[Any, IProtocolFactory]:
         serving = {CONTROL_LABEL: self.relay.control, CIRCUIT_LABEL: self.relay.circuits}
@@ -226,7 +285,17 @@ class TunnelsPart(Part):
 
     def status(self) -> TunnelsStatus:
         now = self.relay.status()
-        return TunnelsStatus(now.reservations, now.circuits, now.opened, now.carried, now.reset)
+        stun = self.stun
+        return TunnelsStatus(
+            reservations=now.reservations,
+            circuits=now.circuits,
+            opened=now.opened,
+            carried_bytes=now.carried,
+            cut=now.reset,
+            stun_port=self._stun_port,
+            stun_answered=stun.answered,
+            stun_dropped=stun.refused + stun.limited + stun.unsent,
+        )
 
 
 def make_part(context: PartContext) -> TunnelsPart:

@@ -3,7 +3,7 @@ What is said to and by a relay.
 
 On a control connection, MessagePack-RPC (L{meshkit.rpc}) in both directions::
 
-    hidden peer -> relay   relay.reserve  []                        -> [voucher, seconds]
+    hidden peer -> relay   relay.reserve  []                        -> [voucher, seconds, stun]
     hidden peer -> relay   relay.release  []                        -> []
     relay -> hidden peer   relay.circuit  [id, seconds, bytes]      -> []
 
@@ -65,10 +65,13 @@ class Reserved(msgspec.Struct, array_like=True, frozen=True):
     """
     @ivar voucher: see L{meshkit.identity.vouchers}.
     @ivar seconds: for which it holds.
+    @ivar stun: UDP port of the relay's machine at which it answers by STUN; 0 if it does not, as
+        older relays, which leave it out.
     """
 
     voucher: Annotated[bytes, Meta(max_length=MAX_VOUCHER)]
     seconds: Annotated[int, Meta(ge=1, le=86_400)]
+    stun: Annotated[int, Meta(ge=0, le=65_535)] = 0
 
 
 class Release(msgspec.Struct, array_like=True, frozen=True):

@@ -21,7 +21,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshkit.errors import WebRTCFailed, WebRTCMissing
+from meshkit.relay.webrtc.asking import ask_servers
 from meshkit.relay.webrtc.channel import ChannelTransport
+from meshkit.relay.webrtc.servers import Question, Seen, StunServers
 from meshkit.relay.webrtc.sessions import OnChannel
 
 T = TypeVar("T")
@@ -156,17 +158,17 @@ class LoopThread(Service):
 class AioConnection:
     """A L{meshkit.relay.webrtc.sessions.Connection} of aiortc."""
 
-    def __init__(self, reactor: Any, thread: LoopThread, stun: Sequence[str] = ()) -> None:
+    def __init__(self, reactor: Any, thread: LoopThread, stun: StunServers | None = None) -> None:
         """
         @param thread: it runs.
-        @param stun: C{stun:HOST:PORT} of servers that say which address they see; without one
-            only addresses of this machine's own are offered.
+        @param stun: servers that say which address they see; without one that answers only
+            addresses of this machine's own are offered.
         @raise WebRTCMissing: if aiortc is not installed.
         """
         self._aiortc = load_aiortc()
         self._reactor = reactor
         self._thread = thread
-        self._stun = tuple(stun)
+        self._stun = stun
         self._pc: Any = None
         self._gone = False
         # Set in the loop when the first channel is open.
@@ -176,9 +178,15 @@ class AioConnection:
 
     # --- in the loop -------------------------------------------------------------------------
 
-    def _begin(self) -> Any:
+    async def _begin(self, questions: Sequence[Question]) -> Any:
         rtc = self._aiortc
-        servers = [rtc.RTCIceServer(urls=[url]) for url in self._stun]
+        servers: list[Any] = []
+        if questions:
+            found = await ask_servers(questions)
+            self._reactor.callFromThread(self._asked, None if found is None else found[1])
+            if found is not None:
+                servers.append(rtc.RTCIceServer(urls=[f"stun:{found[0].text}"]))
+        # An empty list, and not None, for which aiortc would ask a server of its own choice.
         pc = self._pc = rtc.RTCPeerConnection(rtc.RTCConfiguration(iceServers=servers))
         self._path = asyncio.Event()
 
@@ -192,8 +200,8 @@ class AioConnection:
     def _ended(self) -> None:
         self._reactor.callFromThread(self._closed)
 
-    async def _offer(self) -> bytes:
-        pc = self._begin()
+    async def _offer(self, questions: Sequence[Question]) -> bytes:
+        pc = await self._begin(questions)
         self._watch_first(pc.createDataChannel(_FIRST))
         await pc.setLocalDescription(await pc.createOffer())
         return str(pc.localDescription.sdp).encode("utf-8")
@@ -206,8 +214,8 @@ class AioConnection:
         if channel.readyState == "open":
             path.set()
 
-    async def _answer(self, offer: bytes) -> bytes:
-        pc = self._begin()
+    async def _answer(self, offer: bytes, questions: Sequence[Question]) -> bytes:
+        pc = await self._begin(questions)
 
         def came(channel: Any) -> None:
             if channel.label == _FIRST:
@@ -251,11 +259,20 @@ class AioConnection:
             self.on_closed()
             self._thread.ask(self._close).addErrback(lambda failure: failure.trap(WebRTCFailed))
 
+    def _questions(self) -> Sequence[Question]:
+        return () if self._stun is None else self._stun.questions()
+
+    def _asked(self, seen: Seen | None) -> None:
+        if self._stun is not None:
+            self._stun.answered(seen)
+
     def offer(self) -> Deferred[bytes]:
-        return self._thread.ask(self._offer)
+        questions = self._questions()
+        return self._thread.ask(lambda: self._offer(questions))
 
     def answer(self, offer: bytes) -> Deferred[bytes]:
-        return self._thread.ask(lambda: self._answer(offer))
+        questions = self._questions()
+        return self._thread.ask(lambda: self._answer(offer, questions))
 
     def accept(self, answer: bytes) -> Deferred[None]:
         return self._thread.ask(lambda: self._accept(answer))

@@ -7,6 +7,7 @@ this machine's interfaces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -20,12 +21,11 @@ from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import IFeedStore, IShortcuts, PathFound
 from meshkit.parts import Part, PartContext
+from meshkit.relay.webrtc.servers import MAX_STUN, StunServers, is_ipv6
 from meshkit.relay.webrtc.sessions import Make, WebRTCAnswers
 from meshkit.relay.webrtc.shortcuts import LABEL, Shortcuts
 
 MIGRATIONS: Final = ()
-
-MAX_STUN: Final = 4
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,7 +42,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(
             description="HOST:PORT of a STUN server that says at which address this machine is "
-            "seen; none is asked unless it is named here"
+            "seen [default: those of the relays that lead others here, if they have one]"
         ),
     ] = ()
 
@@ -53,12 +53,18 @@ class WebRTCStatus(msgspec.Struct):
     @ivar answered: peers that have one to this node.
     @ivar found: paths that were found since the start.
     @ivar missed: those that were not.
+    @ivar stun: servers that are asked where they see this machine.
+    @ivar stun_answered: which one has answered first when they were asked last.
+    @ivar seen_at: where it sees this machine.
     """
 
     paths: int
     answered: int
     found: int
     missed: int
+    stun: list[str]
+    stun_answered: str | None
+    seen_at: str | None
 
 
 @implementer(IShortcuts)
@@ -69,13 +75,17 @@ class WebRTCPart(Part):
     @ivar shortcuts: L{None} if it is off.
     """
 
-    def __init__(self, context: PartContext, make: Make | None, thread: Any = None) -> None:
+    def __init__(
+        self, context: PartContext, make: Make | None, servers: StunServers, thread: Any = None
+    ) -> None:
         """
         @param make: makes connections; L{None} for none.
+        @param servers: those that C{make} has asked.
         @param thread: a service that has to run for that.
         """
         self._context = context
         self._feeds = context.find(IFeedStore)
+        self._servers = servers
         self._thread = thread
         self.shortcuts: Shortcuts | None = None
         if make is not None:
@@ -98,9 +108,17 @@ class WebRTCPart(Part):
 
     def _figures(self) -> WebRTCStatus:
         here = self.shortcuts
-        if here is None:
-            return WebRTCStatus(0, 0, 0, 0)
-        return WebRTCStatus(here.paths, len(here.answers), here.found, here.missed)
+        servers = self._servers
+        seen = servers.seen
+        return WebRTCStatus(
+            paths=0 if here is None else here.paths,
+            answered=0 if here is None else len(here.answers),
+            found=0 if here is None else here.found,
+            missed=0 if here is None else here.missed,
+            stun=[place.text for place in servers.places],
+            stun_answered=None if seen is None else seen.server.text,
+            seen_at=None if seen is None else str(seen.ip),
+        )
 
     def startService(self) -> None:
         super().startService()
@@ -128,27 +146,39 @@ class WebRTCPart(Part):
     def status(self) -> WebRTCStatus | None:
         return None if self.shortcuts is None else self._figures()
 
+    def hear_stun(self, places: Sequence[HostPort]) -> None:
+        self._servers.hear(places)
+
     def beside(self, address: MeshAddress, around: IStreamClientEndpoint) -> IStreamClientEndpoint:
         return around if self.shortcuts is None else self.shortcuts.beside(address, around)
 
 
-def _stun(places: tuple[str, ...]) -> list[str]:
-    if len(places) > MAX_STUN:
+def _stun(texts: tuple[str, ...]) -> list[HostPort]:
+    if len(texts) > MAX_STUN:
         raise ConfigError(f"webrtc.stun: {MAX_STUN} servers are the limit")
     try:
-        return [f"stun:{HostPort.parse(text).text}" for text in places]
+        places = [HostPort.parse(text) for text in texts]
     except InvalidAddress as e:
         raise ConfigError(f"webrtc.stun: {e}") from None
+    for place in places:
+        if is_ipv6(place.host):
+            raise ConfigError(
+                f"webrtc.stun: {place.text} is an IPv6 address, and servers are asked by IPv4 "
+                f"alone: name one that has an IPv4 address"
+            )
+    return places
 
 
 def make_part(context: PartContext) -> WebRTCPart:
     config: Config = context.config
-    stun = _stun(config.stun)
+    servers = StunServers(context.rng, _stun(config.stun))
     if not config.enabled:
-        return WebRTCPart(context, None)
+        return WebRTCPart(context, None, servers)
     # Here, as most nodes have no aiortc.
     from meshkit.relay.webrtc.aio import AioConnection, LoopThread, load_aiortc
 
     load_aiortc()
     thread = LoopThread(context.reactor)
-    return WebRTCPart(context, lambda: AioConnection(context.reactor, thread, stun), thread)
+    return WebRTCPart(
+        context, lambda: AioConnection(context.reactor, thread, servers), servers, thread
+    )

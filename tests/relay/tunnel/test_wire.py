@@ -21,6 +21,7 @@ from meshkit.relay.tunnel.wire import (
     FrameReader,
     Join,
     Open,
+    Reserved,
     decode_answer,
     decode_opening,
     encode_frame,
@@ -29,6 +30,26 @@ from meshkit.relay.tunnel.wire import (
 )
 
 FRAMES = (Open(bytes(range(32))), Join(bytes(range(16))), Answer(seconds=120, size=131_072))
+
+
+class _Older(msgspec.Struct, array_like=True, frozen=True):
+    """What a relay has answered before it could say where it does STUN."""
+
+    voucher: bytes
+    seconds: int
+
+
+class ReservedTests(SynchronousTestCase):
+    def test_older_ones_understand_the_answer_and_are_understood(self) -> None:
+        new = msgspec.msgpack.encode(Reserved(b"voucher", 60, 3478))
+        self.assertEqual(msgspec.msgpack.decode(new, type=_Older), _Older(b"voucher", 60))
+        old = msgspec.msgpack.encode(_Older(b"voucher", 60))
+        self.assertEqual(msgspec.msgpack.decode(old, type=Reserved), Reserved(b"voucher", 60, 0))
+
+    def test_what_is_no_port_is_refused(self) -> None:
+        for port in (-1, 65_536, "3478", None):
+            with self.assertRaises(msgspec.ValidationError):
+                msgspec.convert([b"voucher", 60, port], Reserved)
 
 
 class FrameTests(SynchronousTestCase):

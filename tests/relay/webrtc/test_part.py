@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
 
-from meshkit.errors import ConfigError, WebRTCMissing
+from meshkit.errors import CannotListen, ConfigError, WebRTCMissing
+from meshkit.identity.addresses import HostPort
 from meshkit.relay.webrtc import aio
-from meshkit.relay.webrtc.part import MAX_STUN, _stun
+from meshkit.relay.webrtc.part import _stun
+from meshkit.relay.webrtc.servers import MAX_STUN
 from meshkit.relay.webrtc.sessions import CONNECT_SECONDS
 from meshkit.relay.webrtc.shortcuts import REST_SECONDS
+from meshkit.services.programs import MESH_RELAY
 from meshkit.testing.nodes import MemoryNode
 from tests.relay.tunnel.test_part import HIDDEN, TunnelMesh
 from tests.relay.webrtc.pairs import FakeWorld
@@ -31,7 +36,9 @@ class Thread(Service):
         return succeed(None)
 
 
-class Shortcuts(TunnelMesh):
+class ShortcutsMesh(TunnelMesh):
+    """Connections of WebRTC are none."""
+
     def setUp(self) -> None:
         super().setUp()
         self.world = FakeWorld(self.mesh.clock)
@@ -39,6 +46,8 @@ class Shortcuts(TunnelMesh):
         self.patch(aio, "LoopThread", Thread)
         self.patch(aio, "AioConnection", lambda *_: self.world.make())
 
+
+class Shortcuts(ShortcutsMesh):
     def two(self, ben: str = ON) -> tuple[MemoryNode, MemoryNode, str]:
         """@return: two that nobody can dial, and the address of the first."""
         relay = self.relay()
@@ -56,11 +65,14 @@ class Shortcuts(TunnelMesh):
         self.assertEqual(self.way(ben, address), "relay")
         self.mesh.run(2)
         self.assertEqual(self.way(ben, address), "webrtc")
+        nobody = {"stun": [], "stun_answered": None, "seen_at": None}
         self.assertEqual(
-            self.status(ben, "webrtc"), {"paths": 1, "answered": 0, "found": 1, "missed": 0}
+            self.status(ben, "webrtc"),
+            {"paths": 1, "answered": 0, "found": 1, "missed": 0, **nobody},
         )
         self.assertEqual(
-            self.status(ada, "webrtc"), {"paths": 0, "answered": 1, "found": 0, "missed": 0}
+            self.status(ada, "webrtc"),
+            {"paths": 0, "answered": 1, "found": 0, "missed": 0, **nobody},
         )
 
     def test_feeds_move_to_the_direct_path(self) -> None:
@@ -121,6 +133,61 @@ class Shortcuts(TunnelMesh):
         self.assertEqual(self.way(ben, address), "relay")
 
 
+class _Port:
+    """A UDP port of a host that has none."""
+
+    def stopListening(self) -> None:
+        """Nobody listens."""
+
+
+class OfRelays(ShortcutsMesh):
+    """Relays that answer by STUN, and say so to those whom they lead others to."""
+
+    def stun_relay(self, port: int, error: Exception | None = None) -> MemoryNode:
+        relay = self.mesh.node(
+            "relay", f'role = "blind"\n[tunnels]\nstun_port = {port}\n', program=MESH_RELAY
+        )
+        self.asked: list[int] = []
+
+        def listen(port: int, _protocol: Any, **_options: Any) -> _Port:
+            self.asked.append(port)
+            if error is not None:
+                raise error
+            return _Port()
+
+        relay.host.listenUDP = listen  # type: ignore[attr-defined]
+        return relay
+
+    def test_its_port_is_known_to_who_is_reached_through_it(self) -> None:
+        relay = self.stun_relay(3478)
+        relay.start()
+        self.assertEqual(self.asked, [3478])
+        self.assertEqual(self.status(relay, "tunnels")["stun_port"], 3478)
+        ada = self.peer("ada", relay, config=HIDDEN + ON)
+        named = self.peer(
+            "ben", relay, config=f'{HIDDEN}[webrtc]\nenabled = true\nstun = ["192.0.2.1:9"]\n'
+        )
+        self.mesh.run(2)
+        self.assertEqual(self.status(ada, "webrtc")["stun"], [f"{relay.host.address}:3478"])
+        self.assertEqual(self.status(named, "webrtc")["stun"], ["192.0.2.1:9"])
+        relay.stop()
+        self.mesh.run(2)
+        self.assertEqual(self.status(ada, "webrtc")["stun"], [])
+
+    def test_it_has_none_unless_it_is_asked_for(self) -> None:
+        relay = self.stun_relay(0)
+        relay.start()
+        self.assertEqual(self.asked, [])
+        ada = self.peer("ada", relay, config=HIDDEN + ON)
+        self.mesh.run(2)
+        self.assertEqual(self.status(ada, "webrtc")["stun"], [])
+
+    def test_a_port_that_is_taken_is_said(self) -> None:
+        taken = CannotListenError("", 3478, OSError(errno.EADDRINUSE, "in use"))
+        with self.assertRaisesRegex(CannotListen, r"UDP port 3478 \(in use\): .*stun_port"):
+            self.stun_relay(3478, taken).start()
+
+
 class Settings(TunnelMesh):
     def test_it_is_off_unless_it_is_asked_for(self) -> None:
         ada = self.peer("ada", None)
@@ -136,7 +203,11 @@ class Settings(TunnelMesh):
             node.start()
 
     def test_servers_to_ask(self) -> None:
-        self.assertEqual(_stun(("stun.example.org:3478",)), ["stun:stun.example.org:3478"])
-        for wrong in (("nowhere",), tuple(f"a{n}.example:1" for n in range(MAX_STUN + 1))):
-            with self.assertRaises(ConfigError):
+        self.assertEqual(_stun(("stun.example.org:3478",)), [HostPort("stun.example.org", 3478)])
+        for wrong, why in (
+            (("nowhere",), "HOST:PORT"),
+            (("[2001:db8::1]:3478",), "IPv4 alone"),
+            (tuple(f"a{n}.example:1" for n in range(MAX_STUN + 1)), "are the limit"),
+        ):
+            with self.assertRaisesRegex(ConfigError, why):
                 _stun(wrong)
