@@ -109,6 +109,7 @@ PURE: Final = frozenset(
         "meshkit.relay.tunnel.reservations",
         "meshkit.relay.tunnel.ways",
         "meshkit.relay.tunnel.wire",
+        "meshkit.relay.webrtc.description",
         "meshkit.relay.webrtc.stream",
         "meshkit.rpc.codec",
         "meshkit.rpc.methods",

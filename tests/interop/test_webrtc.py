@@ -25,8 +25,9 @@ from meshkit.identity.addresses import HostPort, transport_of
 from meshkit.identity.network import NetworkSecret
 from meshkit.relay.stun.message import decode_request, encode_answer
 from meshkit.relay.stun.server import StunServer
-from meshkit.relay.webrtc.aio import MAX_CANDIDATES, AioConnection, LoopThread, load_aiortc
+from meshkit.relay.webrtc.aio import AioConnection, LoopThread, load_aiortc
 from meshkit.relay.webrtc.asking import ask_servers
+from meshkit.relay.webrtc.description import MAX_CANDIDATES
 from meshkit.relay.webrtc.servers import StunServers
 from meshkit.relay.webrtc.sessions import WebRTCAnswers, WebRTCEndpoint
 from meshkit.relay.webrtc.stream import WINDOW
@@ -220,6 +221,16 @@ class WebRTC(TestCase):
             self.addCleanup(offerer.close)
             self.assertEqual(b"typ srflx" in await offerer.offer(), found)
         await self.until("what was seen", lambda: servers.seen)
+
+    async def test_a_machine_with_many_addresses_offers_no_more_than_a_peer_takes(self) -> None:
+        await self.begin()
+        from aioice import ice
+
+        own = [find_interfaces()[0]] * (MAX_CANDIDATES + 4)
+        self.patch(ice, "get_host_addresses", lambda **_: own)
+        first: Asker = await self.dial()
+        first.transport.write(b"found")
+        await self.until("what was sent", lambda: first.received == b"found")
 
     async def test_what_is_no_offer(self) -> None:
         await self.begin()

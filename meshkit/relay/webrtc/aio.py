@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from meshkit.errors import WebRTCFailed, WebRTCMissing
 from meshkit.relay.webrtc.asking import ask_servers
 from meshkit.relay.webrtc.channel import ChannelTransport
+from meshkit.relay.webrtc.description import MAX_CANDIDATES, count_candidates, leave_out
 from meshkit.relay.webrtc.servers import Question, Seen, StunServers
 from meshkit.relay.webrtc.sessions import OnChannel
 
@@ -30,8 +31,6 @@ T = TypeVar("T")
 
 #: Seconds that connections may take to close when the thread ends, and once more if they do not.
 STOP_SECONDS: Final = 2.0
-#: Addresses that a description may have us send to.
-MAX_CANDIDATES: Final = 16
 
 #: The channel that is made with the offer, as a connection without one has nothing to negotiate.
 #: It is open as long as the connection is.
@@ -204,7 +203,7 @@ class AioConnection:
         pc = await self._begin(questions)
         self._watch_first(pc.createDataChannel(_FIRST))
         await pc.setLocalDescription(await pc.createOffer())
-        return str(pc.localDescription.sdp).encode("utf-8")
+        return _told_to_peer(pc)
 
     def _watch_first(self, channel: Any) -> None:
         path = self._path
@@ -228,12 +227,12 @@ class AioConnection:
         pc.on("datachannel", came)
         await self._told("offer", offer)
         await pc.setLocalDescription(await pc.createAnswer())
-        return str(pc.localDescription.sdp).encode("utf-8")
+        return _told_to_peer(pc)
 
     async def _told(self, kind: str, description: bytes) -> None:
         sdp = description.decode("utf-8")
         # We send to each of these on the peer's word.
-        if sdp.count("a=candidate:") > MAX_CANDIDATES:
+        if count_candidates(sdp) > MAX_CANDIDATES:
             raise WebRTCFailed(f"the {kind} names more than {MAX_CANDIDATES} addresses")
         if "m=audio" in sdp or "m=video" in sdp:
             raise WebRTCFailed(f"the {kind} is for a call, and not for data alone")
@@ -363,6 +362,10 @@ class _AioChannel:
 
     def close(self) -> None:
         self._owner._thread.tell(self._channel.close)
+
+
+def _told_to_peer(pc: Any) -> bytes:
+    return leave_out(str(pc.localDescription.sdp)).encode("utf-8")
 
 
 def _settle(waiting: Deferred[None], error: Exception | None) -> None:
