@@ -93,10 +93,11 @@ MESH_RELAY: Final = Program(
     defaults=(("gossip", "max_links", 2_048),),
 )
 
-_PROGRAMS: Final = {each.command: each for each in (MESH_NODE, MESH_STORAGE, MESH_RELAY)}
+#: All of them, by their commands.
+PROGRAMS: Final = {each.command: each for each in (MESH_NODE, MESH_STORAGE, MESH_RELAY)}
 
 
 def program_of(folder: DataFolder) -> Program:
     """@return: the one that a data folder is for."""
     # One that is not known here is of a newer meshkit, or somebody's joke.
-    return _PROGRAMS.get(folder.program(), MESH_NODE)
+    return PROGRAMS.get(folder.program(), MESH_NODE)

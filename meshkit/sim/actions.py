@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from meshkit.errors import MeshkitError
+from meshkit.services.programs import PROGRAMS
 from meshkit.sim.clock import SECOND, nanoseconds
 from meshkit.sim.disk import PowerLost
 from meshkit.sim.schedule import ADDRESS, KEY, MAX_SECONDS, Action, Plan
@@ -409,6 +410,12 @@ def check_plan(plan: Plan) -> None:
     for member in plan.members:
         if not _NAME.fullmatch(member.name):
             raise ValueError(f"{member.name!r} is no name for a member: take letters and digits")
+        if member.program and member.program not in PROGRAMS:
+            known = ", ".join(sorted(PROGRAMS))
+            raise ValueError(
+                f"{member.name} runs {member.program!r}, and there is no such program: it is one "
+                f"of {known}"
+            )
         for name in KEY.findall(member.config):
             if name not in liars:
                 raise ValueError(f"{member.name} is set to the key of {name!r}, who is no member")

@@ -4,6 +4,7 @@ A node on a simulated machine: the same L{NodeService} that C{twistd} runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -208,8 +209,10 @@ class SimNode(DoorCaller):
             "listen": f"tcp:{MESH_PORT}:interface={self.host.address}",
             "api": f"tcp:{DOOR_PORT}:interface={LOOPBACK}",
         }
+        # Sections of parts have settings of these names as well.
+        said = re.split(r"(?m)^\[", self._config)[0]
         return "".join(
-            f'{name} = "{text}"\n' for name, text in own.items() if f"{name} =" not in self._config
+            f'{name} = "{text}"\n' for name, text in own.items() if f"{name} =" not in said
         ).encode()
 
     def _failed(self, process: Process, error: MeshkitError) -> None:

@@ -22,6 +22,7 @@ from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from meshkit.identity.keys import PublicKey
+from meshkit.services.programs import MESH_NODE, PROGRAMS
 from meshkit.sim.actions import check_plan, perform, start_node
 from meshkit.sim.clock import nanoseconds
 from meshkit.sim.disk import PowerLost
@@ -179,7 +180,10 @@ class Run:
         if member.liar:
             self.liars[member.name] = self.world.liar(member.name, member.liar, behind=behind)
         else:
-            self.nodes[member.name] = self.world.node(member.name, makers=makers, behind=behind)
+            program = PROGRAMS.get(member.program, MESH_NODE)
+            self.nodes[member.name] = self.world.node(
+                member.name, makers=makers, behind=behind, program=program
+            )
 
     # --- what invariants and actions call
 

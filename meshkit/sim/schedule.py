@@ -70,6 +70,7 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     @ivar config: more of its C{meshkit.toml}, after the addresses; in it C{{key:NAME}} stands
         for the public key of another member, and C{{address:NAME}} for where others dial it.
     @ivar liar: how it lies, see L{meshkit.sim.liars}; an honest node, if empty.
+    @ivar program: the daemon that it is, as an argument of C{twistd}; C{mesh-node}, if empty.
     @ivar late: it is not there from the beginning, but from its first C{start} on.
     @ivar behind: name of a box for address translation that it is behind.
     """
@@ -78,6 +79,7 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     peers: tuple[str, ...] = ()
     config: str = ""
     liar: str = ""
+    program: str = ""
     late: bool = False
     behind: str = ""
 
@@ -134,6 +136,7 @@ def describe(plan: Plan) -> list[str]:
     told = []
     for member in plan.members:
         traits = [f"lies: {member.liar}"] if member.liar else []
+        traits += [f"runs {member.program}"] if member.program else []
         traits += ["comes later"] if member.late else []
         traits += [f"behind {member.behind}"] if member.behind else []
         traits += [f"knows {', '.join(member.peers)}"] if member.peers else []

@@ -1,10 +1,10 @@
 """
-Leaves what is in the outbox (L{meshkit.relay.mailbox.outbox}) at relays, until one has signed for
-it.
+Leaves what is in the outbox (L{meshkit.relay.mailbox.outbox}) at relays, until L{COPIES} have
+signed for it: what one of them loses, or keeps to itself, comes by another, and is missed there.
 
 Which relays: that which the sender has named; else those that the recipient's latest prekey names,
 best first, and then our own, where he may have a mailbox as well.  That prekey is the latest that
-was heard of, from the hash table or a relay.
+was heard of, from the hash table or a relay.  If it names one relay, one is enough.
 
 B{What is bounded.}  L{MAX_AT_ONCE} recipients are worked for at the same time, so that a relay
 that does not answer holds up those who use it and few others.  Where something could not be left,
@@ -26,13 +26,20 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from meshkit.errors import MailboxUnknown, MeshkitError, PeerUnreachable
+from meshkit.errors import (
+    MailboxFull,
+    MailboxUnknown,
+    MeshkitError,
+    PeerUnreachable,
+    RemoteError,
+)
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import Relay
 from meshkit.relay.mailbox.delivering import deposit_at, prekey_from
 from meshkit.relay.mailbox.outbox import (
     Outgoing,
+    enough,
     expire_posted,
     know_prekey,
     known_prekey,
@@ -43,19 +50,22 @@ from meshkit.relay.mailbox.outbox import (
     recipients_waited_for,
     seal_posted,
 )
-from meshkit.relay.mailbox.prekeys import MAX_TTL, Prekey, newer
+from meshkit.relay.mailbox.prekeys import MAX_RELAYS, MAX_TTL, Prekey, newer
 from meshkit.relay.mailbox.sealing import seal_message
 from meshkit.rpc.links import LinkProtocol, Links
 from meshkit.runtime.database import Database
 from meshkit.runtime.events import Bell
 
-__all__ = ["SALT", "Courier", "said"]
+__all__ = ["COPIES", "SALT", "Courier", "said"]
 
 T = TypeVar("T")
 
 #: The salt of the item in the hash table in which everybody publishes the own prekey.
 SALT: Final = b"mailbox"
 
+#: Relays at which each message is left, if its recipient has so many: all that a prekey names, so
+#: that it comes as long as one of them keeps its word.
+COPIES: Final = MAX_RELAYS
 #: Recipients that are worked for at the same time.
 MAX_AT_ONCE: Final = 8
 #: Seconds before what was not left is tried again, at first and at most.
@@ -130,7 +140,7 @@ class Courier:
         self._changed = changed
         self._bell = Bell()
         self._running: Deferred[None] | None = None
-        self._working: dict[PublicKey, Deferred[None]] = {}
+        self._working: dict[PublicKey, Deferred[bool]] = {}
         self._pauses: dict[PublicKey, _Pause] = {}
         self.delivered = 0
         self.failed = 0
@@ -201,9 +211,11 @@ class Courier:
         expiry = await self._read(next_expiry)
         if expiry is not None and expiry <= now:
             count = await self._write(expire_posted, now)
-            self._log.warn(
-                "{count} messages could be left at no relay in time, and are given up", count=count
-            )
+            if count:
+                self._log.warn(
+                    "{count} messages could be left at no relay in time, and are given up",
+                    count=count,
+                )
             self._changed()
         elif expiry is not None:
             waits.append(min(expiry - now, LAST_PAUSE))
@@ -233,6 +245,8 @@ class Courier:
             if not isinstance(result.value, MeshkitError):
                 self._log.failure("sending to {who} failed", result, who=recipient.text)
             self._put_off(recipient)
+        elif result:
+            self._put_off(recipient)
         self._bell.ring()
 
     def _put_off(self, recipient: PublicKey) -> None:
@@ -244,24 +258,25 @@ class Courier:
 
     # --- what ------------------------------------------------------------------------------
 
-    async def _deliver(self, recipient: PublicKey) -> None:
+    async def _deliver(self, recipient: PublicKey) -> bool:
         """
         Leave all that waits for somebody, in order.
 
+        @return: is something to be left at a further relay, later?
         @raise MeshkitError: something could not be left.
         """
         # What does not work now is not tried for the next message either.
         down: dict[Relay, MeshkitError] = {}
         error: MeshkitError | None = None
-        number, some = 0, False
+        number, some, more = 0, False, False
         while True:
             item = await self._read(outgoing, recipient, self._now(), number)
             if item is None:
                 break
             number = item.number
             try:
-                await self._leave(item, down)
-                some = True
+                more |= await self._leave(item, down)
+                some |= not item.has
             except MeshkitError as e:
                 error = e
                 self.failed += 1
@@ -272,33 +287,46 @@ class Courier:
                 )
                 await self._write(not_left, number, said(e))
                 self._changed()
-        if some or error is None:
+        if some or (error is None and not more):
             # One that cannot be left anywhere does not hold up the others for ever longer.
             self._pauses.pop(recipient, None)
         if error is not None:
             raise error
+        return more
 
-    async def _leave(self, item: Outgoing, down: dict[Relay, MeshkitError]) -> None:
-        """@raise MeshkitError: why no relay has it."""
+    async def _leave(self, item: Outgoing, down: dict[Relay, MeshkitError]) -> bool:
+        """
+        @return: is it to be left at a further relay, later?
+        @raise MeshkitError: why no relay has it.
+        """
         known = await self._known(item)
-        relays = self._places(item, known)
-        if not relays:
+        relays, wanted = self._places(item, known)
+        has = list(item.has)
+        if not relays and not has:
             raise MailboxUnknown(
                 f"it is not known where {item.recipient.text} has a mailbox: name the relay, or "
                 "have this node use the same ones"
             )
         sealed = item.sealed
-        for relay in relays:
-            if relay in down:
-                continue
+        while len(has) < wanted:
+            left_over = [
+                each for each in relays if each not in down and each.address.key not in has
+            ]
+            if not left_over:
+                break
+            relay = left_over[0]
             try:
                 connection = await self._links.take(relay)
                 try:
                     if sealed is None:
                         others = self._others(item, relay, relays)
-                        sealed = await self._seal(
+                        sealed, prekey = await self._seal(
                             item, connection, known, [each for each in others if each not in down]
                         )
+                        if prekey is not None:
+                            # It says where else.
+                            known = prekey
+                            relays, wanted = self._places(item, known)
                     now = self._now()
                     ttl = min(max(1, item.expires - now), MAX_TTL)
                     receipt = await deposit_at(connection, item.recipient, sealed, ttl, now)
@@ -309,11 +337,22 @@ class Courier:
             except _OUT_THERE as e:
                 down[relay] = _named(relay, e)
                 continue
-            await self._write(left, item.number, receipt)
-            self.delivered += 1
+            has.append(relay.address.key)
+            await self._write(left, item.number, receipt, now, len(has) < wanted)
+            self.delivered += len(has) == 1
             self._changed()
-            return
-        raise down[relays[0]]
+        if not has:
+            raise down[relays[0]]
+        if len(has) >= wanted:
+            return False
+        named = () if known is None or item.hint is not None else known.relays
+        if any(each.key not in has for each in named) or any(
+            relay in down and not _is_refusal(down[relay]) for relay in relays
+        ):
+            # One that is named will have a mailbox, though it has none yet.
+            return True
+        await self._write(enough, item.number)
+        return False
 
     async def _seal(
         self,
@@ -321,12 +360,12 @@ class Courier:
         connection: LinkProtocol,
         known: Prekey | None,
         others: Sequence[Relay],
-    ) -> bytes:
+    ) -> tuple[bytes, Prekey | None]:
         """
         Seal a message with the latest key that is known, or that the relay knows.
 
         @param others: relays that are asked if it says that there is none.
-        @return: what is on the disk by then.
+        @return: what is on the disk by then; and that key, if there is one.
         """
         now = self._now()
         prekey = await prekey_from(connection, item.recipient, known, now)
@@ -350,7 +389,7 @@ class Courier:
                 know_prekey(db, prekey, now)
 
         await self._database.write(write)
-        return sealed
+        return sealed, prekey
 
     async def _prekey_elsewhere(
         self, item: Outgoing, others: Sequence[Relay], now: int
@@ -384,11 +423,11 @@ class Courier:
 
     # --- where ------------------------------------------------------------------------------
 
-    def _places(self, item: Outgoing, known: Prekey | None) -> list[Relay]:
-        """@return: relays to try, in this order."""
+    def _places(self, item: Outgoing, known: Prekey | None) -> tuple[list[Relay], int]:
+        """@return: relays to try, in this order, and how many are to have it."""
         if item.hint is not None:
             address, blind = item.hint
-            return [Relay(MeshAddress.parse(address), _role(blind))]
+            return [Relay(MeshAddress.parse(address), _role(blind))], 1
         named = [
             Relay(MeshAddress(each.place.host, each.place.port, each.key), _role(each.blind))
             for each in (() if known is None else known.relays)
@@ -396,7 +435,8 @@ class Courier:
         ours = {relay.address.key: relay for relay in self._own_relays()}
         # Where we use it ourselves, as we were told to.
         found = {relay.address.key: ours.get(relay.address.key, relay) for relay in named}
-        return list({**found, **{key: ours[key] for key in ours if key not in found}}.values())
+        places = [*found.values(), *(ours[key] for key in ours if key not in found)]
+        return places, min(COPIES, len(found) or len(places))
 
     def _others(self, item: Outgoing, relay: Relay, relays: Sequence[Relay]) -> list[Relay]:
         """@return: relays that may know of the recipient, beside that one."""
@@ -440,6 +480,12 @@ class Courier:
 
 def _role(blind: bool) -> Literal["member", "blind"]:
     return "blind" if blind else "member"
+
+
+def _is_refusal(error: MeshkitError) -> bool:
+    """Has a relay said that it does not want a message, and will it say so again?"""
+    codes = (MailboxUnknown.code, MailboxFull.code)
+    return isinstance(error, RemoteError) and error.code in codes
 
 
 def _named(relay: Relay, error: BaseException) -> MeshkitError:

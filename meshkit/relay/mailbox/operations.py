@@ -100,6 +100,20 @@ class SendLetter(msgspec.Struct, forbid_unknown_fields=True):
     ] = None
 
 
+class SentCopy(msgspec.Struct):
+    """
+    A further relay that has a message.
+
+    @ivar relay: its id.
+    @ivar until: until when it has promised to keep it.
+    @ivar receipt: what it has signed, in base64.
+    """
+
+    relay: str
+    until: str
+    receipt: str
+
+
 class SentLetter(msgspec.Struct):
     """
     A message that was handed over to be sent.
@@ -119,6 +133,7 @@ class SentLetter(msgspec.Struct):
     @ivar relay: id of the relay that has it.
     @ivar until: until when it has promised to keep it.
     @ivar receipt: what it has signed, in base64.
+    @ivar copies: the recipient's other relays that have it as well.
     """
 
     number: int
@@ -134,6 +149,7 @@ class SentLetter(msgspec.Struct):
     relay: str | None
     until: str | None
     receipt: str | None
+    copies: list[SentCopy]
 
 
 class ListLetters(msgspec.Struct, forbid_unknown_fields=True):

@@ -12,6 +12,9 @@ known with which key, and its body is forgotten then; the same bytes are offered
 them, which does no harm (L{meshkit.relay.mailbox.delivering}).  The receipt is kept: should the
 recipient never be given the message, it speaks against the relay.
 
+One relay may lose what it has signed for.  So the sealed message stays for up to L{COPYING} seconds
+more, until enough relays have it: L{left} is told whether they do.
+
 All are functions of an open connection, as in L{meshkit.relay.mailbox.store}.
 """
 
@@ -30,9 +33,13 @@ from meshkit.relay.mailbox.prekeys import Prekey, newer
 from meshkit.relay.mailbox.receipts import MailboxReceipt
 
 __all__ = [
+    "COPYING",
+    "MAX_COPYING",
+    "Copy",
     "Draft",
     "Outgoing",
     "Posted",
+    "enough",
     "expire_posted",
     "forget_posted",
     "know_prekey",
@@ -51,6 +58,10 @@ __all__ = [
 #: Messages that are on their way, and bytes of them.
 MAX_WAITING: Final = 1_000
 WAITING_BYTES: Final = 16 * 2**20
+#: Seconds for which it is tried to leave one at a further relay, and messages for which it is: the
+#: oldest are left at no other one.
+COPYING: Final = 3_600
+MAX_COPYING: Final = 256
 #: Messages that a relay has, or that were given up, which are remembered; the oldest go first.
 MAX_ENDED: Final = 10_000
 #: Others whose latest prekeys are remembered; those that were not heard of for longest go first.
@@ -87,6 +98,21 @@ class Draft:
 
 
 @frozen
+class Copy:
+    """
+    A further relay that has a message.
+
+    @ivar relay: which.
+    @ivar until: until when it has promised to keep it.
+    @ivar receipt: as it has signed it.
+    """
+
+    relay: PublicKey
+    until: int
+    receipt: bytes = field(repr=False)
+
+
+@frozen
 class Posted:
     """
     A message that was handed over, as it is shown.
@@ -103,6 +129,7 @@ class Posted:
     @ivar taken: since when, as the relay says.
     @ivar until: until when it has promised to keep it.
     @ivar receipt: as the relay has signed it.
+    @ivar copies: further relays that have it.
     """
 
     number: int
@@ -119,6 +146,7 @@ class Posted:
     taken: int | None
     until: int | None
     receipt: bytes | None = field(repr=False)
+    copies: tuple[Copy, ...] = ()
 
 
 @frozen
@@ -129,6 +157,7 @@ class Outgoing:
     @ivar body: what it says, as long as it is not sealed.
     @ivar sealed: what is offered to relays, from then on.
     @ivar hint: see L{Draft}.
+    @ivar has: relays that have it already; it is to be left at a further one.
     """
 
     number: int
@@ -139,12 +168,15 @@ class Outgoing:
     body: bytes | None = field(repr=False)
     sealed: bytes | None = field(repr=False)
     hint: tuple[str, bool] | None
+    has: tuple[PublicKey, ...] = ()
 
 
 _SHOWN: Final = (
     "number, id, recipient, created, expires, size, state, forward_secret, attempts, error, "
-    "relay, taken, until, receipt"
+    "relay, taken, until, receipt, copies"
 )
+# Those of which something is to be left somewhere; so the index says as well.
+_DUE: Final = "(body IS NOT NULL OR sealed IS NOT NULL)"
 
 
 def post(connection: sqlite3.Connection, draft: Draft) -> Posted:
@@ -204,16 +236,20 @@ def _named(draft: Draft, key: str) -> tuple[bytes, bytes]:
 def recipients_waited_for(connection: sqlite3.Connection) -> list[PublicKey]:
     """@return: for whom messages are on their way, in the order of the oldest of each."""
     rows = connection.execute(
-        "SELECT recipient FROM mailbox_outbox WHERE state = 0 GROUP BY recipient "
-        "ORDER BY min(number)"
+        f"SELECT recipient FROM mailbox_outbox WHERE {_DUE} GROUP BY recipient ORDER BY min(number)"
     )
     return [PublicKey(raw) for (raw,) in rows]
 
 
 def next_expiry(connection: sqlite3.Connection) -> int | None:
-    """@return: when the first message is to be given up, in seconds of Unix time."""
+    """
+    @return: when the first message is to be given up, or left at no further relay, in seconds of
+        Unix time.
+    """
     (expires,) = connection.execute(
-        "SELECT min(expires) FROM mailbox_outbox WHERE state = 0"
+        "SELECT min(CASE state WHEN 0 THEN expires ELSE min(expires, since + ?) END) "
+        f"FROM mailbox_outbox WHERE {_DUE}",
+        (COPYING,),
     ).fetchone()
     return None if expires is None else int(expires)
 
@@ -226,15 +262,23 @@ def outgoing(
     @return: the next message for somebody that may still be delivered; L{None} if there is none.
     """
     row = connection.execute(
-        "SELECT number, id, created, expires, body, sealed, hint FROM mailbox_outbox "
-        "WHERE state = 0 AND recipient = ? AND number > ? AND expires > ? "
+        "SELECT number, id, created, expires, body, sealed, hint, relay, copies "
+        f"FROM mailbox_outbox WHERE {_DUE} AND recipient = ? AND number > ? AND expires > ? "
         "ORDER BY number LIMIT 1",
         (recipient.raw, after, now),
     ).fetchone()
     if row is None:
         return None
-    number, id, created, expires, body, sealed, hint = row
-    return Outgoing(number, id, recipient, created, expires, body, sealed, _hint(hint))
+    number, id, created, expires, body, sealed, hint, relay, copies = row
+    has = () if relay is None else (PublicKey(relay), *(each.relay for each in _copies(copies)))
+    return Outgoing(number, id, recipient, created, expires, body, sealed, _hint(hint), has)
+
+
+def _copies(raw: bytes | None) -> tuple[Copy, ...]:
+    if raw is None:
+        return ()
+    found = msgspec.msgpack.decode(raw, type=list[tuple[bytes, int, bytes]])
+    return tuple(Copy(PublicKey(relay), until, receipt) for relay, until, receipt in found)
 
 
 def _hint(raw: bytes | None) -> tuple[str, bool] | None:
@@ -252,18 +296,56 @@ def seal_posted(
     )
 
 
-def left(connection: sqlite3.Connection, number: int, receipt: MailboxReceipt) -> None:
+def left(
+    connection: sqlite3.Connection,
+    number: int,
+    receipt: MailboxReceipt,
+    now: int,
+    more: bool = False,
+) -> None:
     """
     A relay has a message.
 
     @param receipt: verified, as the relay has signed it.
+    @param now: seconds of Unix time.
+    @param more: it is to be left at a further one.
     """
+    row = connection.execute(
+        "SELECT state, relay, copies FROM mailbox_outbox WHERE number = ?", (number,)
+    ).fetchone()
+    if row is None or row[0] == 2:
+        return
+    state, relay, raw = row
+    copies = _copies(raw)
+    if state == 0:
+        connection.execute(
+            "UPDATE mailbox_outbox SET state = 1, body = NULL, error = NULL, relay = ?, taken = ?, "
+            "until = ?, receipt = ?, since = ? WHERE number = ?",
+            (receipt.relay.raw, receipt.taken, receipt.until, receipt.raw, now, number),
+        )
+    elif receipt.relay.raw not in (relay, *(each.relay.raw for each in copies)):
+        told = [(each.relay.raw, each.until, each.receipt) for each in copies]
+        told.append((receipt.relay.raw, receipt.until, receipt.raw))
+        connection.execute(
+            "UPDATE mailbox_outbox SET copies = ? WHERE number = ?",
+            (msgspec.msgpack.encode(told), number),
+        )
+    if not more:
+        enough(connection, number)
     connection.execute(
-        "UPDATE mailbox_outbox SET state = 1, sealed = NULL, body = NULL, error = NULL, "
-        "relay = ?, taken = ?, until = ?, receipt = ? WHERE number = ? AND state = 0",
-        (receipt.relay.raw, receipt.taken, receipt.until, receipt.raw, number),
+        f"UPDATE mailbox_outbox SET sealed = NULL WHERE {_DUE} AND state = 1 AND number <= "
+        f"coalesce((SELECT number FROM mailbox_outbox WHERE {_DUE} AND state = 1 "
+        "ORDER BY number DESC LIMIT 1 OFFSET ?), 0)",
+        (MAX_COPYING,),
     )
     _forget_ended(connection)
+
+
+def enough(connection: sqlite3.Connection, number: int) -> None:
+    """A message that a relay has is to be left at no further one."""
+    connection.execute(
+        "UPDATE mailbox_outbox SET sealed = NULL WHERE number = ? AND state = 1", (number,)
+    )
 
 
 def not_left(connection: sqlite3.Connection, number: int, error: str) -> None:
@@ -277,11 +359,17 @@ def not_left(connection: sqlite3.Connection, number: int, error: str) -> None:
 
 def expire_posted(connection: sqlite3.Connection, now: int) -> int:
     """
-    Give up what nobody may be given any more.
+    Give up what nobody may be given any more, and to leave at a further relay what one has had for
+    long.
 
     @param now: seconds of Unix time.
-    @return: how many.
+    @return: how many of the first.
     """
+    connection.execute(
+        f"UPDATE mailbox_outbox SET sealed = NULL WHERE {_DUE} AND state = 1 "
+        "AND (expires <= ? OR since + ? <= ?)",
+        (now, COPYING, now),
+    )
     count = connection.execute(
         "UPDATE mailbox_outbox SET state = 2, sealed = NULL, body = NULL "
         "WHERE state = 0 AND expires <= ?",
@@ -345,7 +433,7 @@ def waiting_count(connection: sqlite3.Connection) -> int:
 
 def _posted(row: tuple[Any, ...]) -> Posted:
     number, id, recipient, created, expires, size, state, forward_secret, *others = row
-    attempts, error, relay, taken, until, receipt = others
+    attempts, error, relay, taken, until, receipt, copies = others
     return Posted(
         number,
         id,
@@ -361,6 +449,7 @@ def _posted(row: tuple[Any, ...]) -> Posted:
         taken,
         until,
         receipt,
+        _copies(copies),
     )
 
 

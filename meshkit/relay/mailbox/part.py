@@ -386,8 +386,11 @@ class MailboxPart(Part):
                 on_refused=self._note_refused,
                 wanted=self._wanted,
             )
-        finally:
+        except Exception:
+            # What was taken before is there.
             await self._count()
+            raise
+        await self._count()
         self._taken += collected.taken
         self._repeated += collected.repeated
         if collected.early and self._may_warn(MailboxMessageEarly.code):
@@ -632,6 +635,10 @@ def _show_posted(posted: Posted) -> offered.SentLetter:
         relay=None if posted.relay is None else posted.relay.text,
         until=None if posted.until is None else _moment(posted.until),
         receipt=None if posted.receipt is None else _base64(posted.receipt),
+        copies=[
+            offered.SentCopy(each.relay.text, _moment(each.until), _base64(each.receipt))
+            for each in posted.copies
+        ],
     )
 
 

@@ -206,7 +206,17 @@ _OUTBOX: Final = """
     CREATE INDEX mailbox_known_by_age ON mailbox_known (heard);
     """
 
+#: Of a sender: the same message at a further relay.
+_COPIES: Final = """
+    -- since: when, by our clock, the first relay had it; sealed stays from then on until enough
+    -- have.  copies: what these have signed, as [[relay, until, receipt]].
+    ALTER TABLE mailbox_outbox ADD COLUMN since INTEGER;
+    ALTER TABLE mailbox_outbox ADD COLUMN copies BLOB;
+    CREATE INDEX mailbox_outbox_due ON mailbox_outbox (recipient, number)
+        WHERE body IS NOT NULL OR sealed IS NOT NULL;
+    """
+
 #: Of a relay, for the part C{mailboxes}: one script for each piece; add yours at the end.
 RELAY_MIGRATIONS: Final = (_RELAY, _ORIGINS)
 #: Of a node, for the part C{mailbox}; likewise.
-MIGRATIONS: Final = (_INBOX, _LETTERS, _OUTBOX)
+MIGRATIONS: Final = (_INBOX, _LETTERS, _OUTBOX, _COPIES)

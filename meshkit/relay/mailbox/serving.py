@@ -70,16 +70,17 @@ class _Held:
     __slots__ = ("answer", "timer")
 
     def __init__(self, reactor: IReactorTime, seconds: float) -> None:
-        self.answer: Deferred[bool] = Deferred(lambda _: self._release())
+        self.answer: Deferred[bool] = Deferred(lambda _: self.release())
         self.timer: IDelayedCall = reactor.callLater(seconds, self.end, False)
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Nobody waits for the answer any more."""
         if self.timer.active():
             self.timer.cancel()
 
     def end(self, came: bool) -> None:
         """Answer, unless that is done."""
-        self._release()
+        self.release()
         if not self.answer.called:
             self.answer.callback(came)
 
@@ -203,7 +204,8 @@ class MailboxServer:
                 return True
             return await held.answer
         finally:
-            held.end(False)
+            # Not answered: where this is thrown away while it waits, it would wake up itself.
+            held.release()
             if self._held.get(recipient) is held:
                 del self._held[recipient]
 

@@ -53,7 +53,7 @@ class _Wants:
     """
     What a node replicates, by what is in its database and configuration.
 
-    @ivar authors: whom it follows; everybody, if L{None}.
+    @ivar authors: whom it follows, or keeps for others; everybody, if L{None}.
     @ivar topics: tags whose authors it follows.
     @ivar blocked: nothing of these.
     """
@@ -212,11 +212,17 @@ def _wants(node: SimNode) -> _Wants:
     topics = {topic for (topic,) in node.look("SELECT topic FROM gossip_topics")}
     gossip = node.given["settings"].section("gossip")
     follows.update(gossip.followed())
+    kept = any(each.name == "forwarding" for each in node.given["composition"].order)
+    if kept:
+        # A relay has the feeds of those who are registered, and of nobody else.
+        follows.update(
+            peer for (peer,) in node.look("SELECT peer FROM registrations WHERE stays = 1")
+        )
     topics.update(gossip.subscribed())
     blocked = {author for (author,) in node.look("SELECT author FROM feed_blocks")}
     return _Wants(
         node.identity.public.raw,
-        frozenset(follows) if follows or topics else None,
+        frozenset(follows) if follows or topics or kept else None,
         frozenset(topics),
         frozenset(blocked),
     )

@@ -32,16 +32,20 @@ from meshkit.sim.liars.misleading import Misleading
 from meshkit.sim.liars.mute import Mute
 from meshkit.sim.liars.outdated import Outdated
 from meshkit.sim.liars.oversized import Oversized
+from meshkit.sim.liars.partial import Partial
+from meshkit.sim.liars.pocketing import Pocketing
 from meshkit.sim.liars.reordered import Reordered
+from meshkit.sim.liars.repeating import Repeating
 from meshkit.sim.liars.replayed import Replayed
 from meshkit.sim.liars.silent import Silent
 from meshkit.sim.liars.stale import Stale
 from meshkit.sim.liars.stalling import Stalling
 from meshkit.sim.liars.swearing import Swearing
+from meshkit.sim.liars.tardy import Tardy
 from meshkit.sim.liars.told import Lie, Told
 from meshkit.sim.liars.withholding import Withholding
 
-__all__ = ["AUDITED", "GOSSIPS", "HASHING", "KEEPING", "LIARS", "Liar", "Lie", "Told"]
+__all__ = ["AUDITED", "GOSSIPS", "HASHING", "KEEPING", "LIARS", "RELAYING", "Liar", "Lie", "Told"]
 
 _GOSSIPS: Final = (
     Forged,
@@ -67,14 +71,18 @@ _HASHING: Final = (
 
 _KEEPING: Final = (Bluffing, Stalling, Feigning)
 _AUDITED: Final = (Hollow, Denying, Swearing)
+_RELAYING: Final = (Pocketing, Partial, Tardy, Repeating)
 
-#: Kinds of liars by name: those who lie in gossip, in the hash table, as storage peers, and to
-#: those who audit them.
+#: Kinds of liars by name: those who lie in gossip, in the hash table, as storage peers, to those
+#: who audit them, and as relays.
 GOSSIPS: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _GOSSIPS})
 HASHING: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _HASHING})
 KEEPING: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _KEEPING})
 AUDITED: Final[Mapping[str, type[Liar]]] = MappingProxyType({each.kind: each for each in _AUDITED})
+RELAYING: Final[Mapping[str, type[Liar]]] = MappingProxyType(
+    {each.kind: each for each in _RELAYING}
+)
 #: All of them.
 LIARS: Final[Mapping[str, type[Liar]]] = MappingProxyType(
-    {**GOSSIPS, **HASHING, **KEEPING, **AUDITED}
+    {**GOSSIPS, **HASHING, **KEEPING, **AUDITED, **RELAYING}
 )

@@ -15,6 +15,7 @@ from meshkit.sim.scenarios.false_nodes import FALSE_NODES
 from meshkit.sim.scenarios.flash_crowd import FLASH_CROWD
 from meshkit.sim.scenarios.hash_table import DHT
 from meshkit.sim.scenarios.partition import PARTITION
+from meshkit.sim.scenarios.relaying import RELAY
 from meshkit.sim.scenarios.repairing import REPAIR
 from meshkit.sim.scenarios.reunion import REUNION
 from meshkit.sim.scenarios.storing import STORAGE
@@ -33,6 +34,7 @@ _ALL: Final = (
     FALSE_NODES,
     STORAGE,
     REPAIR,
+    RELAY,
 )
 
 

@@ -17,9 +17,10 @@ from meshkit.identity.addresses import HostPort, MeshAddress
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.interfaces import Relay
 from meshkit.relay.mailbox import courier as module
+from meshkit.relay.mailbox import outbox
 from meshkit.relay.mailbox.courier import FIRST_PAUSE, MAX_AT_ONCE, SALT, Courier
 from meshkit.relay.mailbox.outbox import Draft, Posted, known_prekey, list_posted, post
-from meshkit.relay.mailbox.prekeys import MAX_TTL, ROTATED, Prekey, RelayPlace
+from meshkit.relay.mailbox.prekeys import MAX_TTL, ROTATED, Prekey, PrekeyRing, RelayPlace
 from meshkit.relay.mailbox.receipts import MailboxReceipt
 from meshkit.relay.mailbox.sealing import digest_of, open_message
 from meshkit.relay.mailbox.wire import DEPOSIT, PREKEY, PublishedPrekey
@@ -323,6 +324,109 @@ class LeavingTests(CourierCase):
         self.assertEqual(self.states(), ["waiting", "waiting"])
 
 
+class CopyTests(CourierCase):
+    """His prekey names three relays, of which one may lose what it has signed for."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.named = RING.sign(BOB, [place(HOME), place(OTHER), place(THIRD)])
+        for each in (HOME, OTHER, THIRD):
+            self.fake(each).prekey = self.named
+        self.start()
+        self.know(self.named)
+
+    def has(self) -> list[PublicKey]:
+        """Who has signed for the first message."""
+        posted = self.posted()[0]
+        first = [] if posted.relay is None else [posted.relay]
+        return [*first, *(each.relay for each in posted.copies)]
+
+    def test_it_is_left_at_all_of_them_as_the_same_bytes(self) -> None:
+        self.send()
+        deposits = [self.fake(each).deposits for each in (HOME, OTHER, THIRD)]
+        self.assertEqual([len(each) for each in deposits], [1, 1, 1])
+        self.assertEqual(len({each[0] for each in deposits}), 1)
+        self.assertEqual(self.has(), [HOME.public, OTHER.public, THIRD.public])
+        self.assertEqual(self.courier.delivered, 1)
+        self.run_for(2 * outbox.COPYING)
+        self.assertEqual(len(self.taken), 3)
+
+    def test_one_that_is_away_gets_it_when_it_is_there_and_nobody_gets_it_twice(self) -> None:
+        self.fake(OTHER).down = ConnectionRefusedError()
+        self.send()
+        self.assertEqual(self.states(), ["kept"])
+        self.run_for(20 * FIRST_PAUSE)
+        tried = self.taken.count(at(OTHER))
+        # Later and later.
+        self.assertGreater(tried, 3)
+        self.assertLess(tried, 10)
+        self.fake(OTHER).down = None
+        self.run_for(40 * FIRST_PAUSE)
+        self.assertEqual(self.has(), [HOME.public, THIRD.public, OTHER.public])
+        deposits = [len(self.fake(each).deposits) for each in (HOME, OTHER, THIRD)]
+        self.assertEqual(deposits, [1, 1, 1])
+
+    def test_it_is_tried_for_an_hour(self) -> None:
+        self.fake(OTHER).down = ConnectionRefusedError()
+        self.send()
+        self.run_for(outbox.COPYING + 1)
+        tried = len(self.taken)
+        self.fake(OTHER).down = None
+        self.run_for(2 * outbox.COPYING)
+        self.assertEqual(len(self.taken), tried)
+        self.assertEqual(self.has(), [HOME.public, THIRD.public])
+
+    def test_one_at_which_he_is_not_yet_is_asked_again(self) -> None:
+        self.fake(OTHER).down = RemoteError("nobody", "MAILBOX_UNKNOWN")
+        self.send()
+        self.run_for(4 * FIRST_PAUSE)
+        self.fake(OTHER).down = None
+        self.run_for(40 * FIRST_PAUSE)
+        self.assertEqual(self.has(), [HOME.public, THIRD.public, OTHER.public])
+
+    def test_one_that_he_does_not_name_is_not_asked_again(self) -> None:
+        self.own = (HOME, OTHER)
+        for each in (HOME, OTHER):
+            self.fake(each).prekey = BOBS
+        self.fake(OTHER).down = RemoteError("nobody", "MAILBOX_UNKNOWN")
+        stranger = make_identity("stranger")
+        self.fake(HOME).prekey = None
+        self.send(stranger)
+        self.assertEqual(self.has(), [HOME.public])
+        self.assertIn(at(OTHER), self.taken)
+        self.taken.clear()
+        self.run_for(outbox.COPYING)
+        self.assertEqual(self.taken, [])
+
+    def test_the_first_message_goes_where_the_prekey_says_that_the_relay_has(self) -> None:
+        friend = make_identity("friend")
+        ring = PrekeyRing().turned(self.now(), Random(9))
+        self.fake(HOME).prekey = ring.sign(friend, [place(THIRD), place(HOME)])
+        self.send(friend)
+        self.assertEqual(self.taken, [at(HOME), at(THIRD)])
+        self.assertEqual(self.has(), [HOME.public, THIRD.public])
+
+    def test_a_machine_that_was_cut_off_goes_on(self) -> None:
+        self.fake(OTHER).down = ConnectionRefusedError()
+        self.send()
+        self.courier.stop()
+        self.machine.crash()
+        self.fake(OTHER).down = None
+        self.start()
+        self.assertEqual(self.has(), [HOME.public, THIRD.public, OTHER.public])
+
+    def test_a_copy_holds_up_nothing_that_is_new(self) -> None:
+        self.fake(OTHER).down = ConnectionRefusedError()
+        self.send()
+        self.run_for(10 * FIRST_PAUSE)
+        self.send()
+        self.assertEqual(self.states(), ["kept", "kept"])
+
+    def test_where_the_sender_has_named_a_relay_it_is_left_there_alone(self) -> None:
+        self.send(hint=(at(OTHER).address.text, False))
+        self.assertEqual(self.taken, [at(OTHER)])
+
+
 class FindingTests(CourierCase):
     own: tuple[Identity, ...] = (HOME,)
 
@@ -337,9 +441,10 @@ class FindingTests(CourierCase):
         self.table.items[self.name] = named.raw
         self.start()
         self.send()
-        # The first of them, in the network in which that serves.
-        self.assertEqual(self.taken, [at(OTHER, "blind")])
+        # Each of them, best first, in the network in which that serves.
+        self.assertEqual(self.taken, [at(OTHER, "blind"), at(THIRD)])
         self.assertEqual(len(self.fake(OTHER).deposits), 1)
+        self.assertEqual(self.fake(THIRD).deposits, self.fake(OTHER).deposits)
         self.assertEqual(
             self.machine.wait(self.machine.database.read(lambda db: known_prekey(db, BOB.public))),
             (named, self.now()),
@@ -357,7 +462,7 @@ class FindingTests(CourierCase):
         self.fake(OTHER).down = RemoteError("full", "MAILBOX_FULL")
         self.start()
         self.send()
-        self.assertEqual(self.taken, [at(OTHER), at(THIRD)])
+        self.assertEqual(self.taken[:2], [at(OTHER), at(THIRD)])
         self.assertEqual(self.states(), ["kept"])
 
     def test_the_next_one_is_taken_where_the_first_promises_next_to_nothing(self) -> None:
@@ -366,7 +471,7 @@ class FindingTests(CourierCase):
         self.fake(OTHER).promises = 1
         self.start()
         self.send()
-        self.assertEqual(self.taken, [at(OTHER), at(THIRD)])
+        self.assertEqual(self.taken[:2], [at(OTHER), at(THIRD)])
         (posted,) = self.posted()
         self.assertEqual((posted.state, posted.relay), ("kept", THIRD.public))
 

@@ -41,6 +41,8 @@ OTHERS: Final = {
     ("wire", "PAGE_BYTES"),
     ("store", "REMEMBERED"),
     ("outbox", "WAITING_BYTES"),
+    ("outbox", "COPYING"),
+    ("courier", "COPIES"),
     ("letters.LetterLimits", "letters"),
     ("letters.LetterLimits", "bytes"),
 }

@@ -10,11 +10,14 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import KeyReused, MailboxFull, NotFound, StorageFailed
-from meshkit.identity.keys import PublicKey
+from meshkit.identity.keys import Identity, PublicKey
 from meshkit.relay.mailbox import outbox
 from meshkit.relay.mailbox.outbox import (
+    COPYING,
+    Copy,
     Draft,
     Posted,
+    enough,
     expire_posted,
     forget_posted,
     know_prekey,
@@ -71,13 +74,20 @@ class OutboxCase(SynchronousTestCase):
 
         return self.read(job)
 
-    def leave(self, number: int, sealed: bytes = bytes(256), until: int = NOW + DAY) -> bytes:
+    def leave(
+        self,
+        number: int,
+        sealed: bytes = bytes(256),
+        until: int = NOW + DAY,
+        *,
+        at: Identity = RELAY,
+        now: int = NOW,
+        more: bool = False,
+    ) -> bytes:
         """@return: the relay's receipt."""
-        receipt = MailboxReceipt(
-            RELAY.public, BOB.public, digest_of(sealed), len(sealed), NOW, until
-        )
-        raw = receipt.sign(RELAY)
-        self.write(left, number, MailboxReceipt.open(raw, RELAY.public))
+        receipt = MailboxReceipt(at.public, BOB.public, digest_of(sealed), len(sealed), NOW, until)
+        raw = receipt.sign(at)
+        self.write(left, number, MailboxReceipt.open(raw, at.public), now, more)
         return raw
 
     def numbers(self, waiting: bool = False) -> list[int]:
@@ -190,6 +200,71 @@ class KeyTests(OutboxCase):
         self.post(1, key="k")
         self.post(2, key="l", body=b"letter 1")
         self.assertNotEqual(self.raw("asked", 1), self.raw("asked", 2))
+
+
+class CopyTests(OutboxCase):
+    """What a relay has, and another one is to have as well."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.post()
+        self.write(seal_posted, 1, b"sealed", True)
+
+    def test_it_is_kept_and_still_to_be_left_elsewhere(self) -> None:
+        self.leave(1, more=True)
+        self.machine.crash()
+        self.assertEqual(self.read(recipients_waited_for), [BOB.public])
+        item = self.read(outgoing, BOB.public, NOW)
+        self.assertEqual((item.sealed, item.has), (b"sealed", (RELAY.public,)))
+        (posted,) = self.read(list_posted, 0, 10, False)
+        self.assertEqual((posted.state, posted.relay, posted.copies), ("kept", RELAY.public, ()))
+        self.assertEqual(self.read(waiting_count), 0)
+
+    def test_all_receipts_are_kept_each_once(self) -> None:
+        first = self.leave(1, more=True)
+        second = self.leave(1, at=MALLORY, more=True)
+        self.leave(1, at=MALLORY, until=NOW + 1)
+        (posted,) = self.read(list_posted, 0, 10, False)
+        self.assertEqual((posted.relay, posted.receipt), (RELAY.public, first))
+        self.assertEqual(posted.copies, (Copy(MALLORY.public, NOW + DAY, second),))
+        self.assertIsNone(self.raw("sealed"))
+        self.assertIsNone(self.read(outgoing, BOB.public, NOW))
+
+    def test_it_is_given_up_after_an_hour_and_is_kept_all_the_same(self) -> None:
+        self.leave(1, more=True)
+        self.assertEqual(self.read(next_expiry), NOW + COPYING)
+        self.assertEqual(self.write(expire_posted, NOW + COPYING - 1), 0)
+        self.assertEqual(self.raw("sealed"), b"sealed")
+        self.assertEqual(self.write(expire_posted, NOW + COPYING), 0)
+        self.assertIsNone(self.raw("sealed"))
+        self.assertEqual([each.state for each in self.read(list_posted, 0, 10, False)], ["kept"])
+        self.assertIsNone(self.read(next_expiry))
+
+    def test_it_is_not_left_elsewhere_when_its_time_is_over(self) -> None:
+        self.post(2, expires=NOW + 60)
+        self.write(seal_posted, 2, b"sealed", True)
+        self.leave(2, more=True)
+        self.assertEqual(self.read(next_expiry), NOW + 60)
+        self.write(expire_posted, NOW + 60)
+        self.assertIsNone(self.raw("sealed", 2))
+
+    def test_enough_is_enough_and_ends_nothing_that_waits(self) -> None:
+        self.write(enough, 1)
+        self.assertEqual(self.raw("sealed"), b"sealed")
+        self.leave(1, more=True)
+        self.write(enough, 1)
+        self.assertIsNone(self.raw("sealed"))
+
+    def test_so_many_are_left_elsewhere_and_the_oldest_are_not(self) -> None:
+        self.patch(outbox, "MAX_COPYING", 2)
+        for number in (2, 3, 4):
+            self.post(number)
+            self.write(seal_posted, number, b"sealed", True)
+        for number in (1, 2, 3):
+            self.leave(number, more=True)
+        kept = [self.raw("sealed", number) for number in (1, 2, 3, 4)]
+        # The last one waits for its first relay.
+        self.assertEqual(kept, [None, b"sealed", b"sealed", b"sealed"])
 
 
 class BoundsTests(OutboxCase):
