@@ -22,8 +22,8 @@ NODES = 3
 STORING_NODES = 6
 #: That of C{storage} has a peer that lies, a disk that rots and one power failure in a write, and
 #: few files: most seeds take half as long again.
-#: That of C{repair} makes shares anew.
-SEEDS = dict.fromkeys(SCENARIOS, 7) | {"storage": 53, "repair": 9}
+#: That of C{repair} makes shares anew, and that of C{relay} is short.
+SEEDS = dict.fromkeys(SCENARIOS, 7) | {"storage": 53, "repair": 9, "relay": 51}
 
 
 class ScenarioTests(SynchronousTestCase):
