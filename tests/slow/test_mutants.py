@@ -30,12 +30,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from compileall import compile_dir
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
+
+from tests.linked import link_tree
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -56,6 +59,8 @@ SUITES: Final = {
     "channel": ("test_channel", "test_closing", "test_hostile", "test_endpoints"),
     "endpoints": ("test_endpoints",),
 }
+
+_COMPILED: Final = shutil.ignore_patterns("__pycache__")
 
 CHILD: Final = """
 import os, sys
@@ -951,12 +956,16 @@ class MutantTests(SynchronousTestCase):
         folder = tempfile.TemporaryDirectory(prefix="meshkit-mutants-")
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
+        # Compiled once: the children read what is compiled, and write none.
+        self.tests = self.folder / "tests"
+        shutil.copytree(ROOT / "tests" / "shs", self.tests / "shs", ignore=_COMPILED)
+        shutil.copy2(ROOT / "tests" / "__init__.py", self.tests)
+        self.assertTrue(compile_dir(self.tests, quiet=1))
 
-    def copy(self, where: Path) -> None:
-        """The package and its tests, with what is compiled of them."""
-        shutil.copytree(ROOT / "meshkit", where / "meshkit")
-        shutil.copytree(ROOT / "tests" / "shs", where / "tests" / "shs")
-        shutil.copy2(ROOT / "tests" / "__init__.py", where / "tests")
+    def copy(self, where: Path, *modules: str) -> None:
+        """The package and its tests, mostly links, with what is compiled of them."""
+        link_tree(ROOT / "meshkit", where / "meshkit", [f"shs/{name}.py" for name in modules])
+        (where / "tests").symlink_to(self.tests)
 
     def run_copy(self, where: Path, suites: Iterable[str]) -> Run:
         done = subprocess.run(
@@ -978,7 +987,7 @@ class MutantTests(SynchronousTestCase):
     def try_mutant(self, mutant: Mutant) -> str:
         """@return: what is wrong, or nothing."""
         where = Path(tempfile.mkdtemp(dir=self.folder))
-        self.copy(where)
+        self.copy(where, mutant.module)
         path = where / "meshkit" / "shs" / f"{mutant.module}.py"
         source = path.read_text(encoding="utf-8")
         for old, new in mutant.edits:

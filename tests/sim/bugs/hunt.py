@@ -6,16 +6,16 @@ of their own, seed after seed until something is not as it must be.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tests.sim.bugs.patching import apply_patch
+from tests.linked import link_tree
+from tests.sim.bugs.patching import apply_patch, read_patch
 
 __all__ = ["PATCHES", "Ran", "copy_package", "patch_copy", "run_seeds"]
 
@@ -60,11 +60,15 @@ class Ran(msgspec.Struct, frozen=True):
     violations: list[str]
 
 
-def copy_package(where: Path) -> None:
-    """Make a copy of what is shipped, with what is compiled of it."""
+def copy_package(where: Path, own: Collection[str] = ()) -> None:
+    """
+    Make a copy of what is shipped, mostly of links, with what is compiled of it.
+
+    @param own: paths of the files to be changed.
+    """
     for name in _PACKAGES:
-        # Compiled files that others are about to write are gone when it comes to them.
-        shutil.copytree(ROOT / name, where / name, ignore=shutil.ignore_patterns("*.pyc.*"))
+        below = [path.removeprefix(f"{name}/") for path in own if path.startswith(f"{name}/")]
+        link_tree(ROOT / name, where / name, below)
 
 
 def patch_copy(patch: str, where: Path) -> None:
@@ -74,8 +78,9 @@ def patch_copy(patch: str, where: Path) -> None:
     @param patch: name of its file.
     @raise PatchError: if it does not fit any more.
     """
-    copy_package(where)
-    apply_patch((PATCHES / patch).read_text(encoding="utf-8"), where)
+    text = (PATCHES / patch).read_text(encoding="utf-8")
+    copy_package(where, [*read_patch(text)])
+    apply_patch(text, where)
 
 
 def run_seeds(
