@@ -24,8 +24,6 @@ from typing import Final
 
 import msgspec
 from attrs import field, frozen
-from Crypto.Hash import SHA256
-from Crypto.Protocol.KDF import HKDF
 from nacl import bindings, pwhash
 from nacl.exceptions import CryptoError
 
@@ -149,6 +147,10 @@ def stretch(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
 
 def _keys(passphrase: str, salt: bytes, cost: Cost) -> tuple[bytes, bytes]:
     root = stretch(normal(passphrase), salt, cost)
+    # A quarter of what a command imports, and few need it.
+    from Crypto.Hash import SHA256
+    from Crypto.Protocol.KDF import HKDF
+
     keys = HKDF(root, 2 * _KEY_BYTES, b"", SHA256, context=_INFO)
     assert isinstance(keys, bytes)  # one stretch was asked for, not several
     return keys[:_KEY_BYTES], keys[_KEY_BYTES:]

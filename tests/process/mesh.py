@@ -229,13 +229,13 @@ class Node:
             raise AssertionError(f"{self.home.name} runs already")
         # Left by one that was killed; else it would be taken for the new one's.
         (self.data / "endpoints.json").unlink(missing_ok=True)
+        self.process = self.run_daemon(_elsewhere(self.command(*self.arguments, *arguments)), more)
+
+    def run_daemon(self, command: Sequence[str], more: Mapping[str, str]) -> Any:
+        """@return: its process, at least with what is used of L{subprocess.Popen} here."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *self.prefix,
-                    *self.runner,
-                    *_elsewhere(self.command(*self.arguments, *arguments)),
-                ],
+            return subprocess.Popen(
+                [*self.prefix, *self.runner, *command],
                 cwd=self.home,
                 env=environment(self.home, **more),
                 stdin=subprocess.DEVNULL,
@@ -375,11 +375,21 @@ class Node:
 
     def stored(self, author: str | None = None) -> list[tuple[int, str, bool]]:
         """
-        All messages of one author (or of the only one) as they lie on the disk, read
-        from a copy: what SQLite does on opening a killed node's files is left for the
-        node to do.
+        All messages of one author (or of all, one after the other) as they lie on the disk.
 
         @return: (sequence, hash, chain_valid), by sequence.
+        """
+        each = self.stored_by_author()
+        if author is not None:
+            return each.get(author, [])
+        return [message for messages in each.values() for message in messages]
+
+    def stored_by_author(self) -> dict[str, list[tuple[int, str, bool]]]:
+        """
+        What lies on the disk, read from a copy: what SQLite does on opening a killed
+        node's files is left for the node to do.
+
+        @return: of each author (sequence, hash, chain_valid), by sequence.
         """
         with tempfile.TemporaryDirectory(dir=self.home) as name:
             copy = Path(name) / "copy.db"
@@ -394,16 +404,16 @@ class Node:
                 if not connection.execute(
                     "SELECT 1 FROM sqlite_master WHERE name = 'feed_messages'"
                 ).fetchone():
-                    return []
+                    return {}
                 rows = connection.execute(
                     "SELECT sequence, hex(hash), chain_valid, raw FROM feed_messages"
                     " ORDER BY author, sequence"
                 ).fetchall()
-        return [
-            (sequence, digest.lower(), bool(valid))
-            for sequence, digest, valid, raw in rows
-            if author is None or json.loads(raw)["author"] == author
-        ]
+        found: dict[str, list[tuple[int, str, bool]]] = {}
+        for sequence, digest, valid, raw in rows:
+            author = json.loads(raw)["author"]
+            found.setdefault(author, []).append((sequence, digest.lower(), bool(valid)))
+        return found
 
 
 def _elsewhere(command: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Final
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import PROFILE
+from tests.process.forking import ForkedNode, Loaded
 from tests.process.mesh import Mesh, Node, read_answer, wait_for
 from tests.process.mesh import connect as connect_to
 
@@ -86,19 +87,21 @@ class KillTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.mesh = Mesh()
+        loaded = Loaded(self.mesh.folder)
+        self.addCleanup(loaded.close)
         self.addCleanup(self.mesh.close)
+        self.kind = partial(ForkedNode, loaded=loaded)
         seed = random.SystemRandom().randrange(2**32)
         # Shown with a failure; the moments within a process are its own all the same.
         self.rng = random.Random(seed)
         self.seed = seed
 
-    def check_disk(self, node: Node, author: str) -> int:
+    def check_feed(self, stored: list[tuple[int, str, bool]]) -> int:
         """
         What lies on the disk after a kill is a whole feed up to somewhere.
 
         @return: how many messages of it there are.
         """
-        stored = node.stored(author)
         self.assertEqual(
             [sequence for sequence, _, _ in stored],
             list(range(1, len(stored) + 1)),
@@ -107,8 +110,11 @@ class KillTests(SynchronousTestCase):
         self.assertTrue(all(valid for _, _, valid in stored))
         return len(stored)
 
-    def let_run(self, seconds: float, look: Callable[[], None]) -> None:
+    def let_run(self, seconds: float, look: Callable[[], None] | None = None) -> None:
         """Let a moment pass, looking all the while: what is random is when it ends."""
+        if look is None:
+            time.sleep(seconds)
+            return
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             look()
@@ -119,10 +125,11 @@ class KillTests(SynchronousTestCase):
         file.write_text("".join(f'{{"type":"n","text":"t{n}"}}\n' for n in range(MANY)))
         a.good("publish", "--lines", file)
         author = a.get("/v1/identity")["public_id"]
-        b = self.mesh.node("b", "--peer", a.address, network=a)
+        b = self.mesh.node("b", "--peer", a.address, network=a, kind=self.kind)
         # Of all authors: B's former selves come back to it from A.
         seen = middle = 0
         mine: dict[int, str] = {}
+        own = ""
 
         def look() -> None:
             nonlocal seen
@@ -134,7 +141,7 @@ class KillTests(SynchronousTestCase):
             b.spawn()
             if self.rng.random() < 0.25:
                 # Anywhere in its start: keys, schema, sockets, threads.
-                self.let_run(self.rng.uniform(0, 1.0), lambda: None)
+                self.let_run(self.rng.uniform(0, 0.4))
             else:
                 b.wait_ready()
                 message = b.publish({"text": "mine"})
@@ -142,14 +149,15 @@ class KillTests(SynchronousTestCase):
                 mine[message["sequence"]] = message["hash"]
                 self.let_run(self.rng.uniform(0, 0.4), look)
             b.kill()
-            count = self.check_disk(b, author)
+            stored = b.stored_by_author()
+            count = self.check_feed(stored.get(author, []))
             middle += 0 < count < MANY
-            total = len(b.stored())
+            total = sum(map(len, stored.values()))
             self.assertGreaterEqual(total, seen, f"seed {self.seed}")
             seen = total
             if mine:
-                own = b.good("id", "--json").json["public_id"]
-                kept = {sequence: digest for sequence, digest, _ in b.stored(own)}
+                own = own or b.good("id", "--json").json["public_id"]
+                kept = {sequence: digest for sequence, digest, _ in stored.get(own, [])}
                 self.assertEqual(kept, mine, f"seed {self.seed}")
             if count == MANY:
                 # Begin anew, else nothing would be in the middle of anything.  As another
@@ -157,7 +165,7 @@ class KillTests(SynchronousTestCase):
                 for path in sorted(b.data.glob("node.db*")):
                     path.unlink()
                 (b.data / "secret.key").unlink()
-                seen, mine = 0, {}
+                seen, mine, own = 0, {}, ""
         # The kills did hit it in the middle, not just before and after.
         self.assertGreater(middle, KILLS // 10, f"seed {self.seed}")
         b.start()
@@ -170,10 +178,10 @@ class KillTests(SynchronousTestCase):
         self.assertEqual(b.status["parts"]["gossip"]["refused"], {})
         b.stop()
         self.assertEqual(b.stored(author), a.stored(author))
-        self.assertEqual(self.check_disk(b, author), MANY)
+        self.assertEqual(self.check_feed(b.stored(author)), MANY)
 
     def test_killed_while_it_publishes(self) -> None:
-        a = self.mesh.node("a", "--listen", "tcp:0:interface=127.0.0.1")
+        a = self.mesh.node("a", "--listen", "tcp:0:interface=127.0.0.1", kind=self.kind)
         a.start()
         port = a.mesh_port[1]
         # The same port each time, so that B finds it again.
@@ -187,7 +195,7 @@ class KillTests(SynchronousTestCase):
             before = len(acknowledged)
             publishers.start()
             wait_for("first answer", partial(len, publishers.acknowledged))
-            self.let_run(self.rng.uniform(0, 0.3), lambda: None)
+            self.let_run(self.rng.uniform(0, 0.3))
             a.kill()
             publishers.join()
             self.assertEqual(publishers.surprises, [])
