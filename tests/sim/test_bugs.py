@@ -31,32 +31,32 @@ class HuntTests(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 
-    def hunt(self, bug: Bug) -> tuple[str, int]:
-        """@return: what is wrong, or nothing; and the last seed that was tried."""
+    def hunt(self, bug: Bug) -> tuple[str, list[int]]:
+        """@return: what is wrong, or nothing; and the seeds that were tried."""
         where = self.folder / bug.patch
         where.mkdir()
         try:
             patch_copy(bug.patch, where)
         except PatchError as e:
-            return f"{bug.name}: {e}", 0
+            return f"{bug.name}: {e}", []
         ran = run_seeds(where, bug.scenario, bug.seeds, until_caught=True, timeout=SECONDS)
         shutil.rmtree(where)
-        found = ran[-1]
+        found, tried = ran[-1], [each.seed for each in ran]
         if not found.violations:
-            return f"{bug.name}: not found in {len(ran)} runs of {bug.scenario}", found.seed
+            return f"{bug.name}: not found in {len(ran)} runs of {bug.scenario}", tried
         if bug.caught_by not in {text.partition(":")[0] for text in found.violations}:
             what = f"{bug.name}: found, but not by {bug.caught_by}: {found.violations}"
-            return what, found.seed
+            return what, tried
         print(f"{bug.number} {bug.name}: {bug.scenario} {found.seed}: {found.violations[0]}")
-        return "", found.seed
+        return "", tried
 
     def test_each_is_found_and_the_code_without_it_passes_the_same_runs(self) -> None:
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             hunted = [*pool.map(self.hunt, BUGS)]
         wrong = [what for what, _ in hunted if what]
         tried: dict[str, set[int]] = {}
-        for bug, (_, seed) in zip(BUGS, hunted, strict=True):
-            tried.setdefault(bug.scenario, set()).update(range(bug.first, seed + 1))
+        for bug, (_, seeds) in zip(BUGS, hunted, strict=True):
+            tried.setdefault(bug.scenario, set()).update(seeds)
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             wrong += [
                 what for what in pool.map(self.look, *zip(*tried.items(), strict=True)) if what
@@ -99,6 +99,14 @@ class CatalogueTests(SynchronousTestCase):
     def test_each_is_looked_for_by_a_scenario_that_is_there(self) -> None:
         for bug in BUGS:
             self.assertIn(bug.scenario, SCENARIOS, bug.name)
+
+    def test_what_found_it_last_is_tried_first_and_then_all_others(self) -> None:
+        for bug in BUGS:
+            first, *others = bug.seeds
+            self.assertEqual(first, bug.seen)
+            rest = [*range(bug.first, bug.first + bug.within)]
+            self.assertEqual(others, [seed for seed in rest if seed != bug.seen], bug.name)
+            self.assertIn(bug.seen, rest, bug.name)
 
     def test_most_of_them_leave_all_other_tests_green(self) -> None:
         self.assertGreaterEqual(sum(bug.green for bug in BUGS), 12)
