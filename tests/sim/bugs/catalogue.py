@@ -271,7 +271,7 @@ BUGS: Final = (
         20,
         "durable",
         green=True,
-        seen=10,
+        seen=4,
     ),
     Bug(
         17,
