@@ -308,13 +308,14 @@ def _show(found: Any, as_json: bool) -> None:
     line(f"prekey    made {found['prekey_made'] or 'not yet'}")
     line("")
     table(
-        ("relay", "kind", "state", "open until", "last error"),
+        ("relay", "kind", "state", "open until", "lacks", "last error"),
         [
             (
                 each["address"],
                 each["role"],
                 each["state"],
                 each["open_until"] or "",
+                str(each["lacks"] or ""),
                 each["last_error"] or "",
             )
             for each in found["relays"]

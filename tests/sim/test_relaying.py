@@ -8,8 +8,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.relay.mailbox import inbox, part
 from meshkit.sim.invariants import USUAL, Violation
 from meshkit.sim.invariants.delivered import Delivered
+from meshkit.sim.invariants.noticed import Noticed, lacks
 from meshkit.sim.liars import RELAYING
 from meshkit.sim.running import Run
 from meshkit.sim.schedule import Action, Member, Plan
@@ -77,7 +79,7 @@ def change(node: Any, statement: str) -> None:
 
 class RelayingCase(SynchronousTestCase):
     def play(self, plan: Plan, *invariants: Any) -> tuple[Run, list[Violation]]:
-        run = Run(plan, invariants or (*USUAL, Delivered), parts=("mailbox",))
+        run = Run(plan, invariants or (*USUAL, Delivered, Noticed), parts=("mailbox",))
         self.digest = run.play().digest
         return run, run.violations
 
@@ -86,7 +88,14 @@ class LyingTests(RelayingCase):
     """Beside each kind there is an honest relay."""
 
     def try_kind(self, kind: str) -> Run:
-        run, violations = self.play(plan(kind))
+        self.lacks: dict[str, int] = {}
+
+        class Looks(Noticed):
+            def settled(noticed, run: Run) -> None:
+                super().settled(run)
+                self.lacks = lacks(run, run.nodes["bob"])
+
+        run, violations = self.play(plan(kind), *USUAL, Delivered, Looks)
         self.assertEqual(violations, [])
         liar = run.liars["liar"]
         self.assertEqual({*liar.told.ways}, {*liar.ways})
@@ -97,6 +106,8 @@ class LyingTests(RelayingCase):
         # It has signed for all letters, and had all feeds.
         self.assertEqual(len(liar.mailboxes.signed), 6)
         self.assertEqual(liar.mailboxes.given, {})
+        # Half of them are for Bob, who has them, and sees that.
+        self.assertEqual(self.lacks, {"liar": 3, "relay": 0})
         self.assertEqual([len(feed) for feed in liar.library.feeds.values()], [6, 6])
 
     def test_who_shows_each_something_else(self) -> None:
@@ -193,6 +204,18 @@ class InvariantTests(RelayingCase):
         _, violations = self.play(plan("pocketing", honest=False, settle=5.0), Careless)
         self.assertEqual(len(violations), 6)
         self.assertIn("no relay that lies has signed for it", violations[0].text)
+
+    def test_a_recipient_who_does_not_see_what_is_withheld_is_found(self) -> None:
+        self.patch(inbox, "AT_OTHERS", 86_400)
+        _, violations = self.play(plan("pocketing", settle=5.0), Noticed)
+        self.assertEqual({each.node for each in violations}, {"ada", "bob"})
+        self.assertIn("it has not noticed that liar withholds 3 letters: 0", violations[0].text)
+
+    def test_one_who_blames_an_honest_relay_is_found(self) -> None:
+        self.patch(part, "lacking", lambda db, looked: dict.fromkeys(looked, 1))
+        _, violations = self.play(plan("tardy", settle=5.0), Noticed)
+        said = "as it says, relay lacks 1 letters, and all were left there"
+        self.assertIn(said, [each.text for each in violations])
 
     def test_a_program_that_there_is_not_is_no_plan(self) -> None:
         wrong = Member("zoe", program="mesh-oven")

@@ -45,6 +45,9 @@ class MailboxRelay(msgspec.Struct):
     @ivar open_until: until when the mailbox stays open if this node does not come again; RFC
         3339.
     @ivar last_error: why the last attempt failed, if nothing has worked since.
+    @ivar lacks: of the last 1,000 messages, how many came by another relay of this node and were
+        not in this mailbox a minute later: the relay has lost or withheld them, or their senders
+        could not, or would not, leave them there.  Their receipts say which.
     """
 
     address: str
@@ -52,6 +55,7 @@ class MailboxRelay(msgspec.Struct):
     state: Literal["connecting", "connected", "waiting", "stopped"]
     open_until: str | None
     last_error: str | None
+    lacks: int
 
 
 class MailboxStatus(msgspec.Struct):

@@ -54,7 +54,7 @@ from meshkit.parts import Part, PartContext, shield
 from meshkit.relay.mailbox import operations as offered
 from meshkit.relay.mailbox.collecting import Collected, collect
 from meshkit.relay.mailbox.courier import SALT, Courier, said
-from meshkit.relay.mailbox.inbox import Inbox
+from meshkit.relay.mailbox.inbox import Inbox, lacking, note_stations
 from meshkit.relay.mailbox.keeping import FILE, turn_ring
 from meshkit.relay.mailbox.letters import (
     Letter,
@@ -164,6 +164,9 @@ class MailboxPart(Part):
         self._unsubscribe: Callable[[], None] | None = None
         self._totals = _Totals(LetterTotals(), 0)
         self._taken = self._repeated = 0
+        # Of our relays: when the mailbox was looked into last, and what was not in it.
+        self._looked: dict[PublicKey, int] = {}
+        self._lacks: dict[PublicKey, int] = {}
         # By the codes of errors, which are few; of what is refused, how much the log has.
         self._refused: dict[str, int] = {}
         self._told_of: dict[str, int] = {}
@@ -215,6 +218,11 @@ class MailboxPart(Part):
             "Relays that tell of messages at once.",
             lambda: sum(each.state == "connected" for each in self.stations),
         )
+        metrics.gauge(
+            "lacking",
+            "Messages that came by a relay and not by another, which was to have them.",
+            lambda: sum(self._lacks.values()),
+        )
         metrics.count("taken_total", "Messages that were taken.", lambda: self._taken)
         metrics.count("repeated_total", "Messages that came again.", lambda: self._repeated)
         metrics.count(
@@ -248,6 +256,10 @@ class MailboxPart(Part):
         if self.stations:
             # Before anybody is told of it; and a damaged file is no surprise in a week.
             await self._prekey()
+        relays = [each.relay.address.key for each in self.stations]
+        now = self._now()
+        await self._context.database.write(lambda db: note_stations(db, relays, now))
+        self._looked, self._lacks = {}, {}
         self._unsubscribe = self._context.events.subscribe(NodeWoke, self._woke)
         self.courier.start()
         for station in self.stations:
@@ -372,7 +384,7 @@ class MailboxPart(Part):
         def keep(connection: sqlite3.Connection, message: MailboxMessage) -> None:
             keep_letter(connection, message, relay, self._now(), self._limits)
 
-        return Inbox(self._context.database, keep)
+        return Inbox(self._context.database, keep, given=lambda: (relay, self._now()))
 
     async def _collect(self, connection: LinkProtocol, relay: Relay) -> Collected:
         context = self._context
@@ -391,6 +403,7 @@ class MailboxPart(Part):
             await self._count()
             raise
         await self._count()
+        await self._compare(relay.address.key)
         self._taken += collected.taken
         self._repeated += collected.repeated
         if collected.early and self._may_warn(MailboxMessageEarly.code):
@@ -404,6 +417,22 @@ class MailboxPart(Part):
             self._refused[code] = self._refused.get(code, 0) + count
         self._warn_of_refused()
         return collected
+
+    async def _compare(self, looked: PublicKey) -> None:
+        """A mailbox was looked into: which messages are in none but the others?"""
+        if len(self.stations) < 2:
+            return
+        self._looked[looked] = self._now()
+        known = dict(self._looked)
+        self._lacks = await self._context.database.read(lambda db: lacking(db, known))
+        for station in self.stations:
+            lacks = self._lacks.get(station.relay.address.key, 0)
+            if lacks and self._may_warn(f"lacking {station.relay.address.text}"):
+                self._log.warn(
+                    "{count} messages came by another relay, and not by {relay}",
+                    count=lacks,
+                    relay=station.relay.address.text,
+                )
 
     def _warn_of_refused(self) -> None:
         # Who fills a mailbox, and a relay that gives the same again, are not to fill the log.
@@ -462,6 +491,7 @@ class MailboxPart(Part):
                     state=each.state,
                     open_until=None if each.open_until is None else _moment(each.open_until),
                     last_error=each.last_error,
+                    lacks=self._lacks.get(each.relay.address.key, 0),
                 )
                 for each in self.stations
             ],

@@ -216,7 +216,27 @@ _COPIES: Final = """
         WHERE body IS NOT NULL OR sealed IS NOT NULL;
     """
 
+#: Of a recipient: who had what was taken.
+_GIVEN: Final = """
+    -- Which relays have given a message, and when each did first, by our clock.
+    CREATE TABLE mailbox_given (
+        seen INTEGER NOT NULL,
+        relay BLOB NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (seen, relay)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER mailbox_seen_forgotten AFTER DELETE ON mailbox_seen BEGIN
+        DELETE FROM mailbox_given WHERE seen = OLD.number;
+    END;
+
+    -- Since when there is a mailbox at each relay.
+    CREATE TABLE mailbox_stations (
+        relay BLOB PRIMARY KEY NOT NULL,
+        since INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """
+
 #: Of a relay, for the part C{mailboxes}: one script for each piece; add yours at the end.
 RELAY_MIGRATIONS: Final = (_RELAY, _ORIGINS)
 #: Of a node, for the part C{mailbox}; likewise.
-MIGRATIONS: Final = (_INBOX, _LETTERS, _OUTBOX, _COPIES)
+MIGRATIONS: Final = (_INBOX, _LETTERS, _OUTBOX, _COPIES, _GIVEN)

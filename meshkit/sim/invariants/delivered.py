@@ -34,7 +34,7 @@ class _Sent:
 
 def honest_relays(run: Run, node: SimNode) -> list[str]:
     """@return: names of the relays that a node uses and that do not lie."""
-    if not node.running:
+    if not node.running or not _has_mailbox(node):
         return []
     used = node.given["settings"].section("relays").use
     found = [run.name_of(MeshAddress.parse(text).key.raw) for text in used]

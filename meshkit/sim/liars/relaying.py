@@ -45,11 +45,13 @@ class Left:
     """
     A letter that somebody has left.
 
+    @ivar sender: 32-byte key of who has left it.
     @ivar recipient: 32-byte key.
     @ivar digest: of the sealed letter.
     @ivar taken: when, in seconds of Unix time.
     """
 
+    sender: bytes
     recipient: bytes
     digest: bytes
     taken: int
@@ -149,7 +151,8 @@ class FalseMailboxes:
         box = self._box(request.recipient)
         digest = digest_of(request.sealed)
         known = self.signed.get((request.recipient, digest))
-        left = known or Left(request.recipient, digest, self.now, request.sealed)
+        sender = key_of(caller).raw
+        left = known or Left(sender, request.recipient, digest, self.now, request.sealed)
         if known is None:
             if len(self.signed) >= MAX_LEFT:
                 raise MailboxFull("there is no room for another letter")

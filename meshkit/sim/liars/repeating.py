@@ -69,7 +69,7 @@ class _False(FalseMailboxes):
     def _change(self, left: Left) -> Left:
         sealed = bytearray(left.sealed)
         sealed[len(sealed) // 2] ^= 1
-        return Left(left.recipient, digest_of(bytes(sealed)), left.taken, bytes(sealed))
+        return evolve(left, digest=digest_of(bytes(sealed)), sealed=bytes(sealed))
 
     def receipt(self, left: Left, ttl: int) -> MailboxReceipt:
         receipt = super().receipt(left, ttl)

@@ -10,6 +10,7 @@ from typing import Final
 
 from meshkit.sim.invariants import USUAL
 from meshkit.sim.invariants.delivered import Delivered
+from meshkit.sim.invariants.noticed import Noticed
 from meshkit.sim.liars import RELAYING
 from meshkit.sim.nemesis import FAULTS
 from meshkit.sim.running import Scenario
@@ -111,6 +112,6 @@ RELAY: Final = Scenario(
     nodes=5,
     draw=_draw,
     faults=("crash", "kill", "restart"),
-    invariants=(*USUAL, Delivered),
+    invariants=(*USUAL, Delivered, Noticed),
     parts=("mailbox",),
 )

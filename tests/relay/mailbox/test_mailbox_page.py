@@ -43,6 +43,7 @@ OTHERS: Final = {
     ("outbox", "WAITING_BYTES"),
     ("outbox", "COPYING"),
     ("courier", "COPIES"),
+    ("inbox", "AT_OTHERS"),
     ("letters.LetterLimits", "letters"),
     ("letters.LetterLimits", "bytes"),
 }

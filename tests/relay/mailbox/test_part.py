@@ -88,6 +88,62 @@ class MailCase(SynchronousTestCase):
         return str(node.ask(method, path, body).json["error"]["code"])
 
 
+class ComparingTests(MailCase):
+    """Bob has mailboxes at two relays, of which one may lose what it has signed for."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.other = self.make_relay("other")
+        self.other.start()
+        self.bob = self.begin("bob", self.relay, self.other)
+        self.ada = self.begin("ada", self.relay)
+        self.mesh.run(1)
+
+    def lacks(self) -> dict[str, int]:
+        shown = self.status(self.bob)["relays"]
+        return {each["address"]: each["lacks"] for each in shown}
+
+    def write(self) -> None:
+        self.send(self.ada, self.bob)
+        self.mesh.run(5)
+        (sent,) = self.sent(self.ada)
+        self.assertEqual([each["relay"] for each in sent["copies"]], [self.name(self.other)])
+
+    def name(self, relay: MemoryNode) -> str:
+        return relay.identity.public.text
+
+    def test_it_comes_once_by_both_and_nothing_is_lacking(self) -> None:
+        self.bob.stop()
+        self.write()
+        self.bob.start()
+        self.mesh.run(300)
+        self.assertEqual(len(self.letters(self.bob)), 1)
+        self.assertEqual([*self.lacks().values()], [0, 0])
+
+    def test_one_that_loses_it_is_found_out_and_it_comes_all_the_same(self) -> None:
+        self.bob.stop()
+        self.write()
+        dropped = self.other.service._database.write(
+            lambda db: db.execute("DELETE FROM mailbox_messages") and None
+        )
+        self.mesh.run(1)
+        self.successResultOf(dropped)
+        self.bob.start()
+        self.mesh.run(30)
+        self.assertEqual(len(self.letters(self.bob)), 1)
+        self.assertEqual([*self.lacks().values()], [0, 0])
+        with capturedLogs() as logs:
+            self.mesh.run(300)
+        self.assertEqual(self.lacks(), {self.relay.address: 0, self.other.address: 1})
+        said = [each for each in logs if "came by another" in each.get("log_format", "")]
+        self.assertEqual([each["relay"] for each in said], [self.other.address])
+        # A restart is no amnesty.
+        self.bob.stop()
+        self.bob.start()
+        self.mesh.run(5)
+        self.assertEqual(self.lacks(), {self.relay.address: 0, self.other.address: 1})
+
+
 class SleepingTests(MailCase):
     def test_two_who_are_never_there_together_write_to_each_other(self) -> None:
         bob = self.begin("bob", self.relay)
