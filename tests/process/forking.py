@@ -4,7 +4,8 @@ Daemons that are started often.
 Most of the second and a half in which a daemon starts is spent on importing.  A L{Loaded} is a
 process that has imported all of it, and makes a daemon by fork(2) as often as it is asked; what
 comes after importing is as ever, with a reactor of its own, and a kill at a random moment of the
-start hits that.  That a daemon starts without such help is what the other tests show.
+start hits that.  Where many are started, C{Mesh(forked=True)} spares that time; that a daemon
+starts without such help is what the other tests show.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import define
 
 from tests.process.mesh import PATIENCE, Node, environment
 
@@ -74,12 +78,13 @@ become(asked)
 
 
 class Loaded:
-    """The process that becomes daemons.  Its user calls L{close}."""
+    """The process that becomes daemons.  It ends with the one that has started it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self) -> None:
+        self._lock = Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LOADED],
-            env=environment(home),
+            env=environment(Path(tempfile.gettempdir())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -88,21 +93,18 @@ class Loaded:
     def ask(self, **question: Any) -> Any:
         """@raise AssertionError: if it has ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        with self._lock:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
         if not answer:
             raise AssertionError(f"the loaded process ended with {self._process.wait()}")
         return json.loads(answer)
 
-    def close(self) -> None:
-        """End it.  The daemons that came of it are left to whoever asked for them."""
-        self._process.communicate()
-
 
 @define(eq=False)
 class Forked:
-    """One daemon: the part of L{subprocess.Popen} that L{Node} uses."""
+    """One daemon: the part of L{subprocess.Popen} that is used of one here."""
 
     loaded: Loaded
     pid: int
@@ -127,14 +129,18 @@ class Forked:
             os.kill(self.pid, number)
 
 
-@define(eq=False)
-class ForkedNode(Node):
-    """A node whose daemon comes of a L{Loaded}."""
+@cache
+def _loaded() -> Loaded:
+    return Loaded()
 
-    loaded: Loaded = field(kw_only=True)
 
-    def run_daemon(self, command: Sequence[str], more: Mapping[str, str]) -> Any:
-        env = environment(self.home, **more)
-        argv = ["twistd", "-n", "--pidfile=", *command]
-        pid = self.loaded.ask(cwd=str(self.home), env=env, log=str(self.log), argv=argv)
-        return Forked(self.loaded, pid)
+def fork_daemon(node: Node, command: Sequence[str], env: Mapping[str, str]) -> Forked:
+    """
+    Make a daemon of the one loaded process that there is.
+
+    @param command: what C{twistd} is told.
+    """
+    loaded = _loaded()
+    argv = ["twistd", "-n", "--pidfile=", *command]
+    pid = loaded.ask(cwd=str(node.home), env=dict(env), log=str(node.log), argv=argv)
+    return Forked(loaded, pid)

@@ -22,9 +22,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final, TypeVar
 
 from attrs import define, frozen
+
+from meshkit.identity.keys import SEED_BYTES, Identity
+from meshkit.runtime.files import LocalFiles
+from meshkit.runtime.folder import DataFolder
+from meshkit.runtime.keyring import create_identity, load_networks, load_token
 
 T = TypeVar("T")
 
@@ -190,6 +196,8 @@ class Node:
     @ivar network_secret: what a member of its network is given.
     @ivar prefix: a program that the daemon is run by.
     @ivar runner: what makes a daemon of the command C{mesh-node}.
+    @ivar forked: if its daemon comes of a process that has imported all, without C{runner};
+        see L{tests.process.forking}.
     """
 
     home: Path
@@ -198,6 +206,7 @@ class Node:
     process: subprocess.Popen[bytes] | None = None
     prefix: Sequence[str] = ()
     runner: Sequence[str] = (*TWISTD, "-n", "--pidfile=")
+    forked: bool = False
 
     @property
     def data(self) -> Path:
@@ -233,6 +242,10 @@ class Node:
 
     def run_daemon(self, command: Sequence[str], more: Mapping[str, str]) -> Any:
         """@return: its process, at least with what is used of L{subprocess.Popen} here."""
+        if self.forked and not self.prefix and "PYTHONPATH" not in more:
+            from tests.process.forking import fork_daemon
+
+            return fork_daemon(self, command, environment(self.home, **more))
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*self.prefix, *self.runner, *command],
@@ -416,6 +429,22 @@ class Node:
         return found
 
 
+def _init(path: Path, secret: str) -> str:
+    """
+    Do what C{meshkit init} does, without a process for it.
+
+    @param secret: of the network; the empty text for a new one.
+    @return: the secret.
+    """
+    rng = SystemRandom()
+    folder = DataFolder(str(path), LocalFiles())
+    folder.prepare()
+    create_identity(folder, Identity(rng.randbytes(SEED_BYTES)), rng)
+    network = load_networks(folder, secret, (), rng)[0]
+    load_token(folder, rng)
+    return network.text
+
+
 def _elsewhere(command: list[str]) -> list[str]:
     """The command of a daemon.  The door of a relay for whoever comes is at a free port too."""
     if command[0] != "mesh-relay" or "--relay-door-listen" in command:
@@ -424,9 +453,14 @@ def _elsewhere(command: list[str]) -> list[str]:
 
 
 class Mesh:
-    """A folder with nodes in it."""
+    """
+    A folder with nodes in it.
 
-    def __init__(self) -> None:
+    @param forked: see L{Node}.
+    """
+
+    def __init__(self, forked: bool = False) -> None:
+        self._forked = forked
         self.folder = Path(tempfile.mkdtemp(prefix="meshkit-"))
         self._nodes: list[Node] = []
         self._closed = False
@@ -449,8 +483,8 @@ class Mesh:
         home.mkdir()
         node = kind(home, arguments)
         self._nodes.append(node)
-        secret = () if network is None else ("--network-key", network.network_secret)
-        node.network_secret = node.good("init", *secret, "--json").json["network_secret"]
+        node.forked = self._forked
+        node.network_secret = _init(node.data, "" if network is None else network.network_secret)
         return node
 
     def close(self) -> None:
@@ -473,14 +507,15 @@ class Shared:
     A module calls L{close} in its C{tearDownModule}.
     """
 
-    def __init__(self, make: Callable[[Mesh], T]) -> None:
+    def __init__(self, make: Callable[[Mesh], T], forked: bool = False) -> None:
         self._make: Callable[[Mesh], Any] = make
+        self._forked = forked
         self._mesh: Mesh | None = None
         self._made: Any = None
 
     def get(self) -> Any:
         if self._mesh is None:
-            self._mesh = Mesh()
+            self._mesh = Mesh(self._forked)
             try:
                 self._made = self._make(self._mesh)
             except BaseException:

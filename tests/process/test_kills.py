@@ -21,7 +21,6 @@ from typing import Final
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import PROFILE
-from tests.process.forking import ForkedNode, Loaded
 from tests.process.mesh import Mesh, Node, read_answer, wait_for
 from tests.process.mesh import connect as connect_to
 
@@ -86,11 +85,8 @@ class KillTests(SynchronousTestCase):
     """A node dies without warning."""
 
     def setUp(self) -> None:
-        self.mesh = Mesh()
-        loaded = Loaded(self.mesh.folder)
-        self.addCleanup(loaded.close)
+        self.mesh = Mesh(forked=True)
         self.addCleanup(self.mesh.close)
-        self.kind = partial(ForkedNode, loaded=loaded)
         seed = random.SystemRandom().randrange(2**32)
         # Shown with a failure; the moments within a process are its own all the same.
         self.rng = random.Random(seed)
@@ -125,7 +121,7 @@ class KillTests(SynchronousTestCase):
         file.write_text("".join(f'{{"type":"n","text":"t{n}"}}\n' for n in range(MANY)))
         a.good("publish", "--lines", file)
         author = a.get("/v1/identity")["public_id"]
-        b = self.mesh.node("b", "--peer", a.address, network=a, kind=self.kind)
+        b = self.mesh.node("b", "--peer", a.address, network=a)
         # Of all authors: B's former selves come back to it from A.
         seen = middle = 0
         mine: dict[int, str] = {}
@@ -181,7 +177,7 @@ class KillTests(SynchronousTestCase):
         self.assertEqual(self.check_feed(b.stored(author)), MANY)
 
     def test_killed_while_it_publishes(self) -> None:
-        a = self.mesh.node("a", "--listen", "tcp:0:interface=127.0.0.1", kind=self.kind)
+        a = self.mesh.node("a", "--listen", "tcp:0:interface=127.0.0.1")
         a.start()
         port = a.mesh_port[1]
         # The same port each time, so that B finds it again.

@@ -316,7 +316,7 @@ BUGS: Final = (
         20,
         "durable",
         green=True,
-        seen=11,
+        seen=15,
     ),
     Bug(
         21,
