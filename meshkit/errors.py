@@ -229,6 +229,12 @@ class TooManyHandshakes(HandshakeError):
     code = "TOO_MANY_HANDSHAKES"
 
 
+class TooManyConnections(HandshakeError):
+    """As many peers are connected as this node takes."""
+
+    code = "TOO_MANY_CONNECTIONS"
+
+
 class KeyProbeFailed(HandshakeError):
     """The node at an address did not tell its public key."""
 

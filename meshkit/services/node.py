@@ -122,9 +122,11 @@ from meshkit.web.doorkeeper import Doorkeeper
 #: Seconds that one part may take to stop.
 STOP_DEADLINE: Final = 10.0
 
-#: Files and connections that a node may have open: those of its door, and as many as it is
-#: likely to need for peers, the database and whatever else.
-OPEN_FILES: Final = MAX_CONNECTIONS + 1_024
+#: Files and connections that a node may have open beside those of its door: for peers that have
+#: connected to it, more if parts say so; and for what it opens itself, such as its database and
+#: the peers that it dials.
+PEER_FILES: Final = 1_024
+OWN_FILES: Final = 768
 
 #: Connections that one peer may have opened to the mesh port, over all protocols.
 MAX_CHANNELS_PER_PEER: Final = 8
@@ -376,8 +378,13 @@ class NodeService(Service):
         for maker in self._composition.order:
             with naming_the_part(maker.name):
                 self._parts[maker.name] = self._make_part(maker, connections)
+        for_door, for_peers = self._allot_files()
         self._listener = SecureListener(
-            self._reactor, self.identity, self._rng, max_per_peer=MAX_CHANNELS_PER_PEER
+            self._reactor,
+            self.identity,
+            self._rng,
+            max_per_peer=MAX_CHANNELS_PER_PEER,
+            max_connections=for_peers,
         )
         late = measure_node(
             self._metrics,
@@ -391,7 +398,7 @@ class NodeService(Service):
         self._lag = LoopLag(self._reactor, late)
         if self._door_endpoint is not None:
             # Before anything is opened, as this is where its settings are judged.
-            self._door = self._make_door()
+            self._door = self._make_door(for_door)
         self._ports = [_listen(self._mesh_endpoint, self._listener, "listen", self._config.listen)]
         if self._door_endpoint is not None and self._door is not None:
             port = _listen(self._door_endpoint, self._door.site, "api", self._config.api)
@@ -477,7 +484,7 @@ class NodeService(Service):
         # The part itself, or whatever it gives for that (C{__conform__}).
         return None if name is None else interface(self._parts[name])
 
-    def _make_door(self) -> NodeDoor:
+    def _make_door(self, max_connections: int) -> NodeDoor:
         try:
             token = load_token(self._folder, self._rng)
             self._keep_secret(token.decode("latin-1"))
@@ -517,7 +524,7 @@ class NodeService(Service):
                 owner_rate=self._config.api_owner_rate,
                 metrics=self._metrics,
                 rng=self._rng,
-                max_connections=self._door_connections(),
+                max_connections=max_connections,
                 run_in_thread=self._workers.run,
             )
         except ValueError as e:
@@ -527,22 +534,31 @@ class NodeService(Service):
     def _all_offered(self) -> Iterator[Operation]:
         return (bound.operation for bound in self._door.operations) if self._door else iter(())
 
-    def _door_connections(self) -> int:
-        """How many connections the door may have, of the files that can be open."""
-        parts = (part for part in self._parts.values() if IWantsFiles.providedBy(part))
-        wanted = OPEN_FILES + sum(part.files for part in parts)
+    def _allot_files(self) -> tuple[int, int]:
+        """
+        Divide the files that can be open, so that peers who take all of theirs leave the door and
+        the database alone.
+
+        @return: how many connections the door takes, and how many the mesh port.
+        """
+        more = sum(part.files for part in self._parts.values() if IWantsFiles.providedBy(part))
+        wanted = MAX_CONNECTIONS + OWN_FILES + PEER_FILES + more
         allowed = self._open_files(wanted)
         if allowed >= wanted:
-            return MAX_CONNECTIONS
-        connections = min(MAX_CONNECTIONS, allowed // 2)
+            return MAX_CONNECTIONS, allowed - MAX_CONNECTIONS - OWN_FILES
+        # Peers are the business of who wants many; else the door is used most.
+        door = min(MAX_CONNECTIONS, allowed // (4 if more else 2))
+        peers = max(4, allowed - door - min(OWN_FILES, allowed // 4))
         self._log.warn(
-            "this process can have {allowed} files open, so the door takes {connections} "
-            "connections: for more, raise the limit (ulimit -n, LimitNOFILE) to {wanted}",
+            "this process can have {allowed} files open, so the door takes {door} connections, and "
+            "{peers} peers can be connected: for more, raise the limit (ulimit -n, LimitNOFILE) to "
+            "{wanted}",
             allowed=allowed,
-            connections=connections,
+            door=door,
+            peers=peers,
             wanted=wanted,
         )
-        return connections
+        return door, peers
 
     def startService(self) -> None:
         # twist, unlike twistd, does not call privilegedStartService.

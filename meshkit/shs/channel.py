@@ -87,6 +87,7 @@ from meshkit.shs.handshake import Outcome
 from meshkit.shs.hellos import Capability
 from meshkit.shs.suites import Session
 from meshkit.shs.turns import Turns
+from meshkit.shs.unsent import Unsent
 
 #: Seconds for the whole handshake, from the first byte to the last.
 HANDSHAKE_TIMEOUT: Final = 10.0
@@ -269,6 +270,7 @@ class SecureChannel:
         "_turn_call",
         "_turns",
         "_unboxer",
+        "_unsent",
         "_verdict",
         "_write_closing",
     )
@@ -284,13 +286,16 @@ class SecureChannel:
         timeout: float = HANDSHAKE_TIMEOUT,
         turns: Turns | None = None,
         traffic: Traffic | None = None,
+        unsent: Unsent[SecureChannel, PublicKey] | None = None,
     ) -> None:
         """
         @param timeout: seconds for the whole handshake.
         @param turns: where to wait before each message of the peer's is answered.
         @param traffic: counts what this does, beside others.
+        @param unsent: counts what is written while the peer does not read, beside others.
         """
         self._traffic = traffic
+        self._unsent = unsent
         self._turns = turns
         self._reactor = reactor
         self._handshake = handshake
@@ -350,6 +355,10 @@ class SecureChannel:
         if self._phase in (_Phase.SHAKING, _Phase.ASKING):
             self._die(Failure(error))
 
+    def give_up(self, error: MeshkitError) -> None:
+        """Cut a connection off because of what its peer did, or did not do."""
+        self._die(Failure(error))
+
     # --- IProtocol: called by the transport beneath ---
 
     def makeConnection(self, transport: ITransport) -> None:
@@ -372,6 +381,9 @@ class SecureChannel:
         if self._traffic is not None:
             self._traffic.sent += len(data)
         self._raw.write(data)
+        if self._outflow.blocked and self._unsent is not None and self._peer is not None:
+            # It may cut this channel, or another.
+            self._unsent.add(self, self._peer.key, len(data))
 
     def dataReceived(self, data: bytes) -> None:
         if self._traffic is not None:
@@ -745,6 +757,8 @@ class SecureChannel:
         # The memory of small pieces is used again and again; that of a megabyte is given back
         # to the system each time, and to get it anew takes as long as to encrypt.
         for start in range(0, len(data), CORK_BYTES):
+            if self._boxer is None:
+                return  # cut off on the way, as the peer leaves too much unread
             self._hand_down(self._boxer.box(data[start : start + CORK_BYTES]))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
@@ -857,8 +871,15 @@ class SecureChannel:
         if self._outflow.producer is not None or self._boxer is None:
             return
         self._flush()
+        self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        if self._boxer is None:
+            return  # cut off by what was flushed
         self._goodbye_sent = True
         self._hand_down(self._boxer.goodbye())
+        if self._phase is not _Phase.OPEN:
+            return
         # Also tells H of it, and ends the connection if the peer was first.
         self._schedule_turn()
         self._outflow_changed()
@@ -870,9 +891,11 @@ class SecureChannel:
         It runs while the peer is what the close is waiting for, not while that is a
         producer of our own.
         """
+        outflow = self._outflow
+        if self._unsent is not None and not outflow.blocked:
+            self._unsent.forget(self)
         if self._phase is not _Phase.OPEN or not self._closing:
             return
-        outflow = self._outflow
         self._cancel_deadline()
         if self._goodbye_sent or outflow.blocked or not outflow.streaming:
             self._deadline = self._reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
@@ -939,6 +962,9 @@ class SecureChannel:
         self._corked.clear()
         self._corked_bytes = 0
         self._early.clear()
+        if self._unsent is not None:
+            self._unsent.forget(self)
+            self._unsent = None
         self._boxer = None
         self._unboxer = None
         if self._phase is _Phase.GONE:

@@ -28,14 +28,18 @@ from meshkit.errors import (
     HelloReplayed,
     MeshkitError,
     NetworkKeyRefused,
+    PeerTooSlow,
+    TooManyConnections,
     TooManyHandshakes,
 )
 from meshkit.identity.addresses import PeerAddress
 from meshkit.identity.keys import Identity, PublicKey
 from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel, Traffic
 from meshkit.shs.hellos import EPHEMERAL_BYTES, Capability, HelloTable, ReplayCache
+from meshkit.shs.places import Places
 from meshkit.shs.suites import SHS1, Opening, Session, Suite
 from meshkit.shs.turns import Turns
+from meshkit.shs.unsent import Unsent
 
 #: C{authorize(peer, label)}: C{True} admits.  A C{bool}, or a Deferred of it.
 Authorize = Callable[[PublicKey, str], Any]
@@ -53,6 +57,17 @@ MAX_UNAUTHENTICATED: Final = 512
 MAX_UNAUTHENTICATED_PER_ORIGIN: Final = 16
 #: ... from this machine.
 MAX_UNAUTHENTICATED_LOCAL: Final = 32
+
+#: Of the connections that a listener may have, so many are for those that have not proved
+#: who they are: one in four, and no more than the above.
+_UNAUTHENTICATED_SHARE: Final = 4
+
+#: Bytes that peers may leave unread, beyond some 64 KiB of each connection: all, and one.
+MAX_UNSENT: Final = 128 * 1024 * 1024
+MAX_UNSENT_PER_PEER: Final = 8 * 1024 * 1024
+
+#: Seconds between two lines of the log that say that there is no room.
+_SAY_FULL: Final = 60.0
 
 #: Addresses that are remembered in their parsed form.
 _KNOWN_ADDRESSES: Final = 1_024
@@ -139,6 +154,13 @@ class SecureListener(ServerFactory):
     are too many of those, a random one is dropped to make room, so that a flood
     slows newcomers down but cannot shut them out.
 
+    When there are too many authenticated ones, a newcomer gets the place of the oldest
+    connection of the address that has most, if that has two more than its own; else it is
+    refused.  So who makes keys gains nothing by it.
+
+    Of what is written to peers that do not read it there may be L{MAX_UNSENT} bytes, of one
+    peer L{MAX_UNSENT_PER_PEER}; who has most is cut off then.
+
     @ivar traffic: what its connections did together.
     @ivar refusals: how many connections were turned away, by error code.
     @ivar on_refusal: called for each of them.
@@ -156,6 +178,9 @@ class SecureListener(ServerFactory):
         timeout: float = HANDSHAKE_TIMEOUT,
         on_refusal: OnRefusal | None = None,
         max_per_peer: int | None = None,
+        max_connections: int | None = None,
+        max_unsent: int = MAX_UNSENT,
+        max_unsent_per_peer: int = MAX_UNSENT_PER_PEER,
     ) -> None:
         """
         @param rng: gives 32 bytes for each connection, and chooses who is dropped.
@@ -164,6 +189,10 @@ class SecureListener(ServerFactory):
             all protocols that do not bound that themselves.  A further one cuts the oldest of
             the protocol that the peer has most of: the peer may have forgotten that one, and the
             new one is sure to be wanted.  L{None} sets no limit, and leaves it to the factories.
+        @param max_connections: connections at a time, authenticated or not; at least 4.
+            L{None} sets no limit to the former.
+        @param max_unsent: bytes that all peers together may leave unread.
+        @param max_unsent_per_peer: the same of one peer.
         """
         self._reactor = reactor
         self._identity = identity
@@ -183,6 +212,20 @@ class SecureListener(ServerFactory):
         self._live: dict[SecureChannel, PublicKey] = {}
         # The same by peer, if that is limited.
         self._max_per_peer = max_per_peer
+        self._max_waiting = MAX_UNAUTHENTICATED
+        self._max_live: int | None = None
+        if max_connections is not None:
+            waiting = min(MAX_UNAUTHENTICATED, max_connections // _UNAUTHENTICATED_SHARE)
+            if waiting < 1:
+                raise ValueError(f"{max_connections} connections are too few: give at least 4")
+            self._max_waiting = waiting
+            self._max_live = max_connections - waiting
+        # The authenticated ones by their origins, if their number is limited.
+        self._places: Places[SecureChannel] = Places()
+        self._said_full: float | None = None
+        self._unsent: Unsent[SecureChannel, PublicKey] = Unsent(
+            max_unsent, max_unsent_per_peer, self._leaves_too_much
+        )
         self._by_peer: dict[PublicKey, dict[SecureChannel, None]] = {}
         # These, and those that were dropped but are not gone yet.
         self._all: dict[SecureChannel, None] = {}
@@ -283,6 +326,7 @@ class SecureListener(ServerFactory):
             timeout=self._timeout,
             turns=self._turns,
             traffic=self.traffic,
+            unsent=self._unsent,
         )
         self._all[channel] = None
         self._waiting[channel] = origin
@@ -312,8 +356,8 @@ class SecureListener(ServerFactory):
             self._drop_one(
                 same, f"{origin.limit} handshakes are under way with {origin.name} already"
             )
-        elif len(self._waiting) >= MAX_UNAUTHENTICATED:
-            self._drop_one(self._waiting, f"{MAX_UNAUTHENTICATED} handshakes are under way already")
+        elif len(self._waiting) >= self._max_waiting:
+            self._drop_one(self._waiting, f"{self._max_waiting} handshakes are under way already")
 
     def _drop_one(self, among: dict[SecureChannel, Any], why: str) -> None:
         victims = list(among)
@@ -349,7 +393,45 @@ class SecureListener(ServerFactory):
             self._leave(victim)
             victim.abortConnection()
 
+    def _has_place(self, channel: SecureChannel) -> bool:
+        """Is there room for one more that is authenticated, or was room made?"""
+        if self._max_live is None:
+            return True
+        origin = _origin_of(channel.inner_peer).name
+        if len(self._places) >= self._max_live:
+            victim = self._places.gives_way(origin)
+            self._say_full(victim)
+            if victim is None:
+                return False
+            # Its place is free now; its connection is gone a turn later.
+            self._leave(victim)
+            victim.abortConnection()
+        self._places.take(channel, origin)
+        return True
+
+    def _say_full(self, victim: SecureChannel | None) -> None:
+        error = TooManyConnections(
+            f"{self._max_live} peers are connected already: "
+            + ("a newcomer is refused" if victim is None else "the oldest gives way")
+        )
+        self.refusals[error.code] += 1
+        now = self._reactor.seconds()
+        if self._said_full is None or now - self._said_full >= _SAY_FULL:
+            self._said_full = now
+            self._log.warn(
+                "{code}: {error}, and so on for a while: for more, raise the limit of open files "
+                "(ulimit -n, LimitNOFILE)",
+                code=error.code,
+                error=str(error),
+            )
+
+    def _leaves_too_much(self, channel: SecureChannel, size: int) -> None:
+        error = PeerTooSlow(f"it was cut as its peer left {size} bytes unread")
+        self.refusals[error.code] += 1
+        channel.give_up(error)
+
     def _leave(self, channel: SecureChannel) -> None:
+        self._places.leave(channel)
         peer = self._live.pop(channel, None)
         if peer is not None and channel in self._by_peer.get(peer, ()):
             same = self._by_peer[peer]
@@ -369,6 +451,9 @@ class SecureListener(ServerFactory):
 
     def build_protocol(self, channel: SecureChannel, address: PeerAddress) -> IProtocol | None:
         self._forget(channel)
+        if not self._has_place(channel):
+            channel.abortConnection()
+            return None
         self._live[channel] = address.key
         offer = self._offer(channel)
         if offer is None or offer.counted:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import Interface, directlyProvides, implementer
 
@@ -29,6 +30,7 @@ from meshkit.errors import (
     UnsafePermissions,
 )
 from meshkit.identity.network import NetworkSecret
+from meshkit.interfaces import IWantsFiles
 from meshkit.operations import BoundOperation, Nothing, Operation
 from meshkit.parts import PartMaker
 from meshkit.runtime.registry import discover_parts
@@ -288,6 +290,55 @@ def _provided(part: Any) -> Any:
     from zope.interface import directlyProvidedBy
 
     return directlyProvidedBy(part)
+
+
+class Files(NodeCase):
+    """Peers who take all that is there for them leave the door and the database alone."""
+
+    def allot(self, allowed: int | None, more: int = 0) -> tuple[int, int, int]:
+        """@return: files that it wants; what it gives the door and those who connect to it."""
+
+        def prepare(part: Any) -> Any:
+            part.files = more
+            directlyProvides(part, *list(_provided(part)), *([IWantsFiles] if more else []))
+            return part
+
+        service = self.node(self.toys.maker("a", prepare)).make()
+        asked: list[int] = []
+
+        def allow(wanted: int) -> int:
+            asked.append(wanted)
+            return wanted if allowed is None else allowed
+
+        service._open_files = allow
+        self.addCleanup(lambda: self.mesh.run(1))
+        with capturedLogs() as logs:
+            service.privilegedStartService()
+        service.startService()
+        warnings = [formatEvent(e) for e in logs if e["log_level"] is LogLevel.warn]
+        self.assertEqual(len(warnings), asked[0] > (allowed or asked[0]))
+        door, peers = service._door.site._max_connections, service._listener
+        given = peers._max_live + peers._max_waiting
+        for said in warnings:
+            self.assertIn(f"can have {allowed} files open", said)
+            self.assertIn(f"the door takes {door} connections, and {given} peers", said)
+        return asked[0], door, given
+
+    def test_where_there_are_enough_all_get_what_they_want(self) -> None:
+        self.assertEqual(self.allot(None), (4_096, 2_304, 1_024))
+        self.assertEqual(self.allot(None, 10_000), (14_096, 2_304, 11_024))
+
+    def test_a_system_that_allows_more_has_room_for_more_peers(self) -> None:
+        self.assertEqual(self.allot(65_536), (4_096, 2_304, 62_464))
+
+    def test_where_there_are_fewer_it_says_so_and_some_are_kept_for_the_node(self) -> None:
+        self.assertEqual(self.allot(4_000), (4_096, 2_000, 1_232))
+        self.assertEqual(self.allot(256), (4_096, 128, 64))
+        # With many peers the door gets less.
+        self.assertEqual(self.allot(10_000, 10_000), (14_096, 2_304, 6_928))
+        self.assertEqual(self.allot(1_024, 10_000), (14_096, 256, 512))
+        # It starts, whatever good that does.
+        self.assertEqual(self.allot(4), (4_096, 2, 4))
 
 
 class Refusing(NodeCase):

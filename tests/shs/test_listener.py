@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -397,12 +398,97 @@ class LimitTests(ListenerTestCase):
 
     def limit(self, number: int) -> None:
         """Start anew with a listener that limits each peer."""
-        self.listener = SecureListener(self.clock, BOB, Random(1), max_per_peer=number)
+        self.start_anew(max_per_peer=number)
+
+    def start_anew(self, **limits: int) -> None:
+        """With a listener that has these limits."""
+        self.listener = SecureListener(self.clock, BOB, Random(1), **limits)
         self.port.stopListening()
         listening = self.network.server_endpoint(PORT).listen(self.listener)
         self.port = self.successResultOf(listening)
         for capability in (ECHO, CHAT):
             self.listener.register(capability, OneFactory(Recorder))
+
+    def test_when_it_is_full_who_has_most_makes_room_and_else_nobody(self) -> None:
+        # One in four is for those that have not proved who they are.
+        self.start_anew(max_connections=8)
+        logs = self.enterContext(capturedLogs())
+        crowd = [self.successResultOf(self.dial(source="198.51.100.1")) for _ in range(6)]
+        self.assertEqual(self.listener.refusals, {})
+        # Its own address has most: it is one too many.
+        self.assertIsNone(self.connected("198.51.100.1"))
+        self.assertEqual(self.lost(crowd), [False] * 6)
+        # From elsewhere they get what is fair, of those who have most the oldest.
+        others = [self.connected(f"203.0.113.{n}") for n in range(5)]
+        self.assertEqual(self.lost(crowd), [True] * 5 + [False])
+        self.assertEqual(self.lost(others), [False] * 5)
+        self.assertEqual(len(self.listener.channels), 6)
+        # All have one: there is nobody to take from.
+        self.assertIsNone(self.connected("192.0.2.1"))
+        self.assertEqual(self.lost(others), [False] * 5)
+        # Who has two gives the older one to who has none.
+        others.pop().transport.loseConnection()
+        self.advance(1)
+        second = self.connected("203.0.113.0")
+        newcomer = self.connected("192.0.2.1")
+        self.assertEqual(self.lost([others[0], second, newcomer]), [True, False, False])
+        self.assertEqual(self.listener.refusals, {"TOO_MANY_CONNECTIONS": 8})
+        (said,) = self.warnings(logs)
+        self.assertIn("TOO_MANY_CONNECTIONS: 6 peers are connected already", said)
+        self.advance(60)
+        self.connected("203.0.113.1")
+        self.assertEqual(len(self.warnings(logs)), 2)
+
+    def warnings(self, logs: Sequence[Any]) -> list[str]:
+        """@return: the lines of the log that are for an operator."""
+        return [formatEvent(each) for each in logs if each["log_level"] is LogLevel.warn]
+
+    def connected(self, source: str) -> Any:
+        """@return: a client; L{None} if it was hung up on."""
+        dialling = self.dial(source=source)
+        dialling.addErrback(lambda failure: failure.trap(PeerKeyRefused) and None)
+        return self.successResultOf(dialling)
+
+    def test_few_connections_leave_few_to_who_proves_nothing(self) -> None:
+        self.start_anew(max_connections=8)
+        wires = [self.knock(f"198.51.100.{n}") for n in range(3)]
+        self.assertEqual(self.listener.unauthenticated, 2)
+        self.assertEqual(sum(wire.second.aborted for wire in wires), 1)
+        self.assertRaises(ValueError, SecureListener, self.clock, BOB, Random(1), max_connections=3)
+
+    def test_who_leaves_too_much_unread_is_cut_and_nobody_else(self) -> None:
+        self.start_anew(max_unsent=1_000_000, max_unsent_per_peer=300_000)
+        apps = []
+        for identity in (ALICE, ALICE, CAROL):
+            client = self.successResultOf(self.dial(identity=identity))
+            client.transport.pauseProducing()
+            (*_, channel) = self.listener.channels
+            apps.append((client, channel))
+        self.pump()
+        for _, channel in apps:
+            channel.write(bytes(140_000))
+        self.pump()
+        self.assertEqual([channel.disconnecting for _, channel in apps], [False] * 3)
+        # In pieces and in one go; what is left of that goes nowhere.
+        apps[0][1].write(bytes(200_000))
+        self.assertEqual([channel.disconnecting for _, channel in apps], [True, False, False])
+        self.advance(1)
+        self.assertEqual(self.listener.refusals, {"PEER_TOO_SLOW": 1})
+        self.assertEqual(len(self.listener.channels), 2)
+        # Who reads on has a clean sheet.
+        for client, channel in apps[1:]:
+            for _ in range(5):
+                client.transport.resumeProducing()
+                self.pump()
+                client.transport.pauseProducing()
+                channel.write(bytes(250_000))
+        self.assertEqual([channel.disconnecting for _, channel in apps[1:]], [False] * 2)
+        # Cut while it says goodbye.
+        apps[1][1].write(bytes(40_000))
+        apps[1][1].loseConnection()
+        apps[1][1].loseConnection()
+        self.advance(1)
+        self.assertEqual(len(self.listener.channels), 2)
 
     def lost(self, clients: Sequence[Any]) -> list[bool]:
         self.advance(1)

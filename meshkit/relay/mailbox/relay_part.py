@@ -17,10 +17,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from meshkit.errors import ConfigError, MeshkitError
 from meshkit.identity.keys import PublicKey
-from meshkit.interfaces import IFeedStore, IMetrics
+from meshkit.interfaces import IFeedStore, IMetrics, IWantsFiles
 from meshkit.operations import BoundOperation, Page
 from meshkit.parts import Part, PartContext, shield
 from meshkit.relay.mailbox import relay_operations as offered
@@ -154,8 +155,13 @@ class MailboxesStatus(msgspec.Struct):
     collected: int
 
 
+@implementer(IWantsFiles)
 class MailboxesPart(Part):
-    """See the module."""
+    """
+    See the module.
+
+    @ivar files: see L{IWantsFiles}.
+    """
 
     _log = Logger()
 
@@ -164,6 +170,8 @@ class MailboxesPart(Part):
         config: Config = context.config
         self._context = context
         self._limits = config.limits()
+        # Each of them may be there and wait.
+        self.files = config.mailboxes
         self._blocks = context.find(IFeedStore)
         self._store = MailboxStore(context.database, context.identity.public, self._limits)
         buckets = PeerBuckets(config.rate, config.burst)

@@ -13,6 +13,10 @@ Who has a mailbox need not ask again and again: C{wait} is answered when a messa
 after L{MAX_HELD} seconds, which also shows that the connection still works.  One such call of a
 recipient is held; a second one, as from a connection that the first one's end does not know to be
 dead, ends the first.
+
+Of one recipient one C{fetch} is worked on at a time, whatever connections he has: pages are large,
+and who asks for many at once has others wait behind them, and the relay hold them if he does not
+read them.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from meshkit.errors import OverRate, PermissionDenied
@@ -116,6 +120,8 @@ class MailboxServer:
         self._buckets = buckets
         # By recipient: not more than there are mailboxes.
         self._held: dict[PublicKey, _Held] = {}
+        # Of recipients who fetch just now.
+        self._fetching: dict[PublicKey, DeferredLock] = {}
         self.deposited = 0
         self.collected = 0
 
@@ -185,7 +191,16 @@ class MailboxServer:
             )
 
     async def _fetch(self, caller: RPCProtocol, request: FetchRequest) -> Page:
-        return await self._store.fetch(_key_of(caller), request.after, self._now())
+        recipient = _key_of(caller)
+        turn = self._fetching.setdefault(recipient, DeferredLock())
+        try:
+            page: Page = await turn.run(
+                lambda: self._store.fetch(recipient, request.after, self._now())
+            )
+            return page
+        finally:
+            if not turn.locked and not turn.waiting:
+                self._fetching.pop(recipient, None)
 
     async def _acknowledge(self, caller: RPCProtocol, request: AcknowledgeRequest) -> int:
         count = await self._store.acknowledge(_key_of(caller), request.digests)

@@ -6,7 +6,7 @@ secure channels.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,7 @@ from meshkit.errors import (
     StorageFailed,
 )
 from meshkit.identity.addresses import PeerAddress
-from meshkit.identity.keys import Identity
+from meshkit.identity.keys import Identity, PublicKey
 from meshkit.relay.mailbox import collecting, wire
 from meshkit.relay.mailbox.collecting import Collected, collect, open_at
 from meshkit.relay.mailbox.delivering import deposit_at, prekey_from
@@ -45,6 +45,7 @@ from meshkit.relay.mailbox.wire import (
     PUBLISH,
     WAIT,
     DepositRequest,
+    FetchRequest,
     Page,
     PublishRequest,
     Waiting,
@@ -294,6 +295,52 @@ class OriginTests(World):
             origin(IPv6Address("TCP", "2001:db8::ffff:2", 2)),
         )
         self.assertEqual(origin(UNIXAddress("/a")), origin(UNIXAddress("/b")))
+
+
+class FetchingTests(World):
+    """Who asks for much at once is worked for once at a time."""
+
+    def test_of_one_recipient_one_is_worked_on_and_the_others_have_their_turn(self) -> None:
+        self.open()
+        relay = self.server()
+        # Who asks, and what they wait for.
+        reads: list[tuple[PublicKey, Deferred[Page]]] = []
+
+        def fetch(who: PublicKey, _after: int, _now: int) -> Deferred[Page]:
+            reading: Deferred[Page] = Deferred()
+            reads.append((who, reading))
+            reading.addBoth(self.over, reads, (who, reading))
+            return reading
+
+        self.patch(self.server_of_relay._store, "fetch", fetch)
+        pairs = [self.connect(BOB, relay), self.connect(BOB, relay), self.connect(ADA, relay)]
+        calls = [pair.client.call(FETCH, FetchRequest(0)) for pair in pairs for _ in range(2)]
+        self.run_all(pairs)
+        # ADA is not behind all those of BOB.
+        self.assertEqual([who for who, _ in reads], [BOB.public, ADA.public])
+        # Who goes away takes with him what he waits for.
+        pairs[0].client.abort()
+        self.run_all(pairs)
+        for call in calls[:2]:
+            self.failureResultOf(call)
+        for _ in range(2):
+            self.assertEqual([who for who, _ in reads].count(BOB.public), 1)
+            for _, reading in tuple(reads):
+                reading.callback(Page([], False))
+            self.run_all(pairs)
+        self.assertEqual([self.successResultOf(each) for each in calls[2:]], [Page([], False)] * 4)
+        self.assertEqual((reads, self.server_of_relay._fetching), ([], {}))
+        for pair in pairs:
+            pair.client.abort()
+        self.run_all(pairs)
+
+    def over(self, result: Any, reads: list[Any], read: object) -> Any:
+        reads.remove(read)
+        return result
+
+    def run_all(self, pairs: Sequence[ChannelPair]) -> None:
+        for pair in pairs:
+            pair.run()
 
 
 class WaitingTests(World):
