@@ -49,6 +49,7 @@ from meshkit.services.relay import operations as offered
 from meshkit.services.relay.guard import RelayGuard, is_below
 from meshkit.shs.listener import ip_of
 from meshkit.web.dispatch import Dispatcher
+from meshkit.web.forwarded import TrustedProxies
 from meshkit.web.limits import LimitedSite, RequestHead
 from meshkit.web.openapi import Door, document
 from meshkit.web.request_ids import RequestIds
@@ -168,6 +169,7 @@ class RelayDoor:
         tls: bool = False,
         plain_feeds: bool = False,
         directory_for_all: bool = False,
+        proxies: TrustedProxies | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_streams: int = MAX_STREAMS,
     ) -> None:
@@ -186,6 +188,7 @@ class RelayDoor:
         @param tls: TLS is beneath all connections.
         @param plain_feeds: give feeds and the directory without TLS, too.
         @param directory_for_all: show the directory to who is no peer, too.
+        @param proxies: who says truly from whom a request is.
         @param max_connections: at a time.
         @param max_streams: at a time, of one caller half of it.
         """
@@ -226,6 +229,7 @@ class RelayDoor:
             saw=lambda key: None if registry is None else registry.saw(key),
             open_operations=self._open_names,
             closed=closed,
+            proxies=proxies,
         )
         self.site = LimitedSite(
             self._guard,

@@ -4,7 +4,7 @@ Who asks at the HTTP door of a relay, and how much.
 Nobody has a token here.  A request is signed by a key that is registered at the relay (RFC 9421,
 in the one form of L{meshkit.runtime.signed.signatures}, with a tag of its own), or is a visitor's.
 Visitors are told apart by their addresses, for which each has a bucket; a peer has one for its
-key, whatever addresses it has.
+key, whatever addresses it has.  Behind proxies that are trusted, the address is what these say.
 
 A browser keeps nothing that would make this door take its requests for somebody else's: neither
 cookies nor a password; so C{Host} and C{Origin} say nothing here.
@@ -21,7 +21,8 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from attrs import frozen
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.web.resource import IResource, Resource, getChildForRequest
 
 from meshkit.errors import (
@@ -41,9 +42,10 @@ from meshkit.runtime.signed.signatures import (
     claimed_caller,
 )
 from meshkit.runtime.signed.signing import Signatures
-from meshkit.shs.listener import origin_of
+from meshkit.shs.listener import ip_of, origin_of
 from meshkit.web.answers import SAFE_HEADERS, Header, prepare_error
 from meshkit.web.callers import Caller, Scope
+from meshkit.web.forwarded import TrustedProxies
 from meshkit.web.limits import RequestHead
 
 #: Requests a second that are granted to an address, and to a key, and those at once.
@@ -128,6 +130,7 @@ class RelayGuard(Resource):
         saw: Callable[[PublicKey], None],
         open_operations: Collection[str],
         closed: Collection[str],
+        proxies: TrustedProxies | None = None,
         max_callers: int = MAX_CALLERS,
     ) -> None:
         """
@@ -137,6 +140,7 @@ class RelayGuard(Resource):
         @param saw: told who has signed a request.
         @param open_operations: names of what visitors may use.
         @param closed: paths at which, and below which, only peers are answered.
+        @param proxies: who says truly from whom a request is.
         """
         super().__init__()
         self._inner = inner
@@ -145,6 +149,7 @@ class RelayGuard(Resource):
         self._registered = registered
         self._saw = saw
         self._closed = tuple(closed)
+        self._proxies = TrustedProxies(()) if proxies is None else proxies
         scopes = [Scope("write", name) for name in sorted(open_operations)]
         self._visitors = _Callers(scopes, VISITOR_RATE, VISITOR_BURST, max_callers)
         self._peers = _Callers([Scope("write")], PEER_RATE, PEER_BURST, max_callers)
@@ -173,7 +178,7 @@ class RelayGuard(Resource):
 
     def _admit(self, head: RequestHead) -> None:
         cost = 1.0 + (BODY_COST if head.length != 0 else 0.0)
-        visitor, bucket = self._visitors.find(f"visitor {origin_of(head.peer)}")
+        visitor, bucket = self._visitors.find(f"visitor {origin_of(self._client_of(head))}")
         if not (head.headers.hasHeader(SIGNATURE_INPUT) or head.headers.hasHeader(SIGNATURE)):
             self._charge(visitor, bucket, cost)
             if is_below(head.path, self._closed):
@@ -207,6 +212,15 @@ class RelayGuard(Resource):
         self._saw(key)
         head.caller = peer
         head.passed.append(_Signed(signed))
+
+    def _client_of(self, head: RequestHead) -> IAddress:
+        peer = ip_of(head.peer)
+        if peer is None or not self._proxies.trusts(peer):
+            return head.peer
+        lines = head.headers.getRawHeaders(self._proxies.header.encode("ascii"), [])
+        client = self._proxies.client(peer, [line.decode("latin-1") for line in lines])
+        family = IPv4Address if client.version == 4 else IPv6Address
+        return family("TCP", str(client), 0)
 
     def _charge(self, caller: Caller, bucket: TokenBucket, cost: float) -> None:
         wait = bucket.take(cost, self._clock.seconds())

@@ -30,6 +30,7 @@ from meshkit.runtime.endpoints import parse_endpoint
 from meshkit.runtime.signed.mark import StoredMark
 from meshkit.runtime.signed.tls import load_certificate, wrap_tls_factory
 from meshkit.services.relay.door import Facts, RelayDoor
+from meshkit.web.forwarded import X_FORWARDED_FOR, ProxyHeader, TrustedProxies
 
 MIGRATIONS: Final = ()
 
@@ -37,6 +38,8 @@ MIGRATIONS: Final = ()
 MARK: Final = "signed-until"
 #: Bytes of a certificate with those that lead to it, and of a key.
 MAX_PEM: Final = 256 * 1024
+#: Proxies, or networks of them, that may be named.
+MAX_PROXIES: Final = 64
 
 _STATUSES: Final = frozenset(str(status) for status in range(100, 600))
 
@@ -76,6 +79,31 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "peers alone"
         ),
     ] = False
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="address, or network such as 10.0.0.0/24, of a reverse proxy that says "
+            "from whom a request is; nobody else is believed",
+            extra={"flag": "trusted-proxy"},
+            max_length=MAX_PROXIES,
+        ),
+    ] = ()
+    proxy_header: Annotated[
+        ProxyHeader,
+        Meta(description="the header in which these say it; they add to it, or set it anew"),
+    ] = X_FORWARDED_FOR
+
+    def proxies(self) -> TrustedProxies:
+        """
+        @return: C{trusted_proxies}.
+        @raise ConfigError: one is neither an address nor a network.
+        """
+        try:
+            return TrustedProxies(self.trusted_proxies, self.proxy_header)
+        except ValueError as e:
+            raise ConfigError(
+                f"relay_door.trusted_proxies: {e}: write for example 127.0.0.1 or 10.0.0.0/24"
+            ) from None
 
 
 class RelayDoorStatus(msgspec.Struct):
@@ -101,6 +129,7 @@ class RelayDoorPart(Part):
         self._config: Config = context.config
         self._options = self._load_options()
         self._endpoint = self._make_endpoint()
+        self._proxies = self._config.proxies()
         self._registry = context.find(IRegistrations)
         self._feeds = context.find(IFeedStore)
         self._well_known = context.find(IWellKnown)
@@ -204,6 +233,7 @@ class RelayDoorPart(Part):
             tls=self._options is not None,
             plain_feeds=config.plain_feeds,
             directory_for_all=config.public_directory,
+            proxies=self._proxies,
         )
         factory: Any = self.door.site
         if self._options is not None:

@@ -120,6 +120,69 @@ class VisitorTests(DoorTestCase):
         door.mesh.run(2 / VISITOR_RATE)
         self.assertEqual(door.ask("GET", "/v1/status").status, 200)
 
+    def held_up(self, door: Door, source: str, **headers: str) -> list[str]:
+        """Ask as often as a newcomer may.  @return: those who were held up, by name."""
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        said = [
+            door.ask("GET", "/v1/status", source=source, headers=sent).json
+            for _ in range(int(VISITOR_BURST))
+        ]
+        refused = [each["error"] for each in said if not each["success"]]
+        self.assertLessEqual({each["code"] for each in refused}, {"RATE_LIMITED"})
+        return sorted({each["message"].partition(" is granted")[0] for each in refused})
+
+    def test_without_trust_all_who_come_through_a_proxy_are_one(self) -> None:
+        door = self.door()
+        self.assertEqual(self.held_up(door, "10.9.0.1", X_Forwarded_For="192.0.2.1"), [])
+        self.assertEqual(
+            self.held_up(door, "10.9.0.1", X_Forwarded_For="192.0.2.2"), ["visitor 10.9.0.1"]
+        )
+
+    def test_behind_a_proxy_that_is_trusted_each_has_a_limit_of_his_own(self) -> None:
+        self.behind("X_Forwarded_For", "Forwarded", "{}")
+
+    def test_and_so_it_is_with_the_header_of_rfc_7239(self) -> None:
+        self.behind("Forwarded", "X_Forwarded_For", "for={};proto=https")
+
+    def behind(self, name: str, other: str, form: str) -> None:
+        """
+        @param name: of the header that the proxies write.
+        @param other: one that they hand on as it came.
+        @param form: of an element of it.
+        """
+        settings = 'trusted_proxies = ["10.9.0.0/24"]'
+        header = name.replace("_", "-")
+        door = self.door(door=f'[relay_door]\n{settings}\nproxy_header = "{header}"\n')
+
+        def through(*who: str, proxy: str = "10.9.0.1", **more: str) -> list[str]:
+            said = ", ".join(form.format(each) for each in who)
+            return self.held_up(door, proxy, **{name: said}, **more)
+
+        self.assertEqual(through("192.0.2.1"), [])
+        one = ["visitor 192.0.2.1"]
+        self.assertEqual(through("192.0.2.1"), one)
+        # Whatever he writes to the left of what the proxy says, and by whatever proxy he comes.
+        self.assertEqual(through("192.0.2.2", "192.0.2.1"), one)
+        self.assertEqual(through("192.0.2.1", "10.9.0.1", proxy="10.9.0.2"), one)
+        self.assertEqual(through("192.0.2.1", **{other: "for=192.0.2.3"}), one)
+        self.assertEqual(through("192.0.2.1", "192.0.2.2"), [])
+        # From elsewhere nobody is believed.
+        self.assertEqual(through("192.0.2.4", proxy="10.8.0.1"), [])
+        self.assertEqual(through("192.0.2.5", proxy="10.8.0.1"), ["visitor 10.8.0.1"])
+        self.assertEqual(through("192.0.2.4"), [])
+
+    def test_a_proxy_is_named_by_its_address(self) -> None:
+        with self.assertRaisesRegex(ConfigError, "relay_door.trusted_proxies: 'localhost'"):
+            self.door(door='[relay_door]\ntrusted_proxies = ["localhost"]\n')
+
+    def test_what_is_said_in_the_network_needs_tls_behind_a_proxy_elsewhere(self) -> None:
+        """What goes between that and the relay can be overheard, whoever it is for."""
+        door = self.door(door='[relay_door]\ntrusted_proxies = ["10.9.0.1"]\n')
+        door.register(ADA)
+        headers: dict[str, str | None] = {"X-Forwarded-For": "127.0.0.1"}
+        said = door.ask("GET", "/v1/feed", by=ADA, source="10.9.0.1", headers=headers)
+        self.refused(said, 403, "TLS_NEEDED")
+
     def test_of_callers_so_many_are_remembered(self) -> None:
         door = self.door()
         relay_guard = door.relay.service._parts["relay_door"].door._guard
