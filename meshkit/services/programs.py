@@ -76,11 +76,11 @@ class Program:
 
 
 MESH_NODE: Final = Program(NodeConfig, "meshkit", without=_SERVING | _SERVING_MEMBERS)
-#: A storage peer, which proves what it keeps, and what others need to find it.
+#: A storage peer, which proves what it keeps, and what others need to find and to reach it.
 MESH_STORAGE: Final = Program(
     StorageConfig,
     "meshkit-storage",
-    frozenset({"audit", "dht", "keeper", "lan", "mapping", "wellknown"}),
+    frozenset({"audit", "dht", "keeper", "lan", "mapping", "relays", "tunnel", "wellknown"}),
 )
 _OF_MEMBERS: Final = _SERVING_MEMBERS | {"dht", "feed", "gossip", "lan"}
 #: A relay, for the members of its network or for whoever comes.

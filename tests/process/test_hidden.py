@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from random import Random
+from typing import Any, Final
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.process.audits import OWN_BLOCK
 from tests.process.mesh import Mesh, Node, Shared, wait_for
 from tests.process.relays import RelayNode
+from tests.process.test_storage import StorageNode
+
+#: Of an owner of files for whom one storage peer is enough.
+ONE_PEER: Final = ("--storage-scheme", "1+1", "--storage-repeat", "--no-audit-enabled", *OWN_BLOCK)
 
 
 class _Home:
@@ -15,9 +21,9 @@ class _Home:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self.relay = mesh.node("relay", kind=RelayNode).start()
+        self.relay = mesh.node("relay", *OWN_BLOCK, kind=RelayNode).start()
         self.hides = ("--listen", "unix:mesh.sock", "--relays-use", self.relay.address)
-        self.ada = mesh.node("ada", *self.hides, network=self.relay).start()
+        self.ada = mesh.node("ada", *self.hides, *ONE_PEER, network=self.relay).start()
         self.wait_reached(self.ada)
 
     def wait_reached(self, node: Node) -> str:
@@ -28,6 +34,17 @@ class _Home:
             return str(shown["address"]) if shown["reachable"] else ""
 
         return wait_for(f"a reservation of {node.home.name}", look)
+
+    def restart_relay(self, *nodes: Node) -> None:
+        """Start the relay again where it was, and wait until it leads to all of these."""
+        host, port = self.where
+        self.relay.start("--listen", f"tcp:{port}:interface={host}")
+        for node in nodes:
+            self.wait_reached(node)
+
+    def kill_relay(self) -> None:
+        self.where = self.relay.mesh_port
+        self.relay.kill()
 
     def newcomer(self, name: str) -> Node:
         """Somebody with nothing at all."""
@@ -81,8 +98,8 @@ class HiddenTests(SynchronousTestCase):
         # A relay that is away uses nothing up.
         made = self.ada.good("invite", "--json").json
         self.assertEqual((made["addresses"], made["relays"]), ([], [behind]))
-        host, port = self.home.relay.mesh_port
-        self.home.relay.kill()
+        self.home.kill_relay()
+        host, port = self.home.where
         why = self.refused(eve, made["invite"], "PEER_UNREACHABLE")
         self.assertIn(f"the relay at {host}:{port} cannot be reached", why)
         self.assertIn("not used up", why)
@@ -92,7 +109,41 @@ class HiddenTests(SynchronousTestCase):
             "none of the relays of this node leads to it", answer.json["error"]["message"]
         )
         self.assertEqual(self.state(made), "open")
-        self.home.relay.start("--listen", f"tcp:{port}:interface={host}")
-        self.home.wait_reached(self.ada)
+        self.home.restart_relay(self.ada)
         self.assertEqual(eve.good("join", made["invite"], "--json").json["answered"], behind)
         self.assertEqual(self.state(made), "used")
+
+    def test_a_storage_peer_that_nobody_can_dial_keeps_the_files_of_another(self) -> None:
+        lends = ("--keeper-max-storage", "50MB", "--keeper-domain", "cellar", *OWN_BLOCK)
+        peer = self.home.mesh.node(
+            "cellar", *self.home.hides, *lends, network=self.home.relay, kind=StorageNode
+        )
+        peer.start()
+        behind = self.home.wait_reached(peer)
+        # Who looks before it is announced does not look again for minutes.
+        lent = wait_for(
+            "a record in the hash table",
+            lambda: (got := peer.get("/v1/storage"))["announced"] and got,
+        )
+        self.assertEqual(lent["addresses"], [behind])
+
+        def member() -> Any:
+            known = self.ada.get("/v1/storage/peers?refresh=true")
+            return next((each for each in known if each["member"]), None)
+
+        found = wait_for("a storage peer that the hash table names", member, step=0.3)
+        self.assertEqual((found["source"], found["addresses"]), ("dht", [behind]))
+        path, copy = self.ada.home / "file", self.ada.home / "copy"
+        path.write_bytes(Random(0).randbytes(300_000))
+        put = self.ada.good("put", path, "--json").json
+        self.assertEqual(len(peer.shards), 2)
+        self.home.kill_relay()
+        self.home.restart_relay(peer)
+        self.ada.good("get", put["object"], "-o", copy)
+        self.assertEqual(copy.read_bytes(), path.read_bytes())
+        ways = {
+            (each["public_id"], each["transport"])
+            for each in self.ada.get("/v1/peers/connections")
+            if each["label"] == "storage"
+        }
+        self.assertEqual(ways, {(peer.status["identity"], "relay")})

@@ -16,11 +16,11 @@ from meshkit.testing.nodes import MemoryFiles, MemoryMesh
 
 class ProgramTests(SynchronousTestCase):
     def test_a_node_has_all_parts_and_a_storage_peer_those_that_it_needs(self) -> None:
-        names = ("audit", "contrib", "dht", "feed", "keeper", "lan")
+        names = ("audit", "contrib", "dht", "feed", "keeper", "lan", "relays", "tunnel")
         installed = [PartMaker(name, "x") for name in names]
         self.assertEqual(MESH_NODE.parts_of(installed), installed)
         chosen = [maker.name for maker in MESH_STORAGE.parts_of(installed)]
-        self.assertEqual(chosen, ["audit", "dht", "keeper", "lan"])
+        self.assertEqual(chosen, ["audit", "dht", "keeper", "lan", "relays", "tunnel"])
 
     def test_what_serves_at_a_relay_is_nothing_for_a_node(self) -> None:
         names = ("contrib", "forwarding", "mailbox", "mailboxes", "registry", "relays", "tunnels")

@@ -39,7 +39,8 @@ class StorageStatus(msgspec.Struct):
         things are; nothing, if there is none.
     @ivar admission: whose shares are taken: C{open}: those of all members; C{allow-list}.
     @ivar domain: what this node may be lost together with, as it says itself.
-    @ivar addresses: where others are told that it can be reached, C{HOST:PORT}.
+    @ivar addresses: where others are told that it can be reached, C{HOST:PORT}, and the addresses
+        that lead to it through relays now.
     @ivar announced: how many nodes of the hash table keep the record by which it is found, as
         far as is known; nothing, if it does not announce itself.
     @ivar tls: where it listens for TLS, C{HOST:PORT}.

@@ -40,6 +40,7 @@ from meshkit.identity.keys import PublicKey
 from meshkit.identity.records import MAX_ADDRESSES
 from meshkit.interfaces import (
     IAdvisesAgents,
+    IDetours,
     IFeedStore,
     IHashTable,
     IMetrics,
@@ -231,6 +232,7 @@ class KeeperPart(Part):
         self._places = self._config.places()
         self._config.terms(self._config.max_storage)
         self._blocks = context.find(IFeedStore)
+        self._detours: Any = context.find(IDetours)
         self._announcer = Announcer(
             context.reactor, context.find(IHashTable), peers_content(context.network.net_id)
         )
@@ -470,6 +472,10 @@ class KeeperPart(Part):
         """Where clients reach this node, as far as is known; never a wildcard."""
         return list(self._places or self._context.whereabouts.places())[:MAX_ADDRESSES]
 
+    def _led(self) -> list[str]:
+        """The addresses by which relays lead clients here."""
+        return [] if self._detours is None else [each.text for each in self._detours.to_us()]
+
     def _tls_places(self) -> list[str]:
         place = None if self._tls is None else place_of(self._tls)
         return [] if place is None else [place.text]
@@ -520,7 +526,7 @@ class KeeperPart(Part):
             uploads=figures.uploads,
             damaged=figures.damaged,
             last_lease_end=rfc3339(last_lease_end * _NS) if last_lease_end else None,
-            addresses=[place.text for place in self._addresses()],
+            addresses=[place.text for place in self._addresses()] + self._led(),
         )
 
     def _answer_connect(self, request: offered.ConnectStorage) -> Deferred[Any]:

@@ -24,7 +24,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peers: Annotated[
         tuple[str, ...],
         Meta(
-            description="address of a storage peer, net:HOST:PORT~shs:KEY",
+            description="address of a storage peer, net:HOST:PORT~shs:KEY, or the one that leads "
+            "to it through a relay",
             extra={"flag": "peer"},
         ),
     ] = ()

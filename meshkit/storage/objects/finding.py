@@ -99,7 +99,8 @@ class _Known:
 
     @ivar places: where it may be dialled, the best first.
     @ivar left: when it said last that it leaves, in seconds of Unix time.
-    @ivar relayed: the address that leads to it through a relay, if it has no other.
+    @ivar relayed: the address that leads to it through a relay, if it has no other, or the
+        configuration says so.
     """
 
     key: PublicKey
@@ -109,6 +110,22 @@ class _Known:
     left: int | None = None
     relayed: MeshAddress | None = None
 
+    @property
+    def addresses(self) -> tuple[MeshAddress, ...]:
+        """Where it is dialled, the best first."""
+        direct = [MeshAddress(place.host, place.port, self.key) for place in self.places]
+        return tuple(direct) if self.relayed is None else (*direct, self.relayed)
+
+    @property
+    def block(self) -> str | None:
+        """
+        The block of addresses that it is in.  Of one behind a relay that is the relay's: whoever
+        runs many behind one could be taken for as many others, and all of them are gone when that
+        is.
+        """
+        first = next(iter(self.addresses), None)
+        return None if first is None else block_of(first.host)
+
 
 @frozen
 class KnownPeer:
@@ -116,6 +133,7 @@ class KnownPeer:
     A storage peer, as this node knows it.
 
     @ivar source: who named it: C{config} or C{dht}.
+    @ivar addresses: where it is dialled, the best first; one may lead through a relay.
     @ivar member: what it said last, if that still holds.
     @ivar problem: why it was not reached, when it was asked last.
     @ivar refused: why it gets no new shares, by what audits have found.
@@ -123,7 +141,7 @@ class KnownPeer:
 
     key: PublicKey
     source: Source
-    places: tuple[HostPort, ...]
+    addresses: tuple[MeshAddress, ...]
     member: Member | None
     problem: str | None
     refused: str | None = None
@@ -243,7 +261,9 @@ class StoragePeers:
         self._lookup_problem: str | None = None
         self._judge: Judge = lambda _key: _UNJUDGED
         for address in configured:
-            self._learn(address.key, "config", [address.place])
+            self._learn(address.key, "config", [] if address.via is not None else [address.place])
+            if address.via is not None and address.key in self._known:
+                self._known[address.key].relayed = address
         self.membership = Membership(network, limit, list(self._known))
         # Whoever is asked for something has connections of his own.
         self._most = limit + len(self._known)
@@ -261,6 +281,8 @@ class StoragePeers:
             if source == "dht" and self._strangers() >= self._limit and not self._forget_one():
                 return
             known = self._known[key] = _Known(key, source, ())
+        if source == "dht" and known.source == "config" and known.relayed is not None:
+            return  # the operator knows better by which way it is reached
         # What was said last comes first, behind what the operator has said.
         if source == "config" or known.source == "dht":
             merged = [*places, *known.places]
@@ -286,7 +308,7 @@ class StoragePeers:
             KnownPeer(
                 known.key,
                 known.source,
-                known.places,
+                known.addresses,
                 self.membership.find(known.key, now),
                 known.problem,
                 self._judge(known.key).refused,
@@ -362,12 +384,11 @@ class StoragePeers:
         return max(1, weight * min(judgement.weight, FULL_WEIGHT) // FULL_WEIGHT)
 
     def _candidate(self, member: Member) -> Candidate:
-        places = self._known[member.key].places
         return Candidate(
             member.key.raw,
             weight_of(member.record.free),
             declared=member.record.domain,
-            observed=block_of(places[0].host) if places else None,
+            observed=self._known[member.key].block,
             decided=self._decided.get(member.key),
         )
 
@@ -377,8 +398,8 @@ class StoragePeers:
         if member is not None and key in self._known:
             return self._candidate(member)
         known = self._known.get(key)
-        host = known.places[0].host if known is not None and known.places else ""
-        return Candidate(key.raw, 1, observed=block_of(host), decided=self._decided.get(key))
+        block = None if known is None else known.block
+        return Candidate(key.raw, 1, observed=block, decided=self._decided.get(key))
 
     # --- asking around -----------------------------------------------------------------
 

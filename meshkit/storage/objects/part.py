@@ -609,7 +609,7 @@ def _peer_shown(peer: KnownPeer, domain: str) -> offered.PeerShown:
     return offered.PeerShown(
         peer=peer.key.text,
         source=peer.source,
-        addresses=[MeshAddress(p.host, p.port, peer.key).text for p in peer.places],
+        addresses=[address.text for address in peer.addresses],
         member=record is not None,
         accepts=record is not None and record.accepts,
         leaving=record is not None and record.leaving,

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from meshkit.errors import NotFound, NotReady, PeerUnreachable, StorageRefused
-from meshkit.identity.addresses import HostPort, MeshAddress
+from meshkit.identity.addresses import HostPort, MeshAddress, Via
 from meshkit.identity.keys import PublicKey
 from meshkit.interfaces import IShareKeeper, IStoragePeer
 from meshkit.storage.custody import Judgement
@@ -25,6 +25,7 @@ from meshkit.storage.objects.finding import (
     block_of,
     weight_of,
 )
+from meshkit.storage.rendezvous import domains_of
 from meshkit.storage.statements import StorageRecord, peers_content
 from meshkit.testing.identities import make_identity
 from tests.storage.objects.support import Answered, Table
@@ -105,14 +106,18 @@ class FindingCase(SynchronousTestCase):
         return self.made[-1]
 
     def peers(self, *configured: int, **more: Any) -> StoragePeers:
-        given: dict[str, Any] = {"table": self.table, "finder": self.table, **more}
+        given: dict[str, Any] = {
+            "table": self.table,
+            "finder": self.table,
+            "configured": [address(number) for number in configured],
+            **more,
+        }
         return StoragePeers(
             self.clock,
             NETWORK,
             OWN,
             self.make_peer,
             self.now,
-            configured=[address(number) for number in configured],
             **given,
         )
 
@@ -364,7 +369,77 @@ class LookupTests(FindingCase):
         self.answers[place(0)] = lambda: succeed(self.record(5))
         self.refresh(peers)
         (known,) = peers.peers()
-        self.assertEqual(known.places, places[:MAX_PLACES])
+        self.assertEqual([each.place for each in known.addresses], list(places[:MAX_PLACES]))
+
+
+class RelayedTests(FindingCase):
+    """Peers that are reached through a relay."""
+
+    def relayed(self, number: int, host: str = "10.77.0.1") -> MeshAddress:
+        via = Via(make_identity("relay").public, "member")
+        return MeshAddress(host, 7661, identity(number).public, via)
+
+    def test_the_configuration_may_say_that_a_relay_leads_there(self) -> None:
+        behind = self.relayed(1)
+        peers = self.peers(configured=[behind, self.relayed(7)], finder=None)
+        self.answers[behind.place] = lambda: succeed(self.record(1, addresses=()))
+        self.refresh(peers)
+        self.assertEqual(self.members(peers), {behind.key})
+        self.assertEqual({each.via for each in self.asked}, {behind.via})
+        known = next(each for each in peers.peers() if each.key == behind.key)
+        self.assertEqual(known.addresses, (behind,))
+        # Nobody knows that better, and it is where it was.
+        self.table.provided = [Answered(key=behind.key, places=(place(1),))]
+        self.refresh(peers, again=True)
+        peers.moved(behind.key)
+        self.assertEqual(self.successResultOf(peers.address_of(behind.key)), behind)
+        self.assertEqual({each.via for each in self.asked}, {behind.via})
+
+    def test_one_that_has_an_address_too_is_dialled_there(self) -> None:
+        peers = self.peers(configured=[self.relayed(1), address(1)])
+        self.answer(1)
+        self.refresh(peers)
+        self.assertEqual(self.asked, [address(1)])
+        (known,) = peers.peers()
+        self.assertEqual(known.addresses, (address(1), self.relayed(1)))
+
+    def test_the_hash_table_may_say_so(self) -> None:
+        behind = self.relayed(5)
+        self.table.provided = [Answered(key=behind.key)]
+        self.table.places[behind.key] = behind
+        self.answers[behind.place] = lambda: succeed(self.record(5, addresses=()))
+        peers = self.peers()
+        self.refresh(peers)
+        (known,) = peers.peers()
+        self.assertEqual((known.addresses, known.problem), ((behind,), None))
+        # It is looked for anew when it was not reached.
+        peers.moved(behind.key)
+        self.table.places[behind.key] = self.relayed(5, "10.78.0.1")
+        moved = self.successResultOf(peers.address_of(behind.key))
+        self.assertEqual(moved.host, "10.78.0.1")
+
+    def test_those_behind_one_relay_are_as_near_to_each_other_as_those_in_one_block(self) -> None:
+        """Else one host behind a relay could say that it is as many as an object has shares."""
+        numbers = (1, 2, 3)
+        for number in numbers:
+            key = identity(number).public
+            self.table.provided.append(Answered(key=key))
+            self.table.places[key] = self.relayed(number)
+        turn = iter(numbers)
+        behind = self.relayed(1)
+        self.answers[behind.place] = lambda: succeed(self.record(next(turn), addresses=()))
+        peers = self.peers(decided={identity(3).public: "cellar"})
+        # One after the other, as all of them are at the relay's address.
+        self.refresh(peers)
+        self.assertEqual(len(self.members(peers)), 3)
+        domains = domains_of(peers.candidates(0))
+        block = "block:10.77.0.0/24"
+        self.assertEqual(
+            [domains[identity(number).public.raw] for number in numbers],
+            [block, block, "owner:cellar"],
+        )
+        self.clock.advance(31)
+        self.assertEqual(peers.describe(identity(1).public).observed, "10.77.0.0/24")
 
 
 class CandidateTests(FindingCase):
