@@ -63,6 +63,11 @@ def tearDownModule() -> None:
 
 
 class HiddenTests(SynchronousTestCase):
+    """
+    They share a relay, which each of them kills once all has been found in the hash table: only the
+    first one, by its name, needs that.
+    """
+
     def setUp(self) -> None:
         self.home: _Home = shared.get()
         self.ada = self.home.ada
@@ -79,7 +84,7 @@ class HiddenTests(SynchronousTestCase):
         known = {each["id"]: each["state"] for each in self.ada.get("/v1/invites")}
         return str(known[made["id"]])
 
-    def test_a_newcomer_joins_at_a_node_that_nobody_can_dial(self) -> None:
+    def test_newcomers_join_at_a_node_that_nobody_can_dial(self) -> None:
         behind = self.home.wait_reached(self.ada)
         shown = self.ada.cli("invite", "--qr")
         self.assertEqual(shown.code, 0, shown.err)

@@ -91,12 +91,14 @@ STRANGERS: Final = Allowance(
     size=128 * 1024,
     daily=64 * 2**20,
 )
-#: What members of the relay's own mesh get, or whom its owner names.
+#: What members of the relay's own mesh get, or whom its owner names.  One key has as many circuits
+#: as a hidden peer takes, and as an owner needs for the peers of an object: nine, which are given
+#: shares, audited and looked at for direct paths.
 MEMBERS: Final = Allowance(
     reservations=8_192,
     per_origin=64,
     circuits=1_024,
-    per_peer=16,
+    per_peer=32,
     seconds=86_400.0,
     size=2**40,
     daily=16 * 2**30,

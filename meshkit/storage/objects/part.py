@@ -41,7 +41,7 @@ from meshkit.storage.client.checking import Checked
 from meshkit.storage.client.client import StorageClient
 from meshkit.storage.client.values import ClientConfig, Problem
 from meshkit.storage.codecs import choose_codec
-from meshkit.storage.http.client import HTTPStoragePeer
+from meshkit.storage.http.client import MAX_CONNECTIONS, HTTPStoragePeer
 from meshkit.storage.http.wire import LABEL, VERSION
 from meshkit.storage.objects import ledger
 from meshkit.storage.objects import operations as offered
@@ -63,6 +63,9 @@ from meshkit.storage.scheme import Scheme
 
 #: Folder of the spools, in that of the part.
 UPLOADS: Final = "uploads"
+#: Connections to one peer that is reached through a relay: the peers of an object may all be behind
+#: one, which has so many circuits for each key, whoever they lead to.
+RELAYED_CONNECTIONS: Final = 1
 #: Seconds that peers have to hear what is given up when the node stops.
 STOP_GRACE: Final = 3.0
 #: Says which start of the machine this is (Linux).
@@ -196,8 +199,13 @@ class StoragePart(Part):
 
     def _make_peer(self, address: MeshAddress) -> HTTPStoragePeer:
         endpoint = self._context.connections.endpoint(address, LABEL, VERSION)
+        connections = MAX_CONNECTIONS if address.via is None else RELAYED_CONNECTIONS
         return HTTPStoragePeer(
-            self._context.reactor, endpoint, address.key, timeout=self._request_seconds
+            self._context.reactor,
+            endpoint,
+            address.key,
+            timeout=self._request_seconds,
+            max_connections=connections,
         )
 
     def _boot_id(self) -> str:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from zope.interface.verify import verifyObject
 
 from meshkit.errors import (
@@ -20,12 +20,15 @@ from meshkit.errors import (
     ObjectRemoved,
     SchemeInvalid,
     StorageFailed,
+    StoragePeerError,
     TargetExists,
 )
+from meshkit.identity.addresses import MeshAddress, Via
 from meshkit.interfaces import IMeshPart
 from meshkit.storage.capability import ReadCapability, VerifyCapability, expect_capability
 from meshkit.storage.objects import ledger
 from meshkit.storage.objects.config import Config
+from meshkit.storage.objects.part import StoragePart
 from meshkit.storage.objects.records import KIND
 from meshkit.storage.objects.upkeep import REMEMBER_SECONDS, RETRY_SECONDS
 from meshkit.storage.placement_document import PlacementDocument
@@ -52,6 +55,31 @@ class PutAndGetTests(ObjectsCase):
         self.assertEqual(self.get(result.object), TEXT)
         self.assertEqual(self.get(result.object[:8].upper(), "another"), TEXT)
         self.assertEqual(self.part.status().objects, 1)
+
+    def test_a_relay_is_asked_for_one_circuit_to_each_peer(self) -> None:
+        """All peers of an object may be behind one, which leads to so many at a time."""
+        connecting: list[Deferred[Any]] = []
+
+        class Connections:
+            def endpoint(self, address: MeshAddress, label: str, version: int) -> Any:
+                return self
+
+            def connect(self, factory: Any) -> Deferred[Any]:
+                connecting.append(Deferred())
+                return connecting[-1]
+
+        context = evolve(self.context, connections=Connections(), config=Config())
+        part = StoragePart(context)
+        via = Via(make_identity("relay").public, "member")
+        for address, most in ((self.address(0), 4), (evolve(self.address(0), via=via), 1)):
+            connecting.clear()
+            peer = part._make_peer(address)
+            asked = [peer.statement() for _ in range(6)]
+            self.assertEqual(len(connecting), most)
+            for each in asked:
+                each.addErrback(lambda failure: failure.trap(CancelledError, StoragePeerError))
+                each.cancel()
+            self.done(peer.stop())
 
     def test_files_of_any_length(self) -> None:
         for length in (0, 1, 4_095, 4_096, 70_001):
