@@ -60,11 +60,12 @@ wheel: ## build the wheel into dist/
 	@.ci/bootstrap test
 	@$(PYTHON_VENV) .ci/build_wheel.py dist
 
-docs: ## build the site with the API reference into docs/_build/html
+docs: ## build the site with the API reference into docs/_build/html; CHECK=1 writes no reference
 	@.ci/bootstrap dev
 	@$(PYTHON_VENV) -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees \
 		docs docs/_build/html
-	@$(PYTHON_VENV) docs/api_reference.py docs/_build/html/reference
+	@$(PYTHON_VENV) docs/api_reference.py \
+		$(if $(filter-out 0,$(CHECK)),--check,docs/_build/html/reference)
 	@echo docs/_build/html/index.html
 
 api: ## write docs/api/*.yaml anew, from the operations of a node and of a relay

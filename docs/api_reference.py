@@ -2,10 +2,14 @@
 Build the API reference from the docstrings.
 
     python docs/api_reference.py FOLDER
+    python docs/api_reference.py --check
 
-pydoctor reads the sources without importing them.  A name in C{L{...}} that leads
-nowhere ends this with exit code 1.  Names of Python's and Twisted's lead to their own
-pages; which names there are is read off what is installed, so that no network is used.
+The second looks at all docstrings and writes nothing, which takes a third of the time: most
+of it goes into the list of everything that stands beside each page.
+
+pydoctor reads the sources without importing them.  A name in C{L{...}} that leads nowhere
+ends this with exit code 1.  Names of Python's and Twisted's lead to their own pages; which
+names there are is read off what is installed, so that no network is used.
 """
 
 from __future__ import annotations
@@ -16,12 +20,15 @@ import io
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Final
 
+from pydoctor import epydoc2stan
 from pydoctor.driver import main as pydoctor
+from pydoctor.model import Attribute, Documentable, System
+from pydoctor.templatewriter import TemplateWriter
 
 import meshkit
 
@@ -114,7 +121,29 @@ def complaints(text: str) -> list[str]:
     ]
 
 
+class Reading(TemplateWriter):
+    """Renders what stands in docstrings, which is where mistakes are found, and no page."""
+
+    def prepOutputDirectory(self) -> None:
+        pass
+
+    def writeSummaryPages(self, system: System) -> None:
+        pass
+
+    def writeLinks(self, system: System) -> None:
+        pass
+
+    def writeIndividualFiles(self, obs: Iterable[Documentable]) -> None:
+        for each in obs:
+            if each.isVisible:
+                epydoc2stan.format_docstring(each)
+                if isinstance(each, Attribute):
+                    epydoc2stan.type2stan(each)
+                self.writeIndividualFiles(each.contents.values())
+
+
 def main(target: str) -> int:
+    check = target == "--check"
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as scratch, redirect_stdout(said):
         known = [
@@ -132,7 +161,8 @@ def main(target: str) -> int:
                 f"--project-base-dir={ROOT}",
                 "--docformat=epytext",
                 "--theme=readthedocs",
-                f"--html-output={target}",
+                f"--html-output={scratch if check else target}",
+                *(["--html-writer=api_reference.Reading"] if check else []),
                 *(f"--intersphinx-file={each}" for each in known),
                 str(ROOT / "meshkit"),
             ]
