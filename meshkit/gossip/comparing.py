@@ -234,6 +234,7 @@ class Comparing:
     def _finish(self) -> None:
         self._window = None
         self._stop_clock()
+        self._link.telling.broken_off()
         ended, self._ended = self._ended, None
         if ended is not None:
             ended.callback(None)

@@ -129,6 +129,9 @@ class LinkStatus(msgspec.Struct):
     @ivar sent: messages that it was given.
     @ivar fetching: feeds being fetched from it now.
     @ivar on: feeds that come from it as they are written.
+    @ivar lacks: feeds that it replicates, as it says, and of which it had less than this node in
+        two comparisons that were a minute apart, and no more in the second: it is very slow, has
+        no room, or withholds what it has.
     """
 
     peer: str
@@ -137,6 +140,7 @@ class LinkStatus(msgspec.Struct):
     sent: int
     fetching: int
     on: int
+    lacks: int
 
 
 class GossipStatus(msgspec.Struct):

@@ -263,6 +263,11 @@ class GossipPart(Part):
             "Feeds that are being fetched.",
             lambda: sum(len(link.partner.due) for link in self._links),
         )
+        metrics.gauge(
+            "lacking",
+            "Feeds of which a peer had less than this node for a minute.",
+            lambda: sum(link.telling.lacking() for link in self._links),
+        )
         for name, doc, counts in (
             ("refused_total", "Messages that were refused.", self.refused),
             ("broken_total", "Connections that ended in an error of the peer.", self.broken),
@@ -345,6 +350,7 @@ class GossipPart(Part):
                     sent=link.sent,
                     fetching=len(link.partner.due),
                     on=len(link.partner.on),
+                    lacks=link.telling.lacking(),
                 )
                 for link in self._links
             ],

@@ -7,26 +7,55 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
+
+from attrs import define
 
 from meshkit.errors import FeedError, MalformedFrame, UnexpectedMessage
 from meshkit.gossip.codec import MAX_ENTRIES, Note, Proof, Stopped, Tagged
 from meshkit.gossip.digestion import ENTRY_COST, FRAME_COST
 from meshkit.gossip.reconcile import Difference
 from meshkit.gossip.selection import MAX_AUTHORS
-from meshkit.gossip.spread import MAX_SEQUENCE, RECEIVE, REPLICATE, Forward, State, Turn
+from meshkit.gossip.spread import (
+    MADE_GOOD,
+    MAX_SEQUENCE,
+    RECEIVE,
+    REPLICATE,
+    Forward,
+    State,
+    Turn,
+)
 
 if TYPE_CHECKING:
     from meshkit.gossip.link import GossipLink
 
 #: Feeds that changed and of which the peer was not told yet.
 MAX_NEWS: Final = 20_000
+#: Feeds of which is remembered that the peer had less than this node when they were compared.
+MAX_LACKING: Final = 4_096
 #: What a feed costs that is turned off before anything of it was sent, of what a peer may say
 #: that is of no use: who turns feeds on and off for ever makes us look them up for ever.
 OFF_COST: Final = 0.2
 #: Feeds of which the peer is known to have the fork proof, and of which it waits for one;
 #: those beyond it are found by the next comparison.
 MAX_PROVEN: Final = 1_000
+
+
+@define
+class _Lack:
+    """
+    A feed of which the peer has less than this node.
+
+    @ivar has: how much.
+    @ivar told: what was known of it then: what it was given counts until it shows otherwise.
+    @ivar since: when a comparison showed that first, in seconds, and when the last one did.
+    """
+
+    has: int
+    told: int
+    since: float
+    until: float
 
 
 class Telling:
@@ -38,6 +67,9 @@ class Telling:
         self._news: dict[bytes, int] = {}
         # Feeds that the peer turned off and was not told that they are stopped.
         self._stopped: dict[bytes, None] = {}
+        # Feeds of which the peer had less when they were compared last, and those of this time.
+        self._lacking: dict[bytes, _Lack] = {}
+        self._lacks_now: dict[bytes, _Lack] = {}
         # Our own feed was found to differ since it was compared last.
         self._own_differs = False
         # Feed -> the place for which the peer is to have a fork proof, and for which it has
@@ -117,6 +149,11 @@ class Telling:
 
         @param own_sequence: how far our own feed was as it was compared.
         """
+        for author in [a for a in self._lacking if lower <= a < upper]:
+            del self._lacking[author]
+        room = MAX_LACKING - len(self._lacking)
+        self._lacking.update(islice(self._lacks_now.items(), room))
+        self._lacks_now.clear()
         own = self._link.part.selection.own
         if lower <= own < upper and self.shared(own):
             if not self._own_differs:
@@ -127,12 +164,39 @@ class Telling:
         """The peer has a feed up to a sequence."""
         if has:
             self._link.partner.note_told(author, has)
+        if has < have and forked is None:
+            self._note_lack(author, has)
         if author == self._link.part.selection.own:
             self._own_differs = True
             self._link.part.own_feed_seen(self._link.connected_to, has)
         last = MAX_SEQUENCE if forked is None else forked - 1
         self._link.spread.heard(
             self._link.partner, author, has, have, self._link.reactor.seconds(), last=last
+        )
+
+    def _note_lack(self, author: bytes, has: int) -> None:
+        if len(self._lacks_now) >= MAX_LACKING:
+            return
+        now = self._link.reactor.seconds()
+        before = self._lacking.get(author)
+        since = now if before is None or before.has != has else before.since
+        told = self._link.partner.told.get(author, 0)
+        self._lacks_now[author] = _Lack(has, told, since, now)
+
+    def broken_off(self) -> None:
+        """A window ends, whether it was compared to its end or not."""
+        self._lacks_now.clear()
+
+    def lacking(self) -> int:
+        """
+        @return: feeds that the peer replicates, as it says, and of which it had less than this node
+            in two comparisons with a minute between them, and no more in the second one.  An
+            honest peer asks for what it lacks.
+        """
+        told = self._link.partner.told
+        return sum(
+            lack.until - lack.since >= MADE_GOOD and told.get(author, 0) <= lack.told
+            for author, lack in self._lacking.items()
         )
 
     # --- topics ----------------------------------------------------------------------------

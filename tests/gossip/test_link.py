@@ -15,6 +15,7 @@ from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from meshkit.errors import NotReady, Overloaded, PeerTooSlow, StorageFailed
+from meshkit.feed.message import parse_message
 from meshkit.gossip import digestion, telling
 from meshkit.gossip import link as link_module
 from meshkit.gossip import part as part_module
@@ -602,6 +603,89 @@ class Patience(GossipCase):
             liar.turn_on(big)
         self.run_for()
         self.assertEqual(self.me.gossip.status().broken, {"FRAME_MALFORMED": 1})
+
+
+class Lacking(GossipCase):
+    """Who goes on having less than others, as far as he says."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.me = self.place("me")
+        self.author = Author("author")
+        self.raws = self.author.write_many(4)
+        honest = self.lie_to(self.me, "honest")
+        honest.tell(self.author, 4)
+        self.run_for()
+        honest.give(self.author, 1, self.raws)
+        self.run_for()
+
+    def lacks(self) -> int:
+        (found,) = [each for each in self.me.gossip.status().links if each.dialled]
+        return found.lacks
+
+    def has(self, count: int) -> Entry:
+        head = parse_message(self.raws[count - 1]).hash
+        return Entry(self.author.key, count, bytes.fromhex(head), None)
+
+    def compare(self) -> None:
+        self.run_for(self.me.gossip._config.interval + 1)
+
+    def test_who_has_no_more_after_two_comparisons_is_seen(self) -> None:
+        self.be_dialled_by(self.me)
+        self.assertEqual(self.lacks(), 0)
+        self.compare()
+        self.assertEqual(self.lacks(), 1)
+        self.compare()
+        self.assertEqual(self.lacks(), 1)
+
+    def test_who_gets_on_is_not(self) -> None:
+        liar = self.be_dialled_by(self.me, entries=[self.has(1)])
+        for count in (2, 3, 4):
+            liar.entries = [self.has(count)]
+            self.compare()
+            self.assertEqual(self.lacks(), 0)
+        liar.entries = [self.has(3)]
+        for _ in range(2):
+            self.compare()
+        self.assertEqual(self.lacks(), 1)
+
+    def test_who_says_that_he_has_more_now_is_not(self) -> None:
+        liar = self.be_dialled_by(self.me, entries=[self.has(2)])
+        self.compare()
+        self.assertEqual(self.lacks(), 1)
+        liar.tell(self.author, 4)
+        self.run_for()
+        self.assertEqual(self.lacks(), 0)
+        # And has to show it.
+        self.compare()
+        self.assertEqual(self.lacks(), 1)
+        liar.entries = [self.has(4)]
+        self.compare()
+        self.assertEqual(self.lacks(), 0)
+
+    def test_who_takes_it_and_shows_nothing_of_it_is_seen(self) -> None:
+        liar = self.be_dialled_by(self.me)
+        liar.turn_on(self.author)
+        self.run_for()
+        self.assertEqual(liar.got(), self.raws)
+        for _ in range(2):
+            self.compare()
+        self.assertEqual(self.lacks(), 1)
+
+    def test_so_many_feeds_are_remembered(self) -> None:
+        self.patch(telling, "MAX_LACKING", 2)
+        honest = self.lie_to(self.me, "honest")
+        for number in range(4):
+            another = Author(f"another {number}")
+            honest.tell(another, 1)
+            self.run_for()
+            honest.give(another, 1, another.write_many(1))
+        self.run_for()
+        self.be_dialled_by(self.me)
+        self.compare()
+        self.assertEqual(self.lacks(), 2)
+        (link,) = [each for each in self.me.links if each.dialled]
+        self.assertEqual(len(link.telling._lacking), 2)
 
 
 class Lies(GossipCase):

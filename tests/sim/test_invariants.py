@@ -495,6 +495,7 @@ class BoundedTests(InvariantTests):
                 "claims of bob": 20_000,
                 "feeds told to bob": 4_096,
                 "news for bob": 20_000,
+                "feeds that bob lacks": 4_096,
                 "nodes in a bucket": 20,
                 "nodes that wait for a bucket": 20,
                 "nodes that are gone": 64,

@@ -35,7 +35,7 @@ def plan(
     used = [*(["liar"] if kind else []), *(["relay"] if honest else [])]
     addresses = ", ".join(f'"{{address:{each}}}"' for each in used)
     bare = 'disable = ["dht"]\n'
-    config = f"{bare}[relays]\nuse = [{addresses}]\n"
+    config = f"{bare}[gossip]\ninterval = 47\n[relays]\nuse = [{addresses}]\n"
     known = ("relay",) if honest else ()
     actions = [*more]
     for turn in range(turns):

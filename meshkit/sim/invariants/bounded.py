@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from meshkit.gossip import digestion, link, spread
+from meshkit.gossip import digestion, link, spread, telling
 from meshkit.gossip.codec import MAX_FRAME
 from meshkit.gossip.part import MAX_INTEREST, MAX_LINKS_PER_PEER
 from meshkit.kademlia import contacts, holdings, protocol, publications, routing, upkeep
@@ -112,6 +112,8 @@ def _gossip_sizes(part: Any) -> Iterator[_Size]:
         yield f"claims of {peer}", len(partner.claims), spread.MAX_CLAIMS
         yield f"feeds told to {peer}", len(partner.told), spread.MAX_TOLD
         yield f"news for {peer}", len(each.telling._news), link.MAX_NEWS
+        lacks = max(len(each.telling._lacking), len(each.telling._lacks_now))
+        yield f"feeds that {peer} lacks", lacks, telling.MAX_LACKING
 
 
 def _patience(part: Any) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from meshkit.identity.addresses import MeshAddress
+from meshkit.identity.keys import PublicKey
 from meshkit.sim.invariants.delivered import honest_relays
 from meshkit.sim.invariants.invariant import Invariant
 from meshkit.sim.liars.relaying import RelayLiar
@@ -34,7 +35,10 @@ def lacks(run: Run, node: SimNode) -> dict[str, int]:
 
 class Noticed(Invariant):
     """
-    When all has come to rest, a recipient says of each relay that lies, beside an honest one, that
+    When all has come to rest, a member with an honest relay says of each that lies how many feeds
+    it goes on lacking that it shows less of than the member has; and of an honest one, none.
+
+    A recipient says of each relay that lies, beside an honest one, that
     it lacks the letters for which it has signed and that it has never given.  Of an honest relay
     it says so of no letter for which that one has signed.
     """
@@ -64,7 +68,41 @@ class Noticed(Invariant):
                 elif count > left[name, ""] - left[name, relay]:
                     what = f"as it says, {relay} lacks {count} letters, and all were left there"
                     found.append((name, what))
+            found += self._feeds(run, node)
         return found
+
+    def _feeds(self, run: Run, node: SimNode) -> list[tuple[str, str]]:
+        """What is wrong with what a node says of the feeds that its peers lack."""
+        service: Any = node.service
+        has = dict(node.look("SELECT key, contiguous FROM feed_authors WHERE forked IS NULL"))
+        found = []
+        for link in service._parts["gossip"].status().links:
+            peer = run.name_of(PublicKey.parse(link.peer).raw)
+            liar = run.liars.get(peer)
+            if liar is None and link.lacks:
+                what = f"as it says, {peer}, who is honest, lacks {link.lacks} feeds"
+                found.append((node.name, what))
+            elif isinstance(liar, RelayLiar):
+                withheld = self._hidden(liar, node.identity.public.raw, has)
+                if link.lacks < withheld:
+                    what = f"it has not noticed that {peer} shows less of {withheld} feeds"
+                    found.append((node.name, f"{what}: {link.lacks}"))
+        return found
+
+    def _hidden(self, liar: RelayLiar, key: bytes, has: dict[bytes, int]) -> int:
+        """@return: feeds of which a node has more than somebody who lies tells it."""
+        return max(
+            (
+                sum(
+                    peer.told_sequence(author) < sequence
+                    for author, sequence in has.items()
+                    if liar.library.sequence(author)
+                )
+                for peer in liar.peers
+                if peer.key == key and peer.interested
+            ),
+            default=0,
+        )
 
     def _withheld(self, run: Run, liar: RelayLiar, node: SimNode) -> int:
         """@return: letters of those who have an honest relay as well: they come by that."""

@@ -77,7 +77,8 @@ def _members(rng: Random, members: Sequence[str], lying: Sequence[str], bare: st
         honest = number < 2 or rng.random() < 0.8
         used = _shuffled(rng, [*lying, *([_RELAY] if honest else [])])
         addresses = ", ".join(f'"{{address:{each}}}"' for each in used)
-        config = f"{bare}[relays]\nuse = [{addresses}]\n"
+        # In the minutes at the end feeds are compared more than once.
+        config = f"{bare}[gossip]\ninterval = 47\n[relays]\nuse = [{addresses}]\n"
         found.append(Member(name, (_RELAY,) if honest else (), config, late=True))
     return found
 

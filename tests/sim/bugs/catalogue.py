@@ -25,8 +25,8 @@ changed when they had been run:
   - With the hash table, connections and writes come at other moments.  Numbers 6, 8 and 10 were
     not found by the seeds from 1 to 20 any more; 8 was by 53 and 10 by 28, of those from 21
     on, and 6 by 54: their seeds begin later now.
-  - Numbers 21 to 25 were added with the hash table, 26 and 27 with storage, and 28 and 29 with
-    audits and repair; they were run before they were listed.
+  - Numbers 21 to 25 were added with the hash table, 26 and 27 with storage, 28 and 29 with
+    audits and repair, 30 and 31 with relays; they were run before they were listed.
 """
 
 from __future__ import annotations
@@ -411,5 +411,27 @@ BUGS: Final = (
         "repair",
         20,
         "remembered",
+    ),
+    Bug(
+        30,
+        "letter-at-one-relay",
+        "A letter is left at one relay, though its recipient has others.",
+        "One that signs for it and gives it to nobody has lost it.",
+        ("relay/mailbox/courier.py",),
+        "relay",
+        20,
+        "delivered",
+        seen=3,
+    ),
+    Bug(
+        31,
+        "repeated-is-not-given",
+        "It is not remembered who gives a letter that has come before.",
+        "Honest relays are said to lack what others were quicker to give.",
+        ("relay/mailbox/inbox.py",),
+        "relay",
+        20,
+        "noticed",
+        seen=3,
     ),
 )
