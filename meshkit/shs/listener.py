@@ -34,6 +34,7 @@ from meshkit.errors import (
 )
 from meshkit.identity.addresses import PeerAddress
 from meshkit.identity.keys import Identity, PublicKey
+from meshkit.runtime.limits import TokenBucket
 from meshkit.shs.channel import HANDSHAKE_TIMEOUT, SecureChannel, Traffic
 from meshkit.shs.hellos import EPHEMERAL_BYTES, Capability, HelloTable, ReplayCache
 from meshkit.shs.places import Places
@@ -65,6 +66,11 @@ _UNAUTHENTICATED_SHARE: Final = 4
 #: Bytes that peers may leave unread, beyond some 64 KiB of each connection: all, and one.
 MAX_UNSENT: Final = 128 * 1024 * 1024
 MAX_UNSENT_PER_PEER: Final = 8 * 1024 * 1024
+
+#: Lines of the log about connections that were refused, at once, and then each second: anybody
+#: can have them written.  All are counted.
+LOGGED_REFUSALS: Final = 100
+_LOGGED_RATE: Final = 1.0
 
 #: Seconds between two lines of the log that say that there is no room.
 _SAY_FULL: Final = 60.0
@@ -223,6 +229,8 @@ class SecureListener(ServerFactory):
         # The authenticated ones by their origins, if their number is limited.
         self._places: Places[SecureChannel] = Places()
         self._said_full: float | None = None
+        self._logged = TokenBucket(_LOGGED_RATE, LOGGED_REFUSALS)
+        self._not_logged = 0
         self._unsent: Unsent[SecureChannel, PublicKey] = Unsent(
             max_unsent, max_unsent_per_peer, self._leaves_too_much
         )
@@ -475,11 +483,23 @@ class SecureListener(ServerFactory):
             return  # we aborted it ourselves, or it is a local bug, which was logged
         self.refusals[error.code] += 1
         address = channel.inner_peer
-        self._log.info(
-            "refused {address}: {code}: {error}", address=address, code=error.code, error=str(error)
-        )
+        self._log_refusal(address, error)
         if self.on_refusal is not None:
             self.on_refusal(address, error)
+
+    def _log_refusal(self, address: IAddress, error: MeshkitError) -> None:
+        if self._logged.take(1.0, self._reactor.seconds()):
+            self._not_logged += 1
+            return
+        more, self._not_logged = self._not_logged, 0
+        self._log.info(
+            "refused {address}: {code}: {error}"
+            + (" (and {more} more before that)" if more else ""),
+            address=address,
+            code=error.code,
+            error=str(error),
+            more=more,
+        )
 
     def channel_lost(self, channel: SecureChannel) -> None:
         self._forget(channel)

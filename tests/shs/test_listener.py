@@ -35,6 +35,7 @@ from meshkit.shs.endpoints import wrap_client
 from meshkit.shs.hellos import Capability
 from meshkit.shs.listener import (
     CLOSE_ALL_TIMEOUT,
+    LOGGED_REFUSALS,
     MAX_UNAUTHENTICATED,
     MAX_UNAUTHENTICATED_LOCAL,
     MAX_UNAUTHENTICATED_PER_ORIGIN,
@@ -442,6 +443,26 @@ class LimitTests(ListenerTestCase):
     def warnings(self, logs: Sequence[Any]) -> list[str]:
         """@return: the lines of the log that are for an operator."""
         return [formatEvent(each) for each in logs if each["log_level"] is LogLevel.warn]
+
+    def test_who_is_refused_without_end_does_not_fill_the_log(self) -> None:
+        with capturedLogs() as logs:
+            for number in range(LOGGED_REFUSALS + 50):
+                self.knock(f"198.51.{number // 250}.{number % 250}")
+            self.advance(HANDSHAKE_TIMEOUT)
+            said = self.refusals_said(logs)
+            self.assertEqual(len(said), LOGGED_REFUSALS)
+            self.assertNotIn("more", said[-1])
+            self.advance(1)
+            self.knock("198.51.100.1")
+            self.advance(HANDSHAKE_TIMEOUT)
+        self.assertEqual(self.listener.refusals, {"HANDSHAKE_TIMEOUT": LOGGED_REFUSALS + 51})
+        self.assertEqual(len(self.refused), LOGGED_REFUSALS + 51)
+        self.assertEqual(len(self.refusals_said(logs)), LOGGED_REFUSALS + 1)
+        self.assertIn("(and 50 more before that)", self.refusals_said(logs)[-1])
+
+    def refusals_said(self, logs: Sequence[Any]) -> list[str]:
+        said = map(formatEvent, logs)
+        return [each for each in said if each.startswith("refused")]
 
     def connected(self, source: str) -> Any:
         """@return: a client; L{None} if it was hung up on."""

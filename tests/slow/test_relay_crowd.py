@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 from urllib.parse import quote
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.bench.children import Child, ChildFailed, child
@@ -52,6 +53,10 @@ _PATIENCE: Final = 240.0
 
 
 class CrowdCase(SynchronousTestCase):
+    @pytest.fixture(autouse=True)
+    def _properties(self, record_property: Callable[[str, object], None]) -> None:
+        self.record = record_property
+
     def setUp(self) -> None:
         self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
@@ -121,16 +126,15 @@ class RelayCrowdTests(CrowdCase):
             flooded = served.during(FLOOD, self.memory)
         counts = bad.ask("stop")
         growth = max(served.memory) - before
-        print(
-            f"{members} members of {each / KIB:.1f} KiB each in {came - began:.0f} s, CPU "
-            f"seconds {spent}; "
-            f"{growth / MIB:.0f} MiB more in a flood; before it, and in it:\n"
-            + "\n".join(
-                f"  {name}: {spread(quiet[name])}, {spread(flooded[name])}" for name in quiet
-            )
-            + f"\n  {counts}\n  all in {time.monotonic() - began:.0f} s",
-            file=sys.stderr,
+        self.record(
+            "figures",
+            f"{few(members)}{members:,} members of {each / KIB:.1f} KiB each came in "
+            f"{came - began:.0f} s, CPU seconds {spent[0]:.1f} of the relay and {spent[1]:.1f} of "
+            f"theirs; {growth / MIB:.0f} MiB more in a flood; before it, and in it: "
+            + "; ".join(f"{name} {spread(quiet[name])}, {spread(flooded[name])}" for name in quiet)
+            + f"; all in {time.monotonic() - began:.0f} s",
         )
+        print(counts)
         self.assertLess(growth, GROWTH)
         for name, seconds in flooded.items():
             self.assertLess(max(seconds), MOST, name)
@@ -250,15 +254,19 @@ class Served:
 
 
 def how_many() -> int:
-    """@return: members for whom this system gives the relay files enough; says if these are few."""
+    """@return: members for whom this system gives the relay files enough."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard >= MEMBERS + OTHERS:
         return MEMBERS
     members = (hard - OTHERS) // 2
     if members < 100:
         raise AssertionError(f"with {hard} open files there is no crowd: raise ulimit -Hn")
-    print(f"only {members} members, as one process has {hard} files at most", file=sys.stderr)
     return members
+
+
+def few(members: int) -> str:
+    """@return: a warning, if these are fewer than there should be."""
+    return "" if members == MEMBERS else "FEWER than wanted, as a process has so few files: "
 
 
 def spread(seconds: list[float]) -> str:
