@@ -8,6 +8,7 @@ day, and ten times as many lookups, which takes an hour.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections.abc import Callable
@@ -42,6 +43,18 @@ LARGER = int(os.environ.get("MESHKIT_SCALE", "1"))
 SMALLER = min(SIZE, 1_000 * LARGER)
 #: Attacks of each sort.
 TRIALS = 25 * LARGER
+
+
+_thresholds = gc.get_threshold()
+
+
+def setUpModule() -> None:
+    """Looking through all nodes for what can be freed took a fifth of the time."""
+    gc.set_threshold(20_000, 10, 10)
+
+
+def tearDownModule() -> None:
+    gc.set_threshold(*_thresholds)
 
 
 class Figures(SynchronousTestCase):
