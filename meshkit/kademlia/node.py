@@ -41,6 +41,7 @@ from meshkit.errors import (
     Overloaded,
     OverRate,
     RecordError,
+    RecordStale,
     RemoteError,
 )
 from meshkit.identity.addresses import HostPort, MeshAddress
@@ -109,6 +110,7 @@ class Placed:
     What came of storing something.
 
     @ivar accepted: how many nodes keep all of it, on their disks.
+    @ivar elsewhere: how many of these are others.
     @ivar asked: how many were asked, this one too, if it is among the nearest.
     @ivar refused: with which codes records were refused, and how often; C{""} stands for
         nodes that did not answer.
@@ -128,6 +130,17 @@ class Placed:
     hops: int = 0
     sequence: int = 0
     expires: int = 0
+    elsewhere: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Does another node keep it, or has everybody who was asked a newer one?"""
+        return self.elsewhere > 0 or set(self.refused) == {RecordStale.code}
+
+    @property
+    def findable(self) -> bool:
+        """Can others find it, or a newer one, if need be here?  Not where nobody is known."""
+        return self.settled or (self.accepted > 0 and self.questions > 0)
 
 
 @frozen
@@ -919,7 +932,8 @@ class KademliaNode:
         until: int | None = None,
     ) -> Deferred[Placed]:
         """
-        Publish something, and go on publishing it until it is withdrawn.
+        Publish something, and go on publishing it until it is withdrawn.  If no other node keeps
+        it, it is tried again soon, and whenever somebody new is known.
 
         @param name: what it is found by; of a mutable item our key and the salt.
         @param value: of a provider record, whatever it is, our address record takes its place.
@@ -935,7 +949,7 @@ class KademliaNode:
                 kind, key, value, self.wall_ms(), salt=salt, until=until
             )
             await self.written()
-            return await self._place_ours(record)
+            return await self.place_ours(record)
 
         return self.run(put())
 
@@ -982,11 +996,12 @@ class KademliaNode:
         )
         self.kinds.check(record, now)
         seen = Seen(0) if expected is None else Seen(expected.sequence, expected.digest)
-        placed = await self._place_ours(record, seen)
+        placed = await self.place_ours(record, seen)
         # What was published or withdrawn meanwhile is newer.
         if placed.accepted and self.publications.find("mutable", key, salt) is mine:
             # The same times make the same record.
             self.publications.publish("mutable", key, value, now, salt=salt, sequence=sequence)
+            self.upkeep.settle(record, placed)
             await self.written()
         return placed
 
@@ -1010,15 +1025,22 @@ class KademliaNode:
             key = record_key(kind, name)
             record = self.publications.withdraw(kind, key, self.wall_ms(), salt)
             await self.written()
-            return await self._place_ours(record)
+            return await self.place_ours(record)
 
         return self.run(withdraw())
 
-    async def _place_ours(self, record: Record, expected: Seen | None = None) -> Placed:
-        placed = await self.place(record.kind, record.key, [record.raw], expected)
-        if not placed.questions:
-            # There was nobody to ask; there may be soon, such as after the start.
-            self.publications.hasten(record, self.wall_ms())
+    async def place_ours(self, record: Record, expected: Seen | None = None) -> Placed:
+        """
+        Store a record of ours at those that should keep it; if it is published, and no other node
+        keeps it then, it is soon stored again.
+
+        @param expected: see L{place}.
+        """
+        placed = None
+        try:
+            placed = await self.place(record.kind, record.key, [record.raw], expected)
+        finally:
+            self.upkeep.settle(record, placed)
         return evolve(placed, sequence=record.sequence, expires=record.expires)
 
     async def place(
@@ -1038,12 +1060,20 @@ class KademliaNode:
         holders = lookup.holders()
         refused: Counter[str] = Counter()
         stores = [self.store_at(holder, raws, expected, refused) for holder in holders]
-        accepted = sum(await together(stores))
+        accepted = elsewhere = sum(await together(stores))
         asked = len(holders)
         if self.is_holder(key, holders):
             asked += 1
             accepted += await self._keep(raws, expected, refused)
-        return Placed(accepted, asked, dict(refused), lookup.crowded, lookup.asked, lookup.hops)
+        return Placed(
+            accepted,
+            asked,
+            dict(refused),
+            lookup.crowded,
+            lookup.asked,
+            lookup.hops,
+            elsewhere=elsewhere,
+        )
 
     def is_holder(self, key: NodeId, holders: Sequence[Contact]) -> bool:
         """Are we one of those that should keep what is there, and asked for it?"""

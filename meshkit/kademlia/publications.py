@@ -3,7 +3,8 @@ What this node has published in the hash table, and when to do so again.
 
 A record is stored anew every hour, as it is, so that it is where lookups find it; when half
 its life is over it is signed anew.  That goes on until it is taken back, or as long as was
-said.  Pure: times are milliseconds since 1970.
+said.  What no other node keeps yet is stored anew sooner (L{Publications.missed}).  Pure: times
+are milliseconds since 1970.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from meshkit.kademlia.schedule import REPUBLISH, Schedule, jittered
 MAX_PUBLICATIONS: Final = 10_000
 #: Milliseconds that are left of a record when it is signed anew.
 RENEW: Final = LIFETIME // 2
+#: Milliseconds after which a record is stored again that no other node keeps, about, at first.
+#: Then twice as long each time, up to L{REPUBLISH}.
+FIRST_RETRY: Final = 10_000
 #: Milliseconds for which the record is good that takes another one back.
 FAREWELL: Final = 60_000
 
@@ -105,6 +109,8 @@ class Publications:
         self._refused = refused
         self._publications: dict[Name, Publication] = {}
         self._schedule: Schedule[Name] = Schedule()
+        # What no other node keeps, and how long was waited for that the last time.
+        self._missed: dict[Name, int] = {}
         self._changed: dict[Name, None] = {}
 
     def __len__(self) -> int:
@@ -145,6 +151,8 @@ class Publications:
         full = len(self._publications) >= MAX_PUBLICATIONS and kind != "address"
         if before is None and full:
             raise RecordNotKept(f"{MAX_PUBLICATIONS} records are published by this node already")
+        if before is None or before.record.value != value:
+            self._missed.pop(name, None)
         if sequence is None:
             sequence = max(next_sequence(now, *_sequence(before)), after + 1)
         value, good = self._made(kind, value)
@@ -212,11 +220,50 @@ class Publications:
                 self._schedule.set(name, now + jittered(REPUBLISH, self._rng))
         return found
 
-    def hasten(self, record: Record, now: int) -> None:
-        """Nobody was there to be given this record: it is due now, if it is still published."""
+    # --- what others keep -------------------------------------------------------------------
+
+    def missed(self, record: Record, now: int) -> int | None:
+        """
+        No other node keeps this record: it is due again soon, and less soon each time that this
+        is said.
+
+        @return: when, about; L{None} if it is not what is published.
+        """
+        name = self._name_of(record)
+        if name is None:
+            return None
+        pause = min(max(FIRST_RETRY, 2 * self._missed.get(name, 0)), REPUBLISH)
+        self._missed[name] = pause
+        when = now + jittered(pause, self._rng)
+        self._schedule.set(name, when)
+        return when
+
+    def kept(self, record: Record) -> None:
+        """Another node keeps this record, or a newer one: it is due in an hour, as all are."""
+        name = self._name_of(record)
+        if name is not None:
+            self._missed.pop(name, None)
+
+    def hurry(self, now: int) -> None:
+        """There is somebody new: what no other node keeps is due now."""
+        for name in self._missed:
+            self._missed[name] = 0
+            self._schedule.set(name, now)
+
+    @property
+    def missing(self) -> int:
+        """How many records no other node keeps, as far as is known."""
+        return len(self._missed)
+
+    def soonest(self) -> int | None:
+        """@return: when the first of these is due, if there is one."""
+        times = (self._schedule.when(name) for name in self._missed)
+        return min((when for when in times if when is not None), default=None)
+
+    def _name_of(self, record: Record) -> Name | None:
+        """@return: what is published by this record; L{None} if nothing is, or by a newer one."""
         publication = self._publications.get((record.kind, record.key, record.salt))
-        if publication is not None and publication.record == record:
-            self._schedule.set(publication.name, now)
+        return None if publication is None or publication.record != record else publication.name
 
     def _renewed(self, publication: Publication, now: int) -> Publication | None:
         """@return: it, if need be with a longer life; L{None} if it is over."""
@@ -266,6 +313,7 @@ class Publications:
     def _forget(self, name: Name) -> None:
         del self._publications[name]
         self._schedule.drop(name)
+        self._missed.pop(name, None)
         self._changed[name] = None
 
     # --- on the disk ----------------------------------------------------------------------

@@ -5,7 +5,7 @@ never takes more than a part of what the node has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -22,7 +22,8 @@ from meshkit.kademlia.routing import REFRESH, K
 from meshkit.kademlia.search import together
 
 if TYPE_CHECKING:
-    from meshkit.kademlia.node import KademliaNode
+    from meshkit.kademlia.node import KademliaNode, Placed
+    from meshkit.kademlia.records import Record
 
 #: Seconds between two looks at what is to be done, about.
 PAUSE: Final = 60.0
@@ -40,6 +41,12 @@ SAVE_PAUSE: Final = 600.0
 MAX_QUIET: Final = 8
 #: Keys that are republished at a look.
 MAX_DUE: Final = 32
+#: Records of ours that no other node keeps, and that are stored again at a time; and seconds
+#: between two such times, at least.
+MAX_AGAIN: Final = 4
+AGAIN_PAUSE: Final = 10.0
+#: Seconds that are waited for more nodes to be known when somebody new is.
+GATHER: Final = 2.0
 #: Newcomers that wait to be given what is theirs.
 MAX_NEWCOMERS: Final = 64
 #: Keys of which one newcomer is given the records, at the same time.
@@ -66,28 +73,40 @@ class Upkeep:
         # Somebody is in the table who is not in what was written.
         self._grown = False
         self._started = False
+        # When something is stored again that no other node keeps; whether that is being done,
+        # when it was done last, and whether somebody new is known since then.
+        self._again: IDelayedCall | None = None
+        self._storing = False
+        self._stored_at = float("-inf")
+        self._met = False
 
     def start(self) -> None:
         """Begin to look, after a pause."""
         self._started = True
+        self._storing = self._met = False
         now = self._node.reactor.seconds()
         self._neighbours_at = self._lost_at = self._saved_at = now
         self._neighbours_pause = FIRST_NEIGHBOURS
         self._schedule()
+        self._plan()
 
     def stop(self) -> None:
         """Look no more; who calls this ends what is under way."""
         self._started = False
         self._newcomers.clear()
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+        for due in (self._due, self._again):
+            if due is not None:
+                due.cancel()
+        self._due = self._again = None
 
     def joined(self, contact: Contact) -> None:
         """Somebody is in the table who was not."""
         self._grown = True
         if self._started and len(self._newcomers) < MAX_NEWCOMERS and len(self._node.holdings):
             self._newcomers[contact.id] = contact
+        if self._started and self._node.publications.missing:
+            self._met = True
+            self._store_again_in(GATHER)
 
     def _schedule(self) -> None:
         if self._started and self._due is None:
@@ -113,24 +132,27 @@ class Upkeep:
                 self._write,
             )
             for step in steps:
-                try:
-                    await self._in_time(step())
-                except NotReady:
-                    raise
-                except TimeoutError:
-                    self._log.info(
-                        "the hash table takes more than {seconds:.0f} s for one thing that is "
-                        "due, and leaves the rest of it",
-                        seconds=MAX_STEP,
-                    )
-                except MeshkitError as e:
-                    self._log.info(
-                        "the hash table could not do all that is due: {code}: {error}",
-                        code=e.code,
-                        error=str(e),
-                    )
+                await self._do(step())
         finally:
             self._schedule()
+
+    async def _do(self, step: Coroutine[Deferred[Any], Any, Any]) -> None:
+        try:
+            await self._in_time(step)
+        except NotReady:
+            raise
+        except TimeoutError:
+            self._log.info(
+                "the hash table takes more than {seconds:.0f} s for one thing that is "
+                "due, and leaves the rest of it",
+                seconds=MAX_STEP,
+            )
+        except MeshkitError as e:
+            self._log.info(
+                "the hash table could not do all that is due: {code}: {error}",
+                code=e.code,
+                error=str(e),
+            )
 
     def _in_time(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
         step: Deferred[Any] = Deferred.fromCoroutine(work)
@@ -203,15 +225,79 @@ class Upkeep:
         else:
             return
         await node.written()
-        await node.place("address", key, [stored.raw])
+        await node.place_ours(stored)
 
-    async def _publish(self) -> None:
+    async def _publish(self, limit: int = MAX_DUE) -> None:
         node = self._node
-        for record in node.publications.due(node.wall_ms(), MAX_DUE):
-            await node.written()
-            placed = await node.place(record.kind, record.key, [record.raw])
-            if not placed.questions:
-                node.publications.hasten(record, node.wall_ms())
+        due = node.publications.due(node.wall_ms(), limit)
+        try:
+            while due:
+                await node.written()
+                await node.place_ours(due.pop(0))
+        finally:
+            # What it did not come to is not left for an hour.
+            for record in due:
+                self.settle(record, None)
+
+    def settle(self, record: Record, placed: Placed | None) -> None:
+        """
+        A record of ours was stored, or should have been.  If it is published, and no other node
+        keeps it or a newer one, it is stored again after a pause: some seconds at first, an hour
+        at most.
+
+        @param placed: what came of it; L{None} if that was not done to the end.
+        """
+        publications = self._node.publications
+        if placed is not None and placed.settled:
+            publications.kept(record)
+            return
+        now = self._node.wall_ms()
+        when = publications.missed(record, now)
+        if when is None:
+            return
+        if placed is not None and placed.refused:
+            # Else there was nobody to ask, of which there is nothing to say.
+            self._log.info(
+                "no other node keeps {record}, which is stored again later: {why}",
+                record=record.shown,
+                why=_whys(placed.refused),
+            )
+        self._store_again_in((when - now) / 1000)
+
+    def _plan(self) -> None:
+        """Have what no other node keeps be stored again when it is due."""
+        when = self._node.publications.soonest()
+        if when is not None:
+            pause = GATHER if self._met else (when - self._node.wall_ms()) / 1000
+            self._store_again_in(pause)
+
+    def _store_again_in(self, seconds: float) -> None:
+        # Once it is done, it is planned anew.
+        if not self._started or self._storing:
+            return
+        now = self._node.reactor.seconds()
+        when = max(now + seconds, self._stored_at + AGAIN_PAUSE)
+        if self._again is not None:
+            if self._again.getTime() <= when:
+                return
+            self._again.cancel()
+        self._again = self._node.reactor.callLater(when - now, self._store_again)
+
+    def _store_again(self) -> None:
+        self._again = None
+        self._storing = True
+        if self._met:
+            self._met = False
+            self._node.publications.hurry(self._node.wall_ms())
+        self._node.run_alone(self._stored_again(), "storing what no other node keeps")
+
+    async def _stored_again(self) -> None:
+        try:
+            await self._do(self._publish(MAX_AGAIN))
+        finally:
+            self._storing = False
+            self._stored_at = self._node.reactor.seconds()
+            self._plan()
 
     async def _republish(self) -> None:
         node = self._node
@@ -270,3 +356,10 @@ class Upkeep:
         if self._grown or now - self._saved_at >= SAVE_PAUSE:
             self._saved_at, self._grown = now, False
             await node.save_contacts()
+
+
+def _whys(refused: Mapping[str, int]) -> str:
+    """@return: why a record is not kept, for the log."""
+    return ", ".join(
+        f"{count} {code or 'without an answer'}" for code, count in sorted(refused.items())
+    )

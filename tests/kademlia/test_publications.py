@@ -27,6 +27,7 @@ from meshkit.kademlia.holdings import Holdings, Kept
 from meshkit.kademlia.kinds import Kind, Kinds, address_key, mutable_key, provider_key, topic_key
 from meshkit.kademlia.publications import (
     FAREWELL,
+    FIRST_RETRY,
     RENEW,
     Name,
     Publication,
@@ -221,6 +222,56 @@ class Repeating(SynchronousTestCase):
             publications.publish("topic", topic_key(str(n)), b"", NOW)
         counts = [len(publications.due(NOW + LATEST, 4)) for _ in range(4)]
         self.assertEqual(counts, [4, 4, 2, 0])
+
+    def test_what_no_other_node_keeps_is_due_soon_and_less_soon_each_time(self) -> None:
+        publications = fresh()
+        record = publications.publish("topic", KEY, b"", NOW)
+        pauses = []
+        now = NOW
+        for _ in range(12):
+            when = publications.missed(record, now)
+            assert when is not None
+            self.assertEqual((publications.soonest(), publications.missing), (when, 1))
+            self.assertEqual(publications.due(when - 1, 9), [])
+            self.assertEqual(publications.due(when, 9), [record])
+            pauses.append(when - now)
+            now = when
+        for n, pause in enumerate(pauses):
+            about = min(FIRST_RETRY << n, REPUBLISH)
+            self.assertLessEqual(abs(pause - about), JITTER * about)
+        # As at first again, once somebody has come.
+        publications.hurry(now)
+        self.assertEqual((publications.soonest(), publications.due(now, 9)), (now, [record]))
+        again = publications.missed(record, now)
+        assert again is not None
+        self.assertLessEqual(again, now + 1.25 * FIRST_RETRY)
+        publications.due(again, 9)
+        publications.kept(record)
+        self.assertEqual((publications.soonest(), publications.missing), (None, 0))
+        self.assertEqual(publications.due(again + SOONEST - 1, 9), [])
+
+    def test_what_is_said_again_waits_on_and_what_is_new_does_not(self) -> None:
+        publications = fresh()
+        pauses = []
+        for value in (b"1", b"1", b"1", b"2"):
+            record = publications.publish("topic", KEY, value, NOW)
+            when = publications.missed(record, NOW)
+            assert when is not None
+            pauses.append((when - NOW) // FIRST_RETRY)
+        self.assertIn(pauses[0], (0, 1))
+        self.assertIn(pauses[2], (3, 4))
+        self.assertIn(pauses[3], (0, 1))
+
+    def test_of_an_older_record_it_does_not_matter_who_keeps_it(self) -> None:
+        publications = fresh()
+        old = publications.publish("topic", KEY, b"1", NOW)
+        new = publications.publish("topic", KEY, b"2", NOW)
+        self.assertIsNone(publications.missed(old, NOW))
+        publications.missed(new, NOW)
+        publications.kept(old)
+        self.assertEqual(publications.missing, 1)
+        publications.withdraw("topic", KEY, NOW)
+        self.assertEqual((publications.missing, publications.soonest()), (0, None))
 
     @given(st.integers(1, 60))
     def test_no_record_is_good_for_longer_than_was_said(self, hours: int) -> None:

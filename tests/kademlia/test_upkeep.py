@@ -9,6 +9,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.errors import Overloaded
+from meshkit.kademlia import node as node_module
 from meshkit.kademlia import upkeep as module
 from meshkit.kademlia import wire
 from meshkit.kademlia.contacts import Contact
@@ -197,6 +198,197 @@ class Upkeep(UpkeepCase):
     def test_where_there_are_few_we_go_on(self) -> None:
         relieved, _ = self.republish([contact(1)])
         self.assertEqual(relieved, [])
+
+
+class Missed(UpkeepCase):
+    """Records of a node that no other node keeps."""
+
+    def refusing(self, node: KademliaNode, code: str = "RECORD_NOT_KEPT") -> None:
+        """Have a node take no record."""
+        serve(node, "store", lambda peer, request: Stored([Outcome(code)]))
+
+    def counted(self, node: KademliaNode) -> list[float]:
+        """@return: when a node stores what it has published, but for its address."""
+        times: list[float] = []
+        place_ours = node.place_ours
+
+        def place(record: Any, *args: Any) -> Any:
+            if record.kind != "address":
+                times.append(self.mesh.clock.seconds())
+            return place_ours(record, *args)
+
+        node.place_ours = place  # type: ignore[method-assign]
+        return times
+
+    def has(self, node: KademliaNode, name: str = "birds") -> bool:
+        """Does it keep a record itself?"""
+        return bool(node.holdings.find("topic", topic_key(name), node.wall_ms()).records)
+
+    def test_what_was_put_alone_is_given_to_the_first_who_comes(self) -> None:
+        (early,) = self.mesh.add()
+        placed = self.mesh.result(early.put("topic", b"birds", b"a wren"))
+        self.assertEqual((placed.accepted, placed.elsewhere), (1, 0))
+        self.assertFalse(placed.findable)
+        # It has been tried for so long that the next time is far off.
+        self.mesh.run(1_800)
+        late = self.mesh.make()
+        self.mesh.result(late.start())
+        late.bootstrap([self.mesh.address(0)])
+        self.mesh.run(1 + module.GATHER)
+        self.assertTrue(self.has(late))
+        self.assertEqual(early.publications.missing, 0)
+        self.end()
+
+    def test_what_others_refuse_is_soon_tried_again_and_less_often_later(self) -> None:
+        nodes = self.only("_publish")
+        for node in nodes[1:]:
+            self.refusing(node)
+        times = self.counted(nodes[0])
+        placed = self.mesh.result(nodes[0].put("topic", b"birds", b"a wren"))
+        self.assertEqual((placed.accepted, placed.elsewhere), (1, 0))
+        self.assertEqual(placed.refused, {"RECORD_NOT_KEPT": 2})
+        # They ask here, too.
+        self.assertTrue(placed.findable)
+        self.mesh.run(14)
+        # A quarter sooner or later than after ten seconds.
+        self.assertEqual(len(times), 2)
+        self.mesh.run(3_600)
+        self.assertIn(len(times), range(7, 11))
+        before = len(times)
+        self.mesh.run(10 * 3_600)
+        self.assertIn(len(times) - before, range(7, 14))
+        self.end()
+
+    def test_what_one_other_keeps_is_stored_again_in_an_hour(self) -> None:
+        nodes = self.only("_publish")
+        self.refusing(nodes[1])
+        placed = self.mesh.result(nodes[0].put("topic", b"birds", b"a wren"))
+        self.assertEqual((placed.accepted, placed.elsewhere), (2, 1))
+        times = self.counted(nodes[0])
+        self.mesh.run(2_600)
+        self.assertEqual(times, [])
+        self.mesh.run(2_000)
+        self.assertEqual(len(times), 1)
+        self.end()
+
+    def test_where_all_others_keep_a_newer_one_there_is_no_hurry(self) -> None:
+        nodes = self.only("_publish")
+        for node in nodes[1:]:
+            self.refusing(node, "RECORD_STALE")
+        placed = self.mesh.result(nodes[0].put("topic", b"birds", b"a wren"))
+        self.assertEqual((placed.elsewhere, placed.settled), (0, True))
+        self.assertEqual(nodes[0].publications.missing, 0)
+        self.refusing(nodes[2])
+        placed = self.mesh.result(nodes[0].put("topic", b"birds", b"a wren"))
+        self.assertEqual((placed.elsewhere, placed.settled), (0, False))
+        self.assertEqual(nodes[0].publications.missing, 1)
+        self.end()
+
+    def test_it_is_stored_again_until_one_of_them_keeps_it(self) -> None:
+        nodes = self.only("_publish")
+        taking = [node.server.dispatcher.find("store") for node in nodes]
+        for node in nodes[1:]:
+            self.refusing(node)
+        self.mesh.result(nodes[0].put("topic", b"birds", b"a wren"))
+        self.mesh.run(14)
+        self.assertEqual(nodes[0].publications.missing, 1)
+        nodes[1].server.dispatcher._served["store"] = taking[1]  # type: ignore[assignment]
+        self.mesh.run(30)
+        self.assertTrue(self.has(nodes[1]))
+        self.assertEqual(nodes[0].publications.missing, 0)
+        times = self.counted(nodes[0])
+        self.mesh.run(2_600)
+        self.assertEqual(times, [])
+        self.end()
+
+    def test_what_was_taken_back_is_not_stored_again(self) -> None:
+        (early,) = self.mesh.add()
+        self.mesh.result(early.put("topic", b"birds", b"a wren"))
+        self.mesh.result(early.withdraw("topic", b"birds"))
+        times = self.counted(early)
+        self.mesh.run(7_200)
+        self.assertEqual((times, early.publications.missing), ([], 0))
+        self.end()
+
+    def test_a_node_alone_does_not_spin(self) -> None:
+        (node,) = self.mesh.add()
+        for n in range(5):
+            self.mesh.result(node.put("topic", b"%d" % n, b""))
+        times = self.counted(node)
+        self.mesh.run(3_600)
+        self.assertIn(len(times), range(5 * 6, 5 * 11))
+        before = len(times)
+        self.mesh.run(10 * 3_600)
+        self.assertIn(len(times) - before, range(5 * 7, 5 * 14))
+        self.end()
+
+    def test_many_who_come_make_it_do_no_more_than_so_much(self) -> None:
+        nodes = self.only("_publish")
+        for node in nodes[1:]:
+            self.refusing(node)
+        for n in range(20):
+            self.mesh.result(nodes[0].put("topic", b"%d" % n, b""))
+        times = self.counted(nodes[0])
+        began = self.mesh.clock.seconds()
+        for n in range(60):
+            nodes[0].upkeep.joined(contact(n))
+            self.mesh.run(1.0)
+        rounds = sorted({round(at - began) // 5 for at in times})
+        self.assertLessEqual(len(times), 7 * module.MAX_AGAIN)
+        self.assertLessEqual(len(rounds), 7)
+        self.assertGreaterEqual(len(times), 4 * module.MAX_AGAIN)
+        self.end()
+
+    def test_what_was_not_come_to_is_not_left_for_an_hour(self) -> None:
+        nodes = self.only("_publish")
+        for n in range(6):
+            self.mesh.result(nodes[0].put("topic", b"%d" % n, b""))
+        failing = [Overloaded("too much")]
+        look_up = nodes[0].look_up
+
+        async def fail(*args: Any, **more: Any) -> Any:
+            if failing:
+                raise failing.pop()
+            return await look_up(*args, **more)
+
+        nodes[0].look_up = fail  # type: ignore[method-assign]
+        due = nodes[0].publications._schedule
+        for n in range(6):
+            due.set(("topic", topic_key(str(n)), b""), nodes[0].wall_ms())
+        times = self.counted(nodes[0])
+        self.mesh.run(75)
+        # The first that was due failed, and ended that look.
+        self.assertEqual((failing, len(times)), ([], 1))
+        self.mesh.run(60)
+        self.assertEqual((len(times), nodes[0].publications.missing), (7, 0))
+        self.end()
+
+    def test_a_put_that_fails_is_tried_again(self) -> None:
+        nodes = self.only("_publish")
+        self.patch(node_module, "MAX_LOOKUPS", 0)
+        with self.assertRaises(Overloaded):
+            self.mesh.result(nodes[0].put("topic", b"birds", b"a wren"))
+        self.patch(node_module, "MAX_LOOKUPS", 256)
+        self.mesh.run(14)
+        self.assertTrue(self.has(nodes[1]))
+        self.end()
+
+    def test_what_was_swapped_and_only_this_node_keeps_is_stored_again(self) -> None:
+        (early,) = self.mesh.add()
+        placed = self.mesh.result(early.swap_mutable(b"1", None))
+        self.assertEqual((placed.accepted, placed.elsewhere), (1, 0))
+        self.assertEqual(early.publications.missing, 1)
+        self.end()
+
+    def test_an_address_that_nobody_took_is_published_again(self) -> None:
+        nodes = self.mesh.add(2)
+        late = self.mesh.make()
+        for node in nodes:
+            self.refusing(node)
+        self.mesh.result(late.start())
+        self.mesh.result(late.bootstrap([self.mesh.address(0)]))
+        self.assertEqual(late.publications.missing, 1)
+        self.end()
 
 
 class Newcomers(UpkeepCase):

@@ -50,8 +50,8 @@ def plan(*actions: Action, liars: tuple[str, ...] = (), audits: str = "") -> Pla
     )
 
 
-def put(seconds: float, name: str = "file", size: int = SIZE) -> Action:
-    return Action.after(seconds, "put", "ada", file=name, size=size, scheme="2+2")
+def put(seconds: float, name: str = "file", size: int = SIZE, *, scheme: str = "2+2") -> Action:
+    return Action.after(seconds, "put", "ada", file=name, size=size, scheme=scheme)
 
 
 class Vandal(Invariant):
@@ -117,8 +117,9 @@ class RepairTests(RepairingTestCase):
                 found.extend(cat.look(sql, [cat.identity.public.raw]))
                 super().settled(run)
 
+        # Each of the five has one, cat too.
         run, violations = self.play(
-            plan(put(5), Action.after(30, "watch", "cat", file="file")), Looks
+            plan(put(5, scheme="2+3"), Action.after(30, "watch", "cat", file="file")), Looks
         )
         self.assertEqual((violations, run.objects.moved), ([], 0))
         ((successes, failures, offlines),) = found

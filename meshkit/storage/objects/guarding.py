@@ -21,18 +21,17 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from meshkit.errors import MeshkitError, ObjectRemoved, PlacementConflict
+from meshkit.errors import ObjectRemoved, PlacementConflict
 from meshkit.interfaces import IHashTable
 from meshkit.runtime.database import Database
 from meshkit.storage.client.checking import Renewed
 from meshkit.storage.client.client import StorageClient
 from meshkit.storage.objects import ledger, watching
 from meshkit.storage.objects.finding import StoragePeers
-from meshkit.storage.objects.locating import IMMUTABLE
-from meshkit.storage.objects.records import KIND
+from meshkit.storage.objects.publishing import publish
 from meshkit.storage.objects.tracking import Tracking
 from meshkit.storage.objects.watching import Watched
-from meshkit.storage.objects.working import PUBLISH_RETRY_SECONDS, retry_at
+from meshkit.storage.objects.working import retry_at
 from meshkit.storage.placement_document import PlacementDocument
 from meshkit.storage.terms import GRACE_SECONDS, LEASE_SECONDS
 
@@ -116,20 +115,16 @@ class Guard:
         again = None
         if self._table is not None:
             until = (self._now() + PUBLISH_SECONDS) * 1000
-            placement = watched.manifest.header.placement.raw
-            try:
-                await self._table.put(
-                    IMMUTABLE, watched.content_id, watched.manifest.raw, until=until
-                )
-                await self._table.put(KIND, placement, watched.signed, until=until)
+            problem = await publish(self._table, watched.manifest, watched.signed, until)
+            if problem is None:
                 self.published += 1
-            except MeshkitError as e:
+            else:
                 self._log.info(
                     "the object {object} is not published: {error}",
                     object=watched.content_id.hex()[:16],
-                    error=str(e),
+                    error=problem.why,
                 )
-                again = self._now() + PUBLISH_RETRY_SECONDS
+                again = self._now() + problem.wait(watched.added_ns, self._now())
         await self._database.write(
             partial(
                 watching.set_publish,

@@ -481,6 +481,23 @@ def due_to_publish(connection: sqlite3.Connection, now: int, limit: int) -> list
     return [_entry(row) for row in rows]
 
 
+def next_to_publish(connection: sqlite3.Connection, after: int) -> int | None:
+    """
+    @param after: seconds of Unix time.
+    @return: when something is to be published for the first time after that, of this node's or
+        of what it looks after; L{None} if nothing is.
+    """
+    times = [
+        time
+        for table in ("storage_objects", "storage_watched")
+        for (time,) in connection.execute(
+            f"SELECT min(publish_at) FROM {table} WHERE publish_at > ?", (after,)
+        )
+        if time is not None
+    ]
+    return min(times, default=None)
+
+
 def set_publish(
     connection: sqlite3.Connection, content_id: bytes, version: int, publish_at: int | None
 ) -> None:

@@ -373,8 +373,8 @@ class StorageStatus(msgspec.Struct):
     @ivar objects: objects of this node.
     @ivar transfers: transfers that run.
     @ivar waiting: transfers that wait.
-    @ivar publishing: objects that are still to be published in the hash table: those of this
-        node, and those of others that it looks after.
+    @ivar publishing: objects that are still to be published in the hash table, or were when it
+        knew nobody: those of this node, and those of others that it looks after.
     @ivar renewing: objects whose leases are due to be renewed.
     @ivar releases: leases of removed objects and moved shares, at peers that were not reached
         yet.

@@ -37,18 +37,11 @@ from meshkit.storage.objects import ledger
 from meshkit.storage.objects.finding import StoragePeers
 from meshkit.storage.objects.guarding import Guard
 from meshkit.storage.objects.ledger import Entry, Release, Totals
-from meshkit.storage.objects.locating import IMMUTABLE
+from meshkit.storage.objects.publishing import publish
 from meshkit.storage.objects.reconciling import newest_of
-from meshkit.storage.objects.records import KIND
 from meshkit.storage.objects.rights import OwnerRights
 from meshkit.storage.objects.tracking import Tracking
-from meshkit.storage.objects.working import (
-    PUBLISH_RETRY_SECONDS,
-    PUBLISH_SOON_SECONDS,
-    RETRY_SECONDS,
-    renewal_of,
-    retry_at,
-)
+from meshkit.storage.objects.working import RETRY_SECONDS, renewal_of, retry_at
 from meshkit.storage.placement_document import PlacementDocument
 from meshkit.storage.terms import GRACE_SECONDS, LEASE_SECONDS, peer_lease_secret
 
@@ -241,6 +234,10 @@ class Upkeep:
             partial(ledger.forgettable, before=old, limit=MAX_OBJECTS)
         ):
             await self._database.write(partial(ledger.forget, content_id=entry.content_id))
+        # What was put just now is tried again before the next look would come.
+        soon = await self._database.read(partial(ledger.next_to_publish, after=now))
+        if soon is not None:
+            self._pause = min(self._pause, max(1.0, soon - self._now()))
         await self._count()
 
     # --- publishing --------------------------------------------------------------------------
@@ -255,22 +252,15 @@ class Upkeep:
             entry = await self._outdo(entry)
             until = (self._now() + REMEMBER_SECONDS) * 1000
             again = self._now() + REPEAT_SECONDS
-        try:
-            await self._table.put(IMMUTABLE, entry.content_id, entry.manifest.raw, until=until)
-            await self._table.put(
-                KIND, entry.manifest.header.placement.raw, entry.signed, until=until
-            )
-        except MeshkitError as e:
+        problem = await publish(self._table, entry.manifest, entry.signed, until)
+        if problem is not None:
             self._log.info(
                 "the object {object} is not published: {error}",
                 object=entry.content_id.hex()[:16],
-                error=str(e),
+                error=problem.why,
             )
-            # As long after the last time as that was after it was put.
-            age = self._now() - entry.added_ns // _SECONDS
-            wait = min(PUBLISH_RETRY_SECONDS, max(PUBLISH_SOON_SECONDS, age))
-            self._pause = min(self._pause, wait)
-            await self._set_publish(entry, self._now() + wait)
+            now = self._now()
+            await self._set_publish(entry, now + problem.wait(entry.added_ns, now))
             return
         self.published += 1
         await self._set_publish(entry, again)

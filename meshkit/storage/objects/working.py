@@ -43,10 +43,6 @@ from meshkit.storage.terms import LEASE_SECONDS
 
 #: Seconds after which what did not work is tried again, at the earliest.
 RETRY_SECONDS: Final = 3_600
-#: The same for what the hash table did not take; and the least for what was put just now, as a
-#: node that was started just now knows nobody.
-PUBLISH_RETRY_SECONDS: Final = 300
-PUBLISH_SOON_SECONDS: Final = 10
 
 _SECONDS: Final = 10**9
 

@@ -401,6 +401,7 @@ BUGS: Final = (
         "repair",
         20,
         "explained",
+        seen=2,
     ),
     Bug(
         29,

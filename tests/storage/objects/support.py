@@ -51,6 +51,17 @@ class Answered:
 
 
 @frozen
+class Kept:
+    """
+    What came of publishing something.
+
+    @ivar findable: others can find it.
+    """
+
+    findable: bool
+
+
+@frozen
 class _Held:
     """A record, as its kind looks at it."""
 
@@ -67,6 +78,7 @@ class Table:
     @ivar records: what is published.
     @ivar provided: the storage peers that it names.
     @ivar problem: what everything fails with, if anything.
+    @ivar others: nodes that keep what is published.
     @ivar kinds: names of the kinds that were registered.
     @ivar places: where peers are, for who asks for them by their keys.
     """
@@ -76,6 +88,7 @@ class Table:
         self.until: dict[tuple[str, bytes], int | None] = {}
         self.provided: list[Answered] = []
         self.problem: MeshkitError | None = None
+        self.others = 3
         self.kinds: list[str] = []
         self.places: dict[PublicKey, MeshAddress] = {}
         self.asked = 0
@@ -94,13 +107,15 @@ class Table:
     ) -> Deferred[Any]:
         if self.problem is not None:
             return fail(self.problem)
+        if not self.others:
+            return succeed(Kept(False))
         held = self.records.get((kind, name))
         if kind == KIND and held is not None:
             # Whoever keeps it keeps the one that counts.
             value = PLACEMENT_KIND.merge(_Held(held), _Held(value)).value
         self.records[kind, name] = value
         self.until[kind, name] = until
-        return succeed(None)
+        return succeed(Kept(True))
 
     def providers(self, content: bytes) -> Deferred[Any]:
         self.asked += 1

@@ -167,6 +167,17 @@ class WatchTests(GuardCase):
         shown = self.ask("object_stat", self.repairer, object=put.object)
         self.assertEqual(shown.version, moved.document.version)
 
+    def test_what_nobody_else_can_find_of_it_is_tried_again_soon(self) -> None:
+        put = self.put_and_publish()
+        self.table.others = 0
+        self.watch(put)
+        self.run_upkeep(self.repairer)
+        self.assertEqual(self.repairer.status().publishing, 1)
+        self.assertEqual(self.repairer.guard.published, 0)
+        self.table.others = 1
+        self.until(lambda: not self.repairer.status().publishing, 40)
+        self.assertEqual(self.repairer.guard.published, 1)
+
     def test_own_objects_and_those_of_others_come_in_one_order(self) -> None:
         puts = [self.put_and_publish(bytes([n]) * 99, f"{n}") for n in range(4)]
         for put in puts:

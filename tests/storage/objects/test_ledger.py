@@ -229,6 +229,14 @@ class DueTests(LedgerCase):
         ledger.set_publish(self.db, one.content_id, due.document.version, None)
         self.assertEqual(ledger.due_to_publish(self.db, NOW + 10**9, 9), [])
 
+    def test_what_is_to_be_published_next_is_known(self) -> None:
+        self.assertIsNone(ledger.next_to_publish(self.db, NOW))
+        for n, when in enumerate((NOW - 5, NOW, NOW + 40, NOW + 30, None)):
+            ledger.add(self.db, entry(n), when)
+        self.assertEqual(ledger.next_to_publish(self.db, NOW), NOW + 30)
+        self.assertEqual(ledger.next_to_publish(self.db, NOW - 1), NOW)
+        self.assertIsNone(ledger.next_to_publish(self.db, NOW + 40))
+
     def test_a_release_waits_and_is_done_once(self) -> None:
         one, two = (Release(b"u" * 32, n, b"p" * 32, NOW + n) for n in (0, 1))
         ledger.release(self.db, [one, two], NOW)

@@ -607,6 +607,30 @@ class UpkeepTests(ObjectsCase):
         self.until(lambda: not self.part.upkeep.totals.publishing)
         self.assertEqual(len(self.table.records), 2)
 
+    def test_what_nobody_else_can_find_is_not_published_yet(self) -> None:
+        self.table.others = 0
+        tried: list[float] = []
+        put = self.table.put
+
+        def counted(*arguments: Any, **more: Any) -> Any:
+            tried.append(self.clock.seconds())
+            return put(*arguments, **more)
+
+        self.patch(self.table, "put", counted)
+        began = self.clock.seconds()
+        self.put()
+        self.until(lambda: self.clock.seconds() - began > 60, 100)
+        self.assertEqual(self.part.status().publishing, 1)
+        # Twice each time: what it is, and where its shares are.
+        self.assertTrue(6 <= len(tried) <= 10, tried)
+        # It stays so for a day, and is tried each hour then.
+        self.until(lambda: self.clock.seconds() - began > 86_400, 90_000)
+        self.assertTrue(2 * 24 <= len(tried) <= 2 * 36, tried)
+        self.assertEqual(self.part.status().publishing, 1)
+        self.table.others = 1
+        self.until(lambda: not self.part.status().publishing, 4_000)
+        self.assertEqual(len(self.table.records), 2)
+
     def test_nothing_is_published_if_that_is_not_wanted(self) -> None:
         self.stop()
         part = self.start(publish=False)
