@@ -791,8 +791,8 @@ class IHashTable(Interface):
         Have records of a kind kept, here as everywhere a node has the same part.  To be called
         while parts are made, as all records of a node are judged when it starts.
 
-        @param kind: L{IRecordKind}.
-        @raise ValueError: there is one of this name.
+        @param kind: L{IRecordKind}.  Several parts may need the same one.
+        @raise ValueError: there is another one of this name.
         """
 
     def get(kind: str, name: bytes) -> Any:

@@ -146,7 +146,7 @@ PURE: Final = frozenset(
         "meshkit.storage.placement_document",
         "meshkit.storage.objects.config",
         "meshkit.storage.objects.reconciling",
-        "meshkit.storage.objects.records",
+        "meshkit.storage.placement_record",
         "meshkit.storage.receipts",
         "meshkit.storage.rendezvous",
         "meshkit.storage.scheme",

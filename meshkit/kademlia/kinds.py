@@ -275,10 +275,14 @@ class Kinds:
 
     def register(self, kind: IRecordKind) -> None:
         """
-        @raise ValueError: there is one of this name, there are L{MAX_KINDS} already, or it
+        Know a kind; to say it again changes nothing, as several parts may need one.
+
+        @raise ValueError: there is another one of this name, there are L{MAX_KINDS} already, or it
             asks for more than records can be.
         """
         name = kind.name
+        if self._kinds.get(name) == kind:
+            return
         if name in self._kinds:
             raise ValueError(f"there are two kinds of records of the name {name!r}")
         if len(self._kinds) >= MAX_KINDS:

@@ -303,6 +303,12 @@ class Registering(SynchronousTestCase):
         self.assertNotIn("topics", KINDS)
         self.assertEqual(KINDS.names, ["address", "immutable", "mutable", "provider", "topic"])
 
+    def test_several_parts_may_need_one(self) -> None:
+        kinds = Kinds()
+        for _ in range(2):
+            kinds.register(Kind("ours"))
+        self.assertRaises(ValueError, kinds.register, Kind("ours", max_value=1))
+
     def test_a_node_knows_so_many(self) -> None:
         kinds = Kinds(Kind(f"k{n}") for n in range(MAX_KINDS))
         self.assertRaises(ValueError, kinds.register, Kind("one-more"))

@@ -66,6 +66,7 @@ from meshkit.storage.keeper.tls_door import (
     open_tls_door,
     place_of,
 )
+from meshkit.storage.placement_record import PLACEMENT_KIND
 from meshkit.storage.shards.files import SHARDS, FileShardStore
 from meshkit.storage.shards.memory import MemoryShardStore
 from meshkit.storage.statements import MAX_NUMBER, is_reachable, peers_content
@@ -233,9 +234,12 @@ class KeeperPart(Part):
         self._config.terms(self._config.max_storage)
         self._blocks = context.find(IFeedStore)
         self._detours: Any = context.find(IDetours)
-        self._announcer = Announcer(
-            context.reactor, context.find(IHashTable), peers_content(context.network.net_id)
-        )
+        table: IHashTable | None = context.find(IHashTable)
+        if table is not None:
+            # Where the owner of a file is gone, those who have its shares are who is left to say
+            # where they are.
+            table.register_kind(PLACEMENT_KIND)
+        self._announcer = Announcer(context.reactor, table, peers_content(context.network.net_id))
         self._site = storage_factory(context.reactor, self.for_caller, self._record)
         self._tls_settings = TLSSettings.of(
             self._config.tls_listen, self._config.tls_certificate, self._config.tls_key

@@ -29,9 +29,9 @@ from meshkit.storage.manifest import ID_BYTES, Manifest
 from meshkit.storage.objects import ledger, watching
 from meshkit.storage.objects.ledger import MIN_PREFIX, Entry
 from meshkit.storage.objects.reconciling import newest_of
-from meshkit.storage.objects.records import KIND
 from meshkit.storage.objects.watching import Watched
 from meshkit.storage.placement_document import PlacementDocument
+from meshkit.storage.placement_record import KIND
 
 #: Kind of records in which manifests are.
 IMMUTABLE: Final = "immutable"

@@ -51,13 +51,13 @@ from meshkit.storage.objects.guarding import Guard
 from meshkit.storage.objects.ledger import MIGRATIONS as MIGRATIONS
 from meshkit.storage.objects.ledger import Entry, Release, Transfer
 from meshkit.storage.objects.locating import Located, Locator
-from meshkit.storage.objects.records import PLACEMENT_KIND
 from meshkit.storage.objects.rights import OwnerRights
 from meshkit.storage.objects.tracking import REMOVAL_SECONDS, Tracking
 from meshkit.storage.objects.transfers import ID_BYTES, Shown, Transfers
 from meshkit.storage.objects.upkeep import Upkeep
 from meshkit.storage.objects.working import Figures, ObjectWork
 from meshkit.storage.placement_document import PlacementDocument
+from meshkit.storage.placement_record import PLACEMENT_KIND
 from meshkit.storage.rendezvous import domains_of, spread_of
 from meshkit.storage.scheme import Scheme
 

@@ -15,7 +15,7 @@ from meshkit.errors import MeshkitError
 from meshkit.interfaces import IHashTable
 from meshkit.storage.manifest import Manifest
 from meshkit.storage.objects.locating import IMMUTABLE
-from meshkit.storage.objects.records import KIND
+from meshkit.storage.placement_record import KIND
 
 #: Seconds after which is tried again what the hash table did not take, at most; and the least,
 #: for what was put just now, as a node that was started just now knows nobody.

@@ -38,11 +38,11 @@ from meshkit.storage.objects import ledger, watching
 from meshkit.storage.objects.ledger import Entry
 from meshkit.storage.objects.locating import Called, Locator
 from meshkit.storage.objects.reconciling import newest_of, reconcile
-from meshkit.storage.objects.records import KIND
 from meshkit.storage.objects.rights import OwnerRights
 from meshkit.storage.objects.watching import Watched
 from meshkit.storage.objects.working import renewal_of
 from meshkit.storage.placement_document import PlacementDocument
+from meshkit.storage.placement_record import KIND
 
 #: Objects that are read at once: some 2 KiB each, or 30 KiB with 255 shares.
 MAX_PAGE: Final = 1_000

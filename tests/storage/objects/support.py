@@ -27,7 +27,7 @@ from meshkit.storage.keeper.capacity import KeeperConfig
 from meshkit.storage.keeper.keeper import Keeper
 from meshkit.storage.objects.config import Config
 from meshkit.storage.objects.part import MIGRATIONS, StoragePart
-from meshkit.storage.objects.records import KIND, PLACEMENT_KIND
+from meshkit.storage.placement_record import KIND, PLACEMENT_KIND
 from meshkit.storage.shards.memory import MemoryShardStore
 from meshkit.testing.identities import DAY_NS, make_identity
 from meshkit.testing.nodes import make_context

@@ -25,9 +25,9 @@ from meshkit.storage.custody import TrackedObject
 from meshkit.storage.objects import watching
 from meshkit.storage.objects.guarding import LATE_SECONDS, PUBLISH_SECONDS
 from meshkit.storage.objects.part import StoragePart
-from meshkit.storage.objects.records import KIND
 from meshkit.storage.objects.upkeep import REPEAT_SECONDS
 from meshkit.storage.placement_document import Placed
+from meshkit.storage.placement_record import KIND
 from meshkit.storage.terms import GRACE_SECONDS, LEASE_SECONDS
 from meshkit.testing.identities import make_identity
 from tests.storage.objects.support import HERON, Answered, Front

@@ -29,9 +29,9 @@ from meshkit.storage.capability import ReadCapability, VerifyCapability, expect_
 from meshkit.storage.objects import ledger
 from meshkit.storage.objects.config import Config
 from meshkit.storage.objects.part import StoragePart
-from meshkit.storage.objects.records import KIND
 from meshkit.storage.objects.upkeep import REMEMBER_SECONDS, RETRY_SECONDS
 from meshkit.storage.placement_document import PlacementDocument
+from meshkit.storage.placement_record import KIND
 from meshkit.storage.terms import GRACE_SECONDS, LEASE_SECONDS
 from meshkit.testing.identities import make_identity
 from tests.storage.client.peers import hang

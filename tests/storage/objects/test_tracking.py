@@ -17,9 +17,9 @@ from meshkit.storage.header import Header, share_id
 from meshkit.storage.manifest import Manifest
 from meshkit.storage.objects import ledger
 from meshkit.storage.objects.ledger import Entry
-from meshkit.storage.objects.records import KIND
 from meshkit.storage.objects.tracking import MAX_LEAP, MAX_PAGE, Tracking
 from meshkit.storage.placement_document import Placed, PlacementDocument
+from meshkit.storage.placement_record import KIND
 from meshkit.storage.scheme import Scheme
 from meshkit.storage.terms import LEASE_SECONDS
 from meshkit.testing.identities import make_identity

@@ -16,12 +16,12 @@ from meshkit.interfaces import IRecordKind
 from meshkit.kademlia.distance import record_key
 from meshkit.kademlia.kinds import Kinds
 from meshkit.kademlia.records import Record
-from meshkit.storage.objects.records import KIND, PLACEMENT_KIND, placement_record_key
 from meshkit.storage.placement_document import (
     MAX_DOCUMENT,
     Placed,
     PlacementDocument,
 )
+from meshkit.storage.placement_record import KIND, PLACEMENT_KIND, placement_record_key
 from meshkit.testing.identities import make_identity
 from meshkit.testing.kinds import kind_problems
 from tests.kademlia.recording import HOUR, NOW
