@@ -739,8 +739,32 @@ MUTANTS: Final = (
     _mutant(
         "there is no limit in all",
         "listener",
-        "elif len(self._waiting) >= MAX_UNAUTHENTICATED:",
+        "elif len(self._waiting) >= self._max_waiting:",
         "elif False:",
+    ),
+    _mutant(
+        "as many peers are connected as come",
+        "listener",
+        "if self._max_live is None:",
+        "if True:",
+    ),
+    _mutant(
+        "nobody who has many connections gives way to a newcomer",
+        "listener",
+        "victim = self._places.gives_way(origin)",
+        "victim = None",
+    ),
+    _mutant(
+        "who has gone keeps its place",
+        "listener",
+        "self._places.leave(channel)",
+        "pass",
+    ),
+    _mutant(
+        "what peers leave unread is not counted",
+        "listener",
+        "unsent=self._unsent,",
+        "unsent=None,",
     ),
     _mutant(
         "the oldest is dropped, which a flood can arrange to be an honest one",
