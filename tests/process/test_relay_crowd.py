@@ -68,7 +68,7 @@ class CrowdCase(SynchronousTestCase):
         )
 
     def crowd(self, name: str) -> Child:
-        return self.stack.enter_context(child(name, [sys.executable, "-m", "tests.slow.crowd"]))
+        return self.stack.enter_context(child(name, [sys.executable, "-m", "tests.process.crowd"]))
 
     def begin(self, *crowds: Child) -> None:
         for seed, each in enumerate(crowds):

@@ -1,7 +1,7 @@
 """
 Those who are at a relay together, told what to do by a test (L{tests.bench.peers.jobs}): members
 who only wait, members who leave and fetch mail, one who floods, and one who asks for much and never
-reads.  Each of these is a process of its own: C{python -m tests.slow.crowd}.
+reads.  Each of these is a process of its own: C{python -m tests.process.crowd}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
-from meshkit.errors import ChannelError, MeshkitError
+from meshkit.errors import ChannelError, MeshkitError, OverRate, RemoteError
 from meshkit.gossip.codec import Credit, Hello, Interest, Note, Ping, encode
 from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.keys import Identity, PublicKey
@@ -414,8 +414,16 @@ def jobs(reactor: Any) -> Mapping[str, Job]:
         await crowd.register(who)
         connection = await crowd.waiting(who)
         # A full page waits for it, and more.
-        for _ in range(24):
-            await crowd.deposit(connection, who.public, MAX_SEALED)
+        left = 0
+        while left < 24:
+            try:
+                await crowd.deposit(connection, who.public, MAX_SEALED)
+            except RemoteError as e:
+                if e.code != OverRate.code:
+                    raise
+                await deferLater(reactor, 0.1, lambda: None)
+            else:
+                left += 1
         connection.close()
         fetch = b"".join(
             encode_request(number, mail.FETCH.name, mail.FetchRequest(0)) for number in range(60)
