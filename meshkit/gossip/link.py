@@ -589,7 +589,11 @@ class GossipLink(Protocol):
             self._interested(first)
 
     async def _find_tagged(self, first: bool) -> None:
-        self.interest.tagged.update(await find_tagged(self.part.store, self.interest.topics))
+        topics = self.interest.topics
+        tagged = await find_tagged(self.part.store, topics)
+        # The peer may have other topics by now, for which the store is asked as well.
+        if self.interest.topics == topics:
+            self.interest.tagged.update(tagged)
         if self._open:
             self._interested(first)
 

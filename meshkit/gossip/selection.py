@@ -12,10 +12,11 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 
 from meshkit.errors import InvalidRequest, MalformedFrame, SelectionConfigured
 from meshkit.identity.keys import PublicKey
@@ -144,6 +145,10 @@ class Selection:
     _follows: dict[bytes, bool] = field(factory=dict, init=False)
     _topics: dict[str, bool] = field(factory=dict, init=False)
     _tagged: dict[bytes, None] = field(factory=dict, init=False)
+    # The store is asked once at a time: what it answers last is about all topics.
+    _asking: DeferredLock = field(factory=DeferredLock, init=False)
+    # Who has used a topic since the store was asked, while it is: it may not have seen that.
+    _since_asked: dict[bytes, None] | None = field(default=None, init=False)
     # Whom others here want to be replicated as well; L{None} if nobody has asked.
     _kept: Collection[bytes] | None = field(default=None, init=False)
     _watchers: list[Callable[[], None]] = field(factory=list, init=False)
@@ -234,12 +239,17 @@ class Selection:
     def stored(self, event: MessagesStored) -> None:
         """Messages came: their author may have used a topic."""
         author = event.author
-        if not self._topics or author in self._tagged or len(self._tagged) >= MAX_AUTHORS:
+        if not self._topics or (author in self._tagged and self._since_asked is None):
             return
-        if any(self.has_topic(message.tags) for message in event.messages):
-            self._tagged[author] = None
-            if author not in self._follows and (self._due is None or not self._due.active()):
-                self._due = self._clock.callLater(GATHER, self.changed)
+        if not any(self.has_topic(message.tags) for message in event.messages):
+            return
+        if self._since_asked is not None and len(self._since_asked) < MAX_AUTHORS:
+            self._since_asked[author] = None
+        if author in self._tagged or len(self._tagged) >= MAX_AUTHORS:
+            return
+        self._tagged[author] = None
+        if author not in self._follows and (self._due is None or not self._due.active()):
+            self._due = self._clock.callLater(GATHER, self.changed)
 
     # --- changing it -------------------------------------------------------------------
 
@@ -321,7 +331,15 @@ class Selection:
         await self._find_tagged()
 
     async def _find_tagged(self) -> None:
-        self._tagged = await find_tagged(self._store, sorted(self._topics))
+        await self._asking.acquire()
+        try:
+            self._since_asked = {}
+            tagged = await find_tagged(self._store, sorted(self._topics))
+            tagged.update(self._since_asked)
+            self._tagged = dict.fromkeys(islice(tagged, MAX_AUTHORS))
+        finally:
+            self._since_asked = None
+            self._asking.release()
         self.changed()
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshkit.errors import ConfigError, InvalidRequest, SelectionConfigured
-from meshkit.gossip import selection
+from meshkit.errors import ConfigError, InvalidRequest, SelectionConfigured, StorageFailed
+from meshkit.gossip import codec, selection
 from meshkit.gossip.part import Config
 from meshkit.gossip.selection import PeerInterest
 from meshkit.interfaces import Interest
 from meshkit.testing.identities import Author
+from tests import declared
 from tests.gossip.support import Place
 from tests.gossip.test_mesh import MeshCase
 
@@ -142,6 +145,105 @@ class Alone(MeshCase):
         # More than can be told: everything is offered.
         self.assertEqual(me.gossip.interest(), Interest(all=True))
         self.assertFalse(me.gossip.wants(BOB.key))
+
+
+class WhileTheStoreLooks(MeshCase):
+    """
+    The store tells who uses a topic as it was when it looked.  What happens until then, and which
+    of two answers comes first, is for threads to decide.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.me = self.place("me")
+        self.user, self.late = Author("user"), Author("late")
+        self.me.ingest([self.user.write(tags=["weather"]).raw])
+        # What was found and is not told yet.
+        self.found: list[tuple[Deferred[Any], Any]] = []
+        look = self.me.feed.authors_with_tags
+
+        def slowly(*args: Any) -> Deferred[Any]:
+            answer: Deferred[Any] = Deferred()
+            look(*args).addCallback(lambda page: self.found.append((answer, page)))
+            return answer
+
+        self.patch(self.me.feed, "authors_with_tags", slowly)
+
+    def begin(self, name: str, topic: str) -> Deferred[Any]:
+        (bound,) = [b for b in self.me.gossip.operations() if b.operation.name == name]
+        done = declared.handler(bound)(bound.operation.request(topic=topic))
+        self.assertIsInstance(done, Deferred)
+        self.run_for()
+        return done
+
+    def end(self, *begun: Deferred[Any]) -> None:
+        """The store tells what it has found, the last first."""
+        while self.found:
+            answer, page = self.found.pop()
+            answer.callback(page)
+            self.run_for()
+        for done in begun:
+            self.successResultOf(done)
+
+    def selected(self) -> Sequence[Author]:
+        return [each for each in (self.user, self.late) if self.me.gossip.wants(each.key)]
+
+    def test_topics_that_are_added_at_the_same_time_are_all_selected(self) -> None:
+        """The answer about one of them came last, and took back what the other one had found."""
+        self.end(*[self.begin("topics_add", topic) for topic in ("rain", "weather")])
+        self.assertEqual(self.selected(), [self.user])
+
+    def test_a_topic_is_added_while_another_one_is_removed(self) -> None:
+        self.me.ingest([self.late.write(tags=["rain"]).raw])
+        self.end(self.begin("topics_add", "weather"))
+        self.end(self.begin("topics_add", "rain"), self.begin("topics_remove", "weather"))
+        self.assertEqual(self.selected(), [self.late])
+
+    def test_who_uses_a_topic_meanwhile_is_selected(self) -> None:
+        adding = self.begin("topics_add", "weather")
+        self.me.ingest([self.late.write(tags=["weather"]).raw])
+        self.end(adding)
+        self.assertEqual(self.selected(), [self.user, self.late])
+
+    def test_who_was_selected_for_one_topic_and_uses_the_other_meanwhile_stays(self) -> None:
+        for topic in ("weather", "rain"):
+            self.end(self.begin("topics_add", topic))
+        removing = self.begin("topics_remove", "weather")
+        self.me.ingest([self.user.write(tags=["rain"]).raw])
+        self.end(removing)
+        self.assertEqual(self.selected(), [self.user])
+
+    def test_a_topic_is_removed_as_somebody_uses_it(self) -> None:
+        self.end(self.begin("topics_add", "rain"))
+        adding = self.begin("topics_add", "weather")
+        self.me.ingest([self.late.write(tags=["rain"]).raw])
+        self.end(adding, self.begin("topics_remove", "rain"))
+        self.assertEqual(self.selected(), [self.user])
+
+    def test_a_look_that_fails_holds_up_no_other(self) -> None:
+        failing, adding = [self.begin("topics_add", topic) for topic in ("rain", "weather")]
+        self.found.pop(0)[0].errback(StorageFailed("the disk is gone"))
+        self.run_for()
+        self.failureResultOf(failing, StorageFailed)
+        self.end(adding)
+        self.assertEqual(self.selected(), [self.user])
+
+    def test_no_more_are_selected_than_there_may_be(self) -> None:
+        adding = self.begin("topics_add", "weather")
+        self.patch(selection, "MAX_AUTHORS", 1)
+        self.me.ingest([self.late.write(tags=["weather"]).raw])
+        self.end(adding)
+        self.assertEqual(self.me.gossip.status().tagged, 1)
+
+    def test_a_peer_that_has_other_topics_by_then_is_not_offered_those_before(self) -> None:
+        liar = self.lie_to(self.me)
+        for topic in ("weather", "rain"):
+            liar.say(codec.Interest(False, [], [topic], False))
+            self.run_for()
+        self.end()
+        (link,) = self.me.links
+        self.assertEqual(link.interest.topics, ("rain",))
+        self.assertNotIn(self.user.key, link.interest)
 
 
 class Settings(SynchronousTestCase):

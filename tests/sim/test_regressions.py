@@ -111,3 +111,28 @@ class RegressionTests(SynchronousTestCase):
         )
         outcome = play(plan, SCENARIOS["storage"])
         self.assertEqual(outcome.violations, ())
+
+    def test_two_topics_that_are_added_at_once_are_both_selected(self) -> None:
+        """
+        C{churn}, seed 166238166473778: the store was asked for the authors of one topic, then of
+        both.  The answer about the one came last, and took back what the other one had found: these
+        authors were replicated no more until the next start.
+        """
+        publish = {"method": "POST", "target": "/v1/publish"}
+        tagged = {"content": "x", "tags": ["east"]}
+        north, east = ({"method": "POST", "target": f"/v1/topics/{t}"} for t in ("north", "east"))
+        self.good(
+            Plan(
+                "",
+                3,
+                5.0,
+                30.0,
+                members=(Member("n1"), Member("n2", ("n1",))),
+                actions=(
+                    Action.after(1, "call", "n1", body=tagged, **publish),
+                    Action.after(2, "call", "n2", **north),
+                    Action.after(2, "call", "n2", **east),
+                    Action.after(3, "call", "n1", body={"content": "y"}, **publish),
+                ),
+            )
+        )
