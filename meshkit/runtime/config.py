@@ -54,6 +54,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fractions import Fraction
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
@@ -504,6 +505,18 @@ def declare(section: str | None, field: msgspec.structs.FieldInfo) -> Setting | 
     return Setting.declare(section, field) if table is None else table
 
 
+@lru_cache(maxsize=256)
+def declare_all(section: str | None, struct: type[msgspec.Struct]) -> tuple[Setting | Table, ...]:
+    """
+    Read all fields of a Struct that holds settings.  Each is read once: of what a node takes to
+    start, that was the fifth part.
+
+    @param section: as for L{declare}.
+    @raise TypeError: see L{Setting.declare}.
+    """
+    return tuple(declare(section, field) for field in msgspec.structs.fields(struct))
+
+
 def _size(text: str) -> int:
     try:
         return parse_size(text)
@@ -613,9 +626,9 @@ class Declaration(Generic[_Root]):
         self._root = root
         self._sections = {name: sections[name] for name in sorted(sections)}
         self._ignored = frozenset(ignored_environment)
-        found = [declare(None, field) for field in msgspec.structs.fields(root)]
+        found = [*declare_all(None, root)]
         for name, struct in self._sections.items():
-            found += [declare(name, field) for field in msgspec.structs.fields(struct)]
+            found += declare_all(name, struct)
         declared = [each for each in found if isinstance(each, Setting)]
         self.settings: tuple[Setting, ...] = tuple(declared)
         self.tables: tuple[Table, ...] = tuple(each for each in found if isinstance(each, Table))

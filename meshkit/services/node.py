@@ -79,7 +79,7 @@ from meshkit.interfaces import (
 )
 from meshkit.operations import BoundOperation, Nothing, Operation
 from meshkit.parts import PartContext
-from meshkit.runtime.config import Settings, declare
+from meshkit.runtime.config import Settings, declare_all
 from meshkit.runtime.database import Database
 from meshkit.runtime.endpoints import parse_endpoint
 from meshkit.runtime.events import EventBus
@@ -1161,8 +1161,7 @@ def usable_sections(
         try:
             with naming_the_part(maker.name):
                 section = maker.config_type()
-                for field in msgspec.structs.fields(section):
-                    declare(maker.name, field)
+                declare_all(maker.name, section)
                 sections[maker.name] = section
         except BrokenPart as e:
             broken[maker.name] = e
