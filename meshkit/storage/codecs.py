@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from ctypes.util import find_library
+from functools import lru_cache
 from hashlib import shake_128
 from typing import Any, Final
 
@@ -163,13 +164,23 @@ def _address(memory: Any) -> int | None:
 # --- the choice --------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1)
+def find_isal() -> str | None:
+    """
+    Look once for the library: where there is none, that starts a compiler and a linker.
+
+    @return: a name for C{dlopen}.
+    """
+    return find_library("isal")
+
+
 def open_isal() -> Any:
     """
     Load the library of this machine.
 
     @raise CodecUnavailable: if it has none.
     """
-    name = find_library("isal")
+    name = find_isal()
     if name is None:
         raise CodecUnavailable(
             "the erasure codec 'isal' needs the library ISA-L (Debian: apt install libisal2)"
@@ -199,7 +210,8 @@ CODECS: Final = tuple(_MAKERS)
 
 def choose_codec(name: str = AUTOMATIC, load: Callable[[], Any] = open_isal) -> Any:
     """
-    Make a codec, and have it make the shares that it has to make (some milliseconds).
+    Make a codec.  The first one of a name has to show that it makes the right shares, which
+    takes some milliseconds.
 
     @param name: one of L{CODECS}, or L{AUTOMATIC} for the first of them that works.
     @param load: gives the library ISA-L, or raises L{CodecUnavailable}.
@@ -219,8 +231,14 @@ def choose_codec(name: str = AUTOMATIC, load: Callable[[], Any] = open_isal) -> 
             f"there is no erasure codec {name!r}: choose {AUTOMATIC!r}, or one of {known}"
         )
     codec = _MAKERS[name](load)
-    self_test(codec)
+    _show_its_work(name, load)
     return codec
+
+
+@lru_cache(maxsize=8)
+def _show_its_work(name: str, load: Callable[[], Any]) -> None:
+    """Test a codec, unless one of this name has passed in this process."""
+    self_test(_MAKERS[name](load))
 
 
 #: Shapes that a codec shows its work with.  Libraries have code of its own for every few

@@ -305,9 +305,26 @@ class Choice(SynchronousTestCase):
                 raise CodecUnavailable(f"{codec.name} makes wrong shares")
 
         self.patch(codecs, "self_test", broken)
-        self.assertIs(type(choose_codec()), PythonCodec)
+        # Another loader than usual: those of that one may have shown their work before.
+        load = partial(open_isal)
+        self.assertIs(type(choose_codec(load=load)), PythonCodec)
         with self.assertRaisesRegex(CodecUnavailable, "zfec makes wrong shares"):
-            choose_codec("zfec")
+            choose_codec("zfec", load)
+
+    def test_one_that_was_right_need_not_show_it_again_and_one_that_was_wrong_has_to(self) -> None:
+        shown: list[str] = []
+
+        def fails_once(codec: Any) -> None:
+            shown.append(codec.name)
+            if len(shown) == 1:
+                raise CodecUnavailable("wrong shares")
+
+        self.patch(codecs, "self_test", fails_once)
+        load = partial(self.without)
+        self.assertRaises(CodecUnavailable, choose_codec, "zfec", load)
+        for _ in range(3):
+            choose_codec("zfec", load)
+        self.assertEqual(shown, ["zfec", "zfec"])
 
     def test_a_machine_without_zfec(self) -> None:
         def missing(name: str) -> Any:
@@ -323,10 +340,10 @@ class Choice(SynchronousTestCase):
             choose_codec("isal", object)
 
     def test_a_library_that_is_not_there(self) -> None:
-        self.patch(codecs, "find_library", lambda name: None)
+        self.patch(codecs, "find_isal", lambda: None)
         with self.assertRaisesRegex(CodecUnavailable, "apt install libisal2"):
             choose_codec("isal")
-        self.patch(codecs, "find_library", lambda name: "libno-such-thing.so.7")
+        self.patch(codecs, "find_isal", lambda: "libno-such-thing.so.7")
         with self.assertRaisesRegex(CodecUnavailable, "cannot be used: libno-such-thing"):
             choose_codec("isal")
 
