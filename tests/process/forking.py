@@ -1,11 +1,12 @@
 """
-Daemons that are started often.
+Daemons and commands that are started often.
 
-Most of the second and a half in which a daemon starts is spent on importing.  A L{Loaded} is a
-process that has imported all of it, and makes a daemon by fork(2) as often as it is asked; what
-comes after importing is as ever, with a reactor of its own, and a kill at a random moment of the
-start hits that.  Where many are started, C{Mesh(forked=True)} spares that time; that a daemon
-starts without such help is what the other tests show.
+Most of the time in which a daemon starts, or C{meshkit} does what it is asked, is spent on
+importing.  A L{Loaded} is a process that has imported all of it, and becomes a daemon or a
+command by fork(2) as often as it is asked; what comes after importing is as ever, with a reactor
+of its own, and a kill at a random moment of the start hits that.  That both start without such
+help is what C{test_start}, C{test_cli}, the demonstration and the runbook show:
+C{Mesh(forked=False)} does without.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -25,19 +26,35 @@ from typing import Any, Final
 
 from attrs import define
 
-from tests.process.mesh import PATIENCE, Node, environment
+from tests.process.mesh import PATIENCE, Done, Node, environment
 
 _LOADED: Final = """
-import json, os, sys
+import gc, json, os, sys
 
+import click
 from twisted.scripts import twistd
 import twisted.internet
+import twisted.plugin
 import twisted.scripts._twistd_unix
 
-from meshkit.tap import mesh_node
+from meshkit.cli import main as command
+from meshkit.tap import mesh_node, mesh_relay, mesh_storage
+from meshkit.testing.nodes import MemoryMesh
 
-mesh_node.Options()
-# Klein wants a reactor when it is imported.
+def load(group):
+    for name in group.list_commands(click.Context(group)):
+        found = group.get_command(click.Context(group), name)
+        if isinstance(found, click.Group):
+            load(found)
+
+load(command.cli)
+# What is worked out once, such as the schemas of tools, is by now.
+mesh = MemoryMesh()
+mesh.node("ada").start()
+mesh.stop()
+for program in (mesh_node, mesh_relay, mesh_storage):
+    program.Options()
+# Klein, and what keeps a backup, want a reactor when they are imported.
 old = sys.modules.pop("twisted.internet.reactor")
 del twisted.internet.reactor
 import klein._app
@@ -49,18 +66,27 @@ def become(asked):
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    log = os.open(asked["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    for number, (name, flags) in enumerate((
+        (asked["stdin"], os.O_RDONLY),
+        (asked["stdout"], os.O_WRONLY | os.O_APPEND | os.O_CREAT),
+        (asked["stderr"], os.O_WRONLY | os.O_APPEND | os.O_CREAT),
+    )):
+        os.dup2(os.open(name, flags, 0o666), number)
     # What the old reactor had; it is kept, so that nobody closes these numbers once more.
     os.closerange(3, 256)
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.argv = asked["argv"]
-    from twisted.internet import reactor
-    assert reactor is not old
-    klein._app.reactor = reactor
-    twistd.run()
+    if sys.argv[0] == "meshkit":
+        command.main()
+    else:
+        from twisted.internet import reactor
+        assert reactor is not old
+        klein._app.reactor = reactor
+        twistd.run()
 
+# What is here now stays: children need not look through it, and so not copy it.
+gc.collect()
+gc.freeze()
 for line in sys.stdin:
     asked = json.loads(line)
     if "wait" in asked:
@@ -78,7 +104,7 @@ become(asked)
 
 
 class Loaded:
-    """The process that becomes daemons.  It ends with the one that has started it."""
+    """The process that becomes others.  It ends with the one that has started it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -104,7 +130,7 @@ class Loaded:
 
 @define(eq=False)
 class Forked:
-    """One daemon: the part of L{subprocess.Popen} that is used of one here."""
+    """One child of it: the part of L{subprocess.Popen} that is used of one here."""
 
     loaded: Loaded
     pid: int
@@ -134,13 +160,57 @@ def _loaded() -> Loaded:
     return Loaded()
 
 
-def fork_daemon(node: Node, command: Sequence[str], env: Mapping[str, str]) -> Forked:
+def can_be_forked(more: Iterable[str]) -> bool:
+    """
+    Is nothing of that read before there could be a fork?
+
+    @param more: names of what is added to the environment.
+    """
+    return not any(name.startswith("PYTHON") for name in more)
+
+
+def fork_daemon(node: Node, command: Sequence[str], **more: str) -> Forked:
     """
     Make a daemon of the one loaded process that there is.
 
     @param command: what C{twistd} is told.
+    @param more: of its environment.
     """
     loaded = _loaded()
-    argv = ["twistd", "-n", "--pidfile=", *command]
-    pid = loaded.ask(cwd=str(node.home), env=dict(env), log=str(node.log), argv=argv)
+    pid = loaded.ask(
+        cwd=str(node.home),
+        env=environment(node.home, **more),
+        stdin=os.devnull,
+        stdout=str(node.log),
+        stderr=str(node.log),
+        argv=["twistd", "-n", "--pidfile=", *command],
+    )
     return Forked(loaded, pid)
+
+
+def fork_command(
+    *arguments: str | Path, home: Path, stdin: bytes = b"", seconds: float = PATIENCE, **more: str
+) -> Done:
+    """Run C{meshkit} to its end, as L{tests.process.mesh.run} does."""
+    loaded = _loaded()
+    with tempfile.TemporaryDirectory(prefix="meshkit-command-") as name:
+        files = {each: Path(name, each) for each in ("stdin", "stdout", "stderr")}
+        files["stdin"].write_bytes(stdin)
+        pid = loaded.ask(
+            cwd=str(home),
+            env=environment(home, **more),
+            argv=["meshkit", *map(str, arguments)],
+            **{each: str(path) for each, path in files.items()},
+        )
+        process = Forked(loaded, pid)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(pid, signal.SIGKILL)
+            process.wait()
+            raise
+        out, err = (
+            files[each].read_bytes().decode("utf-8", "surrogateescape")
+            for each in ("stdout", "stderr")
+        )
+    return Done(code, out, err)

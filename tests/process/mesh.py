@@ -42,6 +42,8 @@ TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; 
 TWIST: Final = (sys.executable, "-m", "twisted")
 MESHKIT: Final = (sys.executable, "-m", "meshkit.cli.main")
 
+_FOREGROUND: Final = (*TWISTD, "-n", "--pidfile=")
+
 # With $PYTHONPATH the children run the code that the tests were imported with.
 _INHERITED: Final = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
 
@@ -196,8 +198,8 @@ class Node:
     @ivar network_secret: what a member of its network is given.
     @ivar prefix: a program that the daemon is run by.
     @ivar runner: what makes a daemon of the command C{mesh-node}.
-    @ivar forked: if its daemon comes of a process that has imported all, without C{runner};
-        see L{tests.process.forking}.
+    @ivar forked: if its daemon and C{meshkit} come of a process that has imported all; one
+        with another C{runner} does not, or with a prefix.  See L{tests.process.forking}.
     """
 
     home: Path
@@ -205,8 +207,8 @@ class Node:
     network_secret: str = ""
     process: subprocess.Popen[bytes] | None = None
     prefix: Sequence[str] = ()
-    runner: Sequence[str] = (*TWISTD, "-n", "--pidfile=")
-    forked: bool = False
+    runner: Sequence[str] = _FOREGROUND
+    forked: bool = True
 
     @property
     def data(self) -> Path:
@@ -242,10 +244,11 @@ class Node:
 
     def run_daemon(self, command: Sequence[str], more: Mapping[str, str]) -> Any:
         """@return: its process, at least with what is used of L{subprocess.Popen} here."""
-        if self.forked and not self.prefix and "PYTHONPATH" not in more:
-            from tests.process.forking import fork_daemon
+        if self.forked and not self.prefix and self.runner == _FOREGROUND:
+            from tests.process.forking import can_be_forked, fork_daemon
 
-            return fork_daemon(self, command, environment(self.home, **more))
+            if can_be_forked(more):
+                return fork_daemon(self, command, **more)
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*self.prefix, *self.runner, *command],
@@ -304,9 +307,13 @@ class Node:
 
     def cli(self, *arguments: str | Path, stdin: bytes = b"", **more: str) -> Done:
         """Run C{meshkit} for this node."""
-        return run(
-            *MESHKIT, "--data-dir", self.data, *arguments, home=self.home, stdin=stdin, **more
-        )
+        given = ("--data-dir", self.data, *arguments)
+        if self.forked:
+            from tests.process.forking import can_be_forked, fork_command
+
+            if can_be_forked(more):
+                return fork_command(*given, home=self.home, stdin=stdin, **more)
+        return run(*MESHKIT, *given, home=self.home, stdin=stdin, **more)
 
     def good(self, *arguments: str | Path, stdin: bytes = b"", **more: str) -> Done:
         """Run C{meshkit}, which has to succeed and must not complain."""
@@ -459,7 +466,7 @@ class Mesh:
     @param forked: see L{Node}.
     """
 
-    def __init__(self, forked: bool = False) -> None:
+    def __init__(self, forked: bool = True) -> None:
         self._forked = forked
         self.folder = Path(tempfile.mkdtemp(prefix="meshkit-"))
         self._nodes: list[Node] = []
@@ -507,7 +514,7 @@ class Shared:
     A module calls L{close} in its C{tearDownModule}.
     """
 
-    def __init__(self, make: Callable[[Mesh], T], forked: bool = False) -> None:
+    def __init__(self, make: Callable[[Mesh], T], forked: bool = True) -> None:
         self._make: Callable[[Mesh], Any] = make
         self._forked = forked
         self._mesh: Mesh | None = None

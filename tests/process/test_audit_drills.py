@@ -32,7 +32,7 @@ _CALLS: Final = ("fdatasync", "fsync", "rename", "pwrite64")
 
 class DrillCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.mesh = Mesh(forked=True)
+        self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
 
     def cluster(self, count: int, scheme: str, *arguments: str, **more: Any) -> Cluster:

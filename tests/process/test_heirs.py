@@ -14,7 +14,7 @@ from tests.process.test_storage import StorageNode
 
 class HeirTests(SynchronousTestCase):
     def test_the_capability_is_enough_where_none_but_storage_peers_are_left(self) -> None:
-        mesh = Mesh(forked=True)
+        mesh = Mesh()
         self.addCleanup(mesh.close)
         lends = ("--keeper-max-storage", "50MB", *OWN_BLOCK)
         first = mesh.node("peer-0", *lends, "--keeper-domain", "attic", kind=StorageNode).start()

@@ -85,7 +85,7 @@ class KillTests(SynchronousTestCase):
     """A node dies without warning."""
 
     def setUp(self) -> None:
-        self.mesh = Mesh(forked=True)
+        self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
         seed = random.SystemRandom().randrange(2**32)
         # Shown with a failure; the moments within a process are its own all the same.

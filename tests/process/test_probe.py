@@ -101,7 +101,7 @@ class RotationTests(SynchronousTestCase):
     """A network's secret is replaced while its nodes go on."""
 
     def setUp(self) -> None:
-        self.mesh = Mesh(forked=True)
+        self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
 
     def test_from_the_first_call_to_the_last(self) -> None:

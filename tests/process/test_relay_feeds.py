@@ -49,7 +49,7 @@ class Relay(Node):
 
 class RelayFeedTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.mesh = Mesh(forked=True)
+        self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
         self.seed = random.SystemRandom().randrange(2**32)
         self.rng = random.Random(self.seed)

@@ -58,7 +58,7 @@ class StartTests(SynchronousTestCase):
     """Three ways to run a node."""
 
     def setUp(self) -> None:
-        self.mesh = Mesh()
+        self.mesh = Mesh(forked=False)
         self.addCleanup(self.mesh.close)
 
     def check_life(self, node: Node, pid: int, ended: Callable[[], bool]) -> None:
@@ -118,7 +118,7 @@ class StartTests(SynchronousTestCase):
 
 class _Refusals(SynchronousTestCase):
     def setUp(self) -> None:
-        self.mesh = Mesh()
+        self.mesh = Mesh(forked=False)
         self.addCleanup(self.mesh.close)
         self.node = self.mesh.node("a")
 
@@ -439,7 +439,7 @@ class EndTests(SynchronousTestCase):
     """SIGTERM finds a node anywhere in its start."""
 
     def setUp(self) -> None:
-        self.mesh = Mesh()
+        self.mesh = Mesh(forked=False)
         self.addCleanup(self.mesh.close)
         self.node = self.mesh.node("a")
 

@@ -73,7 +73,7 @@ class PeerCase(TestCase):
     """Storage peers, and a client of theirs in the reactor of the tests."""
 
     def setUp(self) -> None:
-        self.mesh = Mesh(forked=True)
+        self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
         self.clients: list[HTTPStoragePeer] = []
 

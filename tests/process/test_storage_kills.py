@@ -70,7 +70,7 @@ class StorageNode(Node):
 
 class StorageCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.mesh = Mesh(forked=True)
+        self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
         peer = self.mesh.node("peer", "--keeper-max-storage=1GB", kind=StorageNode)
         assert isinstance(peer, StorageNode)

@@ -256,7 +256,7 @@ class OwnerTests(Case):
     """What changes the node that it is done to."""
 
     def setUp(self) -> None:
-        self.mesh = Mesh(forked=True)
+        self.mesh = Mesh()
         self.addCleanup(self.mesh.close)
         self.node = self.mesh.node("a")
 
