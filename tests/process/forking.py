@@ -36,6 +36,7 @@ from twisted.scripts import twistd
 import twisted.internet
 import twisted.plugin
 import twisted.scripts._twistd_unix
+from twisted.application.twist._twist import Twist
 
 from meshkit.cli import main as command
 from meshkit.tap import mesh_node, mesh_relay, mesh_storage
@@ -78,6 +79,8 @@ def become(asked):
     sys.argv = asked["argv"]
     if sys.argv[0] == "meshkit":
         command.main()
+    elif sys.argv[0] == "twist":
+        Twist.main(sys.argv)
     else:
         from twisted.internet import reactor
         assert reactor is not old
@@ -188,10 +191,19 @@ def fork_daemon(node: Node, command: Sequence[str], **more: str) -> Forked:
     return Forked(loaded, pid)
 
 
-def fork_command(
-    *arguments: str | Path, home: Path, stdin: bytes = b"", seconds: float = PATIENCE, **more: str
+def run_forked(
+    program: str,
+    *arguments: str | Path,
+    home: Path,
+    stdin: bytes = b"",
+    seconds: float = PATIENCE,
+    **more: str,
 ) -> Done:
-    """Run C{meshkit} to its end, as L{tests.process.mesh.run} does."""
+    """
+    Run a program to its end, as L{tests.process.mesh.run} does.
+
+    @param program: C{meshkit}, C{twistd} or C{twist}.
+    """
     loaded = _loaded()
     with tempfile.TemporaryDirectory(prefix="meshkit-command-") as name:
         files = {each: Path(name, each) for each in ("stdin", "stdout", "stderr")}
@@ -199,7 +211,7 @@ def fork_command(
         pid = loaded.ask(
             cwd=str(home),
             env=environment(home, **more),
-            argv=["meshkit", *map(str, arguments)],
+            argv=[program, *map(str, arguments)],
             **{each: str(path) for each, path in files.items()},
         )
         process = Forked(loaded, pid)

@@ -309,10 +309,10 @@ class Node:
         """Run C{meshkit} for this node."""
         given = ("--data-dir", self.data, *arguments)
         if self.forked:
-            from tests.process.forking import can_be_forked, fork_command
+            from tests.process.forking import can_be_forked, run_forked
 
             if can_be_forked(more):
-                return fork_command(*given, home=self.home, stdin=stdin, **more)
+                return run_forked("meshkit", *given, home=self.home, stdin=stdin, **more)
         return run(*MESHKIT, *given, home=self.home, stdin=stdin, **more)
 
     def good(self, *arguments: str | Path, stdin: bytes = b"", **more: str) -> Done:

@@ -17,13 +17,12 @@ from typing import Any, Final
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import PROFILE
 from tests.process.audits import Cluster, Peer
 from tests.process.mesh import Mesh, Node, wait_for
 from tests.process.tracing import find_strace
 
 #: How often somebody is killed.
-KILLS: Final = int(os.environ.get("MESHKIT_KILLS") or (4 if PROFILE == "dev" else 6))
+KILLS: Final = int(os.environ.get("MESHKIT_KILLS") or 4)
 #: Seconds that everything takes longer, there and back.
 DELAY: Final = 0.5
 #: What makes durable, or gives something its name.

@@ -26,7 +26,7 @@ from tests.process.shards import name_of, shard_of
 from tests.process.tracing import Call, calls_of, find_strace, strace_command
 
 #: How often the process is killed.
-KILLS: Final = int(os.environ.get("MESHKIT_KILLS") or (6 if PROFILE == "dev" else 50))
+KILLS: Final = int(os.environ.get("MESHKIT_KILLS") or (6 if PROFILE == "dev" else 30))
 #: Shards that it would commit, if it were let: more than there is time for.
 MANY: Final = 100_000
 PROGRAM: Final = (sys.executable, "-m", "tests.process.shards")

@@ -22,6 +22,7 @@ from typing import Final
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.process.forking import can_be_forked, run_forked
 from tests.process.mesh import (
     TWIST,
     TWISTD,
@@ -43,13 +44,26 @@ class Form:
     """A way of running the daemon."""
 
     name: str
-    command: tuple[str, ...]
+    program: tuple[str, ...]
+    options: tuple[str, ...] = ()
     daemon: bool = False
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (*self.program, *self.options)
+
+    def try_to_start(self, node: Node, *arguments: str, home: Path, **more: str) -> Done:
+        """Without a process of its own from the beginning, where that makes no difference."""
+        command = node.command(*arguments)
+        if can_be_forked(more):
+            program, *_ = self.name.split()
+            return run_forked(program, *self.options, *command, home=home, **more)
+        return run(*self.command, *command, home=home, **more)
 
 
 FORMS = (
-    Form("twistd", (*TWISTD, "--pidfile=daemon.pid", "--logfile=daemon.log"), daemon=True),
-    Form("twistd -n", (*TWISTD, "-n", "--pidfile=")),
+    Form("twistd", TWISTD, ("--pidfile=daemon.pid", "--logfile=daemon.log"), daemon=True),
+    Form("twistd -n", TWISTD, ("-n", "--pidfile=")),
     Form("twist", TWIST),
 )
 
@@ -133,7 +147,7 @@ class _Refusals(SynchronousTestCase):
             home = self.node.home / form.name
             home.mkdir(exist_ok=True)
             try:
-                done = run(*form.command, *self.node.command(*arguments), home=home, **more)
+                done = form.try_to_start(self.node, *arguments, home=home, **more)
             finally:
                 self.end_daemon(home / "daemon.pid")
             shown = f"{form.name}: {done}"

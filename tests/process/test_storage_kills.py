@@ -30,7 +30,7 @@ from tests.process.tracing import Call, calls_of, find_strace, strace_command
 from tests.process.uploads import name_of, steps_of
 
 #: How often it is killed.
-KILLS: Final = int(os.environ.get("MESHKIT_KILLS") or (6 if PROFILE == "dev" else 20))
+KILLS: Final = int(os.environ.get("MESHKIT_KILLS") or (6 if PROFILE == "dev" else 12))
 #: Shares that are sent at once.
 LANES: Final = 3
 #: Shares that would be sent, if it were not killed: more than there is time for.

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.sim.scenarios import SCENARIOS
 from tests.sim.gates import check
 
-COUNT = int(os.environ.get("MESHKIT_FRESH_SEEDS", "10"))
+COUNT = int(os.environ.get("MESHKIT_FRESH_SEEDS", "3"))
 
 
 class FreshSeedTests(SynchronousTestCase):
