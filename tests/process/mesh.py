@@ -97,9 +97,23 @@ def run(
     home: Path,
     stdin: bytes = b"",
     seconds: float = PATIENCE,
+    forked: bool = True,
     **more: str,
 ) -> Done:
-    """Run a program to its end, in the folder C{home}."""
+    """
+    Run a program to its end, in the folder C{home}.
+
+    @param forked: if it is L{MESHKIT}, it comes of a process that has imported all; see
+        L{tests.process.forking}.
+    """
+    if forked and command[: len(MESHKIT)] == MESHKIT:
+        from tests.process.forking import can_be_forked, run_forked
+
+        if can_be_forked(more):
+            arguments = command[len(MESHKIT) :]
+            return run_forked(
+                "meshkit", *arguments, home=home, stdin=stdin, seconds=seconds, **more
+            )
     done = subprocess.run(
         [str(each) for each in command],
         cwd=home,
@@ -307,13 +321,8 @@ class Node:
 
     def cli(self, *arguments: str | Path, stdin: bytes = b"", **more: str) -> Done:
         """Run C{meshkit} for this node."""
-        given = ("--data-dir", self.data, *arguments)
-        if self.forked:
-            from tests.process.forking import can_be_forked, run_forked
-
-            if can_be_forked(more):
-                return run_forked("meshkit", *given, home=self.home, stdin=stdin, **more)
-        return run(*MESHKIT, *given, home=self.home, stdin=stdin, **more)
+        given = (*MESHKIT, "--data-dir", self.data, *arguments)
+        return run(*given, home=self.home, stdin=stdin, forked=self.forked, **more)
 
     def good(self, *arguments: str | Path, stdin: bytes = b"", **more: str) -> Done:
         """Run C{meshkit}, which has to succeed and must not complain."""
