@@ -36,6 +36,7 @@ from twisted.scripts import twistd
 import twisted.internet
 import twisted.plugin
 import twisted.scripts._twistd_unix
+from twisted.logger import globalLogBeginner
 from twisted.application.twist._twist import Twist
 
 from meshkit.cli import main as command
@@ -53,6 +54,8 @@ load(command.cli)
 mesh = MemoryMesh()
 mesh.node("ada").start()
 mesh.stop()
+# What it has said would be said again by each child that begins to log.
+globalLogBeginner._initialBuffer._buffer.clear()
 for program in (mesh_node, mesh_relay, mesh_storage):
     program.Options()
 # Klein, and what keeps a backup, want a reactor when they are imported.
