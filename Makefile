@@ -20,6 +20,9 @@ SLOW_FOLDERS = $(wildcard $(SLOW:%=tests/%))
 
 # A worker that crashes is replaced, so that the others are heard; not without end.
 PYTEST := $(PYTHON_VENV) -m pytest --max-worker-restart 2
+# What test-all does more of than test does: those that are the same in both are left out where
+# test has just passed.
+FULLER := -m "hypothesis or fuller"
 # Further arguments for pytest: make test PYTEST_ARGS="-k gossip"
 PYTEST_ARGS ?=
 
@@ -36,12 +39,13 @@ test: ## the tests that need only Python: at most 10 minutes on 2 cores
 	@HYPOTHESIS_PROFILE=dev $(PYTEST) -n 2 --dist worksteal \
 		$(SLOW_FOLDERS:%=--ignore=%) $(PYTEST_ARGS) tests
 
-test-all: ## all tests, with more examples: at most 40 minutes
+test-all: ## all tests, with more examples: at most 40 minutes; TESTED=1 after a test that passed
 	@.ci/bootstrap test
 	@.ci/tools
 	@status=0; \
 	HYPOTHESIS_PROFILE=ci $(PYTEST) -n 2 --dist worksteal \
-		$(SLOW_FOLDERS:%=--ignore=%) $(PYTEST_ARGS) tests || status=$$?; \
+		$(SLOW_FOLDERS:%=--ignore=%) $(if $(filter-out 0,$(TESTED)),$(FULLER)) $(PYTEST_ARGS) \
+		tests || status=$$?; \
 	$(if $(SLOW_FOLDERS),HYPOTHESIS_PROFILE=ci $(PYTEST) -n 3 --dist loadfile \
 		--no-loadscope-reorder \
 		$(PYTEST_ARGS) $(SLOW_FOLDERS) || status=$$?;) \

@@ -47,6 +47,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "fuller: in test-all there is more of it, as there is of all with the mark hypothesis",
+    )
     declared.watch()
     config.stash[_limit] = _seconds(os.environ.get("MESHKIT_TEST_SECONDS"))
     config.stash[_reasons] = frozenset(

@@ -23,6 +23,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import ClassVar, Final
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from meshkit.feed import doctor
@@ -41,6 +42,7 @@ MOST_ANSWERS: Final = 30
 MOST_SECONDS: Final = 0.01
 
 
+@pytest.mark.fuller
 class KillTests(SynchronousTestCase):
     """No message that was acknowledged is lost, none is numbered twice, and all is sound."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -306,6 +307,7 @@ class Serving(RuleBasedStateMachine):
         assert self.table.full is (len(self.running) == SMALL.served)
 
 
+@pytest.mark.fuller
 class ModelTests(SynchronousTestCase):
     def test_calls(self) -> None:
         run_state_machine_as_test(Calls)

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Any
 from unittest import SkipTest
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -401,6 +402,7 @@ class SelfTest(SynchronousTestCase):
         self.found(spoil)
 
 
+@pytest.mark.fuller
 class Isal(SynchronousTestCase):
     """The library, where it is installed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -125,6 +126,7 @@ class ReservationsMachine(RuleBasedStateMachine):
             assert self.held.find(key(number), self.now) == live.get(key(number))
 
 
+@pytest.mark.fuller
 class ReservationsMachineTests(SynchronousTestCase):
     """L{ReservationsMachine}."""
 
