@@ -8,7 +8,7 @@ and asked for again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from meshkit.storage.client.checking import Checked, Deleted, Depth, Renewed
 from meshkit.storage.client.getting import Get, Holders
 from meshkit.storage.client.placing import Placer
 from meshkit.storage.client.putting import Put, Suspension, withdraw
-from meshkit.storage.client.spool import Journal, Spool
+from meshkit.storage.client.spool import Spool
 from meshkit.storage.client.streams import (
     BytesSink,
     FileIdentity,
@@ -409,9 +409,11 @@ class StorageClient:
         """Go on with what is in a spool, or begin anew."""
         run = self._tools.workers.run
         stale = await run(spool.open, identity)
-        if stale is not None:
-            self._withdraw(stale, offers)
         journal = spool.journal
+        # A process may have been killed before it had told all of them.
+        owed = {} if journal is None else journal.owed
+        for upload, places in (owed if stale is None else stale.given_up).items():
+            self._withdraw(upload, places, offers)
         if journal is None:
             return await self._begin(
                 source, offers, scheme, repeat, progress, suspension, spool, identity
@@ -443,12 +445,13 @@ class StorageClient:
         )
         return await put.run()
 
-    def _withdraw(self, journal: Journal, offers: Sequence[Offer]) -> None:
+    def _withdraw(
+        self, upload: bytes, places: Mapping[int, bytes], offers: Sequence[Offer]
+    ) -> None:
         """Give up what peers have of an upload that cannot be gone on with."""
         peers = {each.candidate.key: each.peer for each in offers}
-        upload = journal.header.upload
         secret = lease_secret(self._secret, upload)
-        for number, key in sorted(journal.places.items()):
+        for number, key in sorted(places.items()):
             if key in peers:
                 giving_up = withdraw(self._tools, peers[key], upload, number, secret, True)
                 self._tools.background.add(Deferred.fromCoroutine(giving_up))

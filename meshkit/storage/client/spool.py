@@ -45,8 +45,10 @@ __all__ = ["JOURNAL", "MAX_JOURNAL", "SEALED", "Journal", "Spool"]
 JOURNAL: Final = ".journal"
 SEALED: Final = ".sealed"
 
-#: With 255 shares it has 10 KiB.
-MAX_JOURNAL: Final = 32 * 1024
+#: How many former uploads a journal remembers; what peers keep of others ends with its leases.
+MOST_OWED: Final = 4
+#: With 255 shares it has 10 KiB, and as much for each former upload.
+MAX_JOURNAL: Final = 64 * 1024
 
 _KIND: Final = "meshkit/spool/1"
 _NAME: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -61,6 +63,7 @@ class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     key: bytes
     places: dict[int, bytes]
     before: str | None
+    owed: dict[bytes, dict[int, bytes]] = {}
 
 
 @frozen
@@ -74,6 +77,8 @@ class Journal:
     @ivar key: its content key.
     @ivar places: whose shares are where, as far as room was found; keys of peers by number.
     @ivar before: the upload that had this journal before, whose sealed segments may be there.
+    @ivar owed: former uploads of this put, at most L{MOST_OWED}: peers may not have been told yet
+        that they were given up.  For each id its C{places}.
     """
 
     boot: str
@@ -82,6 +87,7 @@ class Journal:
     key: bytes = field(repr=False)
     places: Mapping[int, bytes] = field(factory=dict)
     before: str | None = None
+    owed: Mapping[bytes, Mapping[int, bytes]] = field(factory=dict)
 
     @classmethod
     def decode(cls, raw: bytes) -> Journal:
@@ -99,6 +105,7 @@ class Journal:
             wire.key,
             wire.places,
             wire.before,
+            wire.owed,
         )
 
     @property
@@ -114,6 +121,7 @@ class Journal:
             self.key,
             dict(self.places),
             self.before,
+            {upload: dict(places) for upload, places in self.owed.items()},
         )
         return msgspec.msgpack.encode(wire)
 
@@ -121,6 +129,12 @@ class Journal:
     def layout(self) -> Layout:
         """Where everything is in the object."""
         return Layout(self.header.scheme, self.identity.size)
+
+    @property
+    def given_up(self) -> dict[bytes, Mapping[int, bytes]]:
+        """What the next upload of this put owes: L{owed}, and this one."""
+        found = {**self.owed, self.header.upload: self.places}
+        return dict([*found.items()][-MOST_OWED:])
 
     @property
     def upload(self) -> str:
@@ -265,7 +279,8 @@ class Spool:
             before = None if old is None else old.upload
             if old is not None and old.before is not None:
                 self._files.remove(self._sealed(old.before))
-            journal = Journal(self._boot, identity, header, key, before=before)
+            owed = {} if old is None else old.given_up
+            journal = Journal(self._boot, identity, header, key, before=before, owed=owed)
             self._files.write_atomic(self._path, journal.raw)
             self._synced = True
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

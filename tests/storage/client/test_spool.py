@@ -20,7 +20,7 @@ from meshkit.errors import SourceChanged, TransferSuspended
 from meshkit.runtime.workers import InlineWorkers
 from meshkit.sim.disk import SimDisk
 from meshkit.storage.client.client import StorageClient, holders_of
-from meshkit.storage.client.spool import Journal, Spool
+from meshkit.storage.client.spool import MAX_JOURNAL, MOST_OWED, Journal, Spool
 from meshkit.storage.client.streams import BytesSink, FileIdentity, PathSource
 from meshkit.storage.client.values import ClientConfig, Offer, Stored
 from meshkit.storage.erasure import ZfecCodec
@@ -259,6 +259,12 @@ class GoingOn(SynchronousTestCase):
         length=0,
         some=[Disaster("disk", 33, False, "same"), Disaster("before", 7, True, "same")],
     )
+    # Killed before the peers were told that the first upload was given up.
+    @example(
+        seed=0,
+        length=16353,
+        some=[Disaster("before", 13, True, "same"), Disaster("before", 0, False, "same")],
+    )
     def test_whatever_happens_nothing_is_sealed_twice_and_it_is_stored_in_the_end(
         self, seed: int, length: int, some: list[Disaster]
     ) -> None:
@@ -473,9 +479,21 @@ class SpoolTests(SynchronousTestCase):
 
     def test_the_journal_comes_back(self) -> None:
         header, key = make_header(SCHEME)
-        journal = Journal("boot", self.identity, header, key, {0: b"p" * 32}, "ab")
+        owed = {b"u" * 16: {3: b"q" * 32}}
+        journal = Journal("boot", self.identity, header, key, {0: b"p" * 32}, "ab", owed)
         self.assertEqual(Journal.decode(journal.raw), journal)
         self.assertIsInstance(journal.header, Header)
+
+    def test_it_remembers_the_last_uploads_that_were_given_up_and_stays_small(self) -> None:
+        spool, uploads = self.spool(), []
+        for number in range(MOST_OWED + 2):
+            spool.begin(self.identity, *make_header(SCHEME, number))
+            spool.set_places({each: bytes([number]) * 32 for each in range(255)})
+            assert spool.journal is not None
+            uploads.append(spool.journal.header.upload)
+            self.assertEqual([*spool.journal.owed], uploads[-1 - MOST_OWED : -1])
+        self.assertLess(len(spool.journal.raw), MAX_JOURNAL)
+        self.assertEqual(set(spool.journal.owed[uploads[-2]].values()), {bytes([number - 1]) * 32})
 
     def test_nobody_else_may_read_the_key(self) -> None:
         spool = self.spool()
