@@ -433,11 +433,15 @@ class AccessTests(_Agents):
         file = node.home / "token"
         file.touch(0o600)
         file.write_text("two words\n")
-        for agent in (
-            self.agent(node, "--token-file", str(file)),
-            self.agent(node, "--token-file", "nowhere"),
-            self.agent(node, MESHKIT_TOKEN="wörd"),
+        arguments: tuple[str, ...]
+        more: dict[str, str]
+        for arguments, more in (
+            (("--token-file", str(file)), {}),
+            (("--token-file", "nowhere"), {}),
+            ((), {"MESHKIT_TOKEN": "wörd"}),
         ):
+            # One after the other: it waits for a question for some seconds only.
+            agent = self.agent(node, *arguments, **more)
             refused = agent.answer(agent.begin("initialize", **HELLO))
             self.assertIn("token", refused["error"]["message"])
             self.assertEqual(agent.wait(), 1)

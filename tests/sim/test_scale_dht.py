@@ -19,7 +19,7 @@ from meshkit.sim.invariants.bounded import sizes
 from tests.sim.scale import Crowd, Lookups
 
 SEED = 11
-NODES = int(os.environ.get("MESHKIT_DHT_NODES", "80"))
+NODES = int(os.environ.get("MESHKIT_DHT_NODES", "50"))
 #: Seconds of the world between one node and the next that joins.
 APART = 3.0
 HOUR = 3_600.0
