@@ -2,7 +2,7 @@
 The tests of meshkit: C{make test}, or C{python -m twisted.trial tests}.
 
 The hypothesis profiles are registered here because both test runners import this.  With
-C{MESHKIT_SAME_EXAMPLES=1} that of C{make test} has the same examples each time, as in CI.
+C{SAME_EXAMPLES=1} that of C{make test} has the same examples each time, as in CI.
 """
 
 import os
@@ -12,7 +12,7 @@ from hypothesis import settings
 
 # The same examples each time: a failure that appears is due to the change at hand.
 _SAME: Final[dict[str, Any]] = {"derandomize": True, "database": None, "print_blob": True}
-_ALWAYS_SAME: Final = os.environ.get("MESHKIT_SAME_EXAMPLES") == "1"
+_ALWAYS_SAME: Final = os.environ.get("SAME_EXAMPLES") == "1"
 
 settings.register_profile("dev", max_examples=30, deadline=None, **(_SAME if _ALWAYS_SAME else {}))
 settings.register_profile("ci", max_examples=200, deadline=None, **_SAME)
