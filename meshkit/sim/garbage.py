@@ -6,6 +6,11 @@ depend on when Python thinks it is time for one: it is called at every so many e
 at what was made since the last time.  What a thousand nodes consist of is too much to be looked
 at each time.  That is done when there may be much more than before, which depends on what
 happened in the world alone.
+
+A process that is killed runs no finalisers; here those of its coroutines run when they are
+collected, in an order that no program has to expect.  So one that held a lock gives the turn to one
+that waits, of which a part is no more, and whose error is logged.  Such errors are of no process:
+L{Garbage.has_made} tells them from those that were there before.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from twisted.python.failure import Failure
 
 __all__ = ["COLLECT_EVERY", "Garbage", "collecting_by_hand", "sparing_what_was_there"]
 
@@ -36,6 +43,8 @@ class Garbage:
         self._processes = 0
         self._events = 0
         self._frozen = False
+        # While it is collected: the number of the last failure before that.
+        self._last: int | None = None
 
     def happened(self, events: int, processes: int) -> None:
         """
@@ -50,9 +59,32 @@ class Garbage:
         if grown or events - self._events >= max(self._events // 2, _EVENTS * processes):
             self.give_back()
             self._processes, self._events = processes, events
-        gc.collect()
+        self._collect()
         gc.freeze()
         self._frozen = True
+
+    def collect(self) -> None:
+        """Collect all of it now."""
+        self.give_back()
+        self._collect()
+
+    def _collect(self) -> None:
+        # Twisted numbers them.
+        self._last = Failure(Exception()).count
+        try:
+            gc.collect()
+        finally:
+            self._last = None
+
+    def has_made(self, failure: Failure | None) -> bool:
+        """
+        @param failure: of something that is just being logged; L{None} if that has none, as what
+            Twisted says before it logs a failure that nobody has taken.
+        @return: is it logged by something that is being collected, and was not there before?
+        """
+        if self._last is None:
+            return False
+        return failure is None or failure.count > self._last
 
     def give_back(self) -> None:
         """The next collection, also one that Python makes by itself, looks at everything."""

@@ -26,7 +26,7 @@ from meshkit.services.programs import MESH_NODE, PROGRAMS
 from meshkit.sim.actions import check_plan, perform, start_node
 from meshkit.sim.clock import nanoseconds
 from meshkit.sim.disk import PowerLost
-from meshkit.sim.garbage import sparing_what_was_there
+from meshkit.sim.garbage import collecting_by_hand, sparing_what_was_there
 from meshkit.sim.invariants import USUAL, Invariant, Violation
 from meshkit.sim.liars import Liar
 from meshkit.sim.measures import Measures
@@ -231,7 +231,7 @@ class Run:
         observer: Any = self._logged
         globalLogPublisher.addObserver(observer)
         try:
-            with sparing_what_was_there():
+            with sparing_what_was_there(), collecting_by_hand():
                 self._play()
         except Exception:
             # Somebody was not ready in time, or an invariant is wrong; the observer hears it.
@@ -327,6 +327,8 @@ class Run:
         level = event.get("log_level")
         if failure is not None and failure.check(PowerLost):
             # Code of a machine without power is heard to its end.
+            return
+        if self.world.garbage.has_made(failure):
             return
         if failure is not None or level in (LogLevel.error, LogLevel.critical):
             text = event.get("log_format") if failure is None else failure.getErrorMessage()

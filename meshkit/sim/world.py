@@ -23,7 +23,6 @@ the real thing.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
@@ -124,6 +123,7 @@ class World:
     @ivar network_secret: what makes its nodes members of one network.
     @ivar memo: signatures that have been verified, if it remembers them.
     @ivar processes: how many have begun.
+    @ivar garbage: its own, and what collecting that says.
     @ivar images: what the databases of nodes begin with.
     @ivar interleaved: worker pools finish in an order drawn from the seed, rather than in
         that in which they were asked.
@@ -178,7 +178,7 @@ class World:
         self.nodes: list[SimNode] = []
         self.liars: list[Liar] = []
         self.acknowledged: list[Acknowledged] = []
-        self._garbage = Garbage(collect_every)
+        self.garbage = Garbage(collect_every)
         self.images = Images()
         self._declarations: list[tuple[Program, list[Any], Declaration[NodeConfig]]] = []
         self._listeners: list[Callable[[Said], object]] = []
@@ -332,15 +332,14 @@ class World:
             self.trace.event("error", what=type(e).__name__)
         finally:
             self._stepping = False
-        self._garbage.happened(self.clock.steps, self.processes)
+        self.garbage.happened(self.clock.steps, self.processes)
 
     def collect(self) -> None:
         """
         Collect all garbage now: whoever looks for errors that nobody has heard of hears of
         those in it.
         """
-        self._garbage.give_back()
-        gc.collect()
+        self.garbage.collect()
 
     def stop(self) -> None:
         """Stop every liar and every node that runs, and L{close}."""
@@ -358,4 +357,4 @@ class World:
                 process.end()
         for host in self.hosts.values():
             host.storage.close()
-        self._garbage.give_back()
+        self.garbage.give_back()

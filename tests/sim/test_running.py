@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Coroutine
 from typing import Any
 
 from attrs import evolve
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from meshkit.identity.keys import PublicKey
+from meshkit.rpc.links import Links
 from meshkit.sim.actions import ACTIONS
 from meshkit.sim.databases import SimFile
 from meshkit.sim.invariants import Invariant
@@ -155,6 +161,68 @@ class RunTests(SynchronousTestCase):
         *_, violation = play(PAIR, evolve(QUIET, invariants=[Wrong])).violations
         self.flushLoggedErrors(ZeroDivisionError)
         self.assertEqual(violation.text, "logged: nobody")
+
+    def test_what_is_thrown_away_with_a_process_says_nothing(self) -> None:
+        """
+        C{relay}, seed 259566771138093: a member had crashed while one of its couriers dialled a
+        relay and another one waited for its turn.  The garbage collector ended the call that
+        waited, and then the one that dialled, which gave the turn away: to who was no more.
+        """
+        told: list[str] = []
+
+        async def use(taking: Coroutine[Any, Any, object]) -> None:
+            try:
+                await taking
+            except Exception:
+                told.append("in vain")
+                Logger().failure("a courier")
+
+        class Wrong(Invariant):
+            def begun(self, run: Run) -> None:
+                def no_answer(_: str) -> Deferred[Any]:
+                    return Deferred()
+
+                links = Links(
+                    Clock(), no_answer, lambda _: PublicKey(bytes(32)), most=2, idle_seconds=1
+                )
+                # The collector ends what was made first before the rest.
+                waits = links.take("relay")
+                Deferred.fromCoroutine(use(links.take("relay")))
+                Deferred.fromCoroutine(use(waits))
+                links.circle = links  # type: ignore[attr-defined]
+
+        outcome = play(PAIR, evolve(QUIET, invariants=[Wrong]))
+        # It is in the log all the same, for who looks there.
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(told, ["in vain"])
+        self.assertEqual(outcome.violations, ())
+
+    def test_a_failure_that_a_finaliser_makes_is_nobodys(self) -> None:
+        class Leaving:
+            def __init__(self) -> None:
+                self.circle = self
+
+            def __del__(self) -> None:
+                fail(ZeroDivisionError("at the end"))
+
+        class Wrong(Invariant):
+            def begun(self, run: Run) -> None:
+                Leaving()
+
+        outcome = play(PAIR, evolve(QUIET, invariants=[Wrong]))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(outcome.violations, ())
+
+    def test_garbage_is_not_collected_when_python_thinks_it_is_time(self) -> None:
+        enabled: list[bool] = []
+
+        class Watching(Invariant):
+            def sampled(self, run: Run) -> None:
+                enabled.append(gc.isenabled())
+
+        self.assertEqual(play(PAIR, evolve(QUIET, invariants=[Watching])).violations, ())
+        self.assertEqual(set(enabled), {False})
+        self.assertTrue(gc.isenabled())
 
     def test_every_action_can_be_left_out_or_come_when_it_makes_no_sense(self) -> None:
         args: dict[str, dict[str, Any]] = {
