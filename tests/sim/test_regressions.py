@@ -1,7 +1,7 @@
 """
 Seeds that have failed once: what they found, and what is left of their plans.
 
-The product was wrong each time; it was changed, and these have to stay good.
+The product was wrong each time, or what watches it; it was changed, and these have to stay good.
 """
 
 from __future__ import annotations
@@ -136,3 +136,37 @@ class RegressionTests(SynchronousTestCase):
                 ),
             )
         )
+
+    def test_what_a_liar_was_just_given_counts_until_feeds_are_compared(self) -> None:
+        """
+        C{relay}, seed 164146799291262: when all had come to rest, a member gave a relay that
+        pockets everything the end of a feed, and said until the next comparison that it lacks
+        nothing.  It was asked in between.
+        """
+        used = '[relays]\nuse = ["{address:liar}", "{address:relay}"]\n'
+        config = f'disable = ["dht"]\n[gossip]\ninterval = 47\n{used}'
+        publish = {"method": "POST", "target": "/v1/publish", "body": {"content": "x"}}
+        plan = Plan(
+            "",
+            164146799291262,
+            197.092,
+            600.0,
+            network={"jitter": 0.02, "latency": 0.02},
+            members=(
+                Member("relay", (), 'disable = ["dht"]\n', program="mesh-relay"),
+                Member("liar", liar="pocketing"),
+                *(Member(name, ("relay",), config, late=True) for name in ("n0", "n1", "n2")),
+            ),
+            actions=(
+                Action(81449732558, "start", "n1"),
+                Action(100987391747, "start", "n0"),
+                Action(120455851914, "call", "n0", publish),
+                Action(126707444388, "crash", "n0"),
+                Action(127699219290, "start", "n0"),
+                Action(138983187708, "call", "n0", publish),
+                Action(151842207050, "stop", "n0"),
+                Action(174032180149, "start", "n2"),
+                Action(195215280754, "stop", "n2"),
+            ),
+        )
+        self.assertEqual(play(plan, SCENARIOS["relay"]).violations, ())

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Noticed", "lacks"]
 
+#: Seconds for a member to say it again after something was given: until feeds were compared, at
+#: most three times, as the runs that are watched compare them each 47 s.
+PATIENCE: Final = 150.0
+
 _COPIES: Final = msgspec.msgpack.Decoder(list[tuple[bytes, int, bytes]])
 
 
@@ -37,6 +41,8 @@ class Noticed(Invariant):
     """
     When all has come to rest, a member with an honest relay says of each that lies how many feeds
     it goes on lacking that it shows less of than the member has; and of an honest one, none.
+    What it was just given counts as what it has until feeds are compared again, which is waited
+    for.
 
     A recipient says of each relay that lies, beside an honest one, that
     it lacks the letters for which it has signed and that it has never given.  Of an honest relay
@@ -49,6 +55,10 @@ class Noticed(Invariant):
         return not self._wrong(run)
 
     def settled(self, run: Run) -> None:
+        # Those who looked before may have let time go by since all were at rest.
+        end = run.seconds + PATIENCE
+        while self._wrong(run) and run.seconds < end:
+            run.world.run(1.0)
         for name, text in self._wrong(run):
             run.violated(self.name, name, text)
 
