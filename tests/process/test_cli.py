@@ -270,7 +270,8 @@ class VerbTests(_Tests):
 
         def failure() -> Any:
             (peer,) = self.a.good("peer", "list", "--json").json
-            return peer["last_error"]
+            # It is counted as missed, and has a score, a moment after it is seen to be down.
+            return peer["behaviour"] and peer["last_error"]
 
         # Nobody is there: it is dialled, and what came of it is shown.
         error = wait_for("failure to dial", failure)
