@@ -23,6 +23,7 @@ from attrs import frozen
 from tests.bench import corpus
 from tests.bench.doors import Client, Door, client, closed_loop
 from tests.bench.nodes import START_SECONDS, child
+from tests.ports import free_ports
 
 VARIABLE: Final = "MESHKIT_BENCH_EGREGORE"
 PATIENCE: Final = 120.0
@@ -42,18 +43,6 @@ class EgregoreNode:
 def program() -> str | None:
     """@return: the path of Egregore's program, if there is one to measure with."""
     return os.environ.get(VARIABLE) or None
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on.  Held together, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 @contextmanager

@@ -22,8 +22,8 @@ import msgspec
 from attrs import define
 
 from tests.bench.children import ROOT, ChildFailed
-from tests.bench.egregore import free_ports
 from tests.bench.nodes import START_SECONDS, child
+from tests.ports import free_ports
 
 #: Seconds for any one file.
 PATIENCE: Final = 120.0

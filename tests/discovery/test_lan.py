@@ -17,6 +17,7 @@ from meshkit.identity.addresses import MeshAddress
 from meshkit.identity.network import NetworkSecret
 from meshkit.testing.identities import make_identity
 from tests.discovery.wires import Host, Wire
+from tests.ports import free_ports
 
 K = NetworkSecret(bytes(range(32))).key().beacon(LABEL)
 OTHER = NetworkSecret(bytes(range(1, 33))).key().beacon(LABEL)
@@ -259,7 +260,7 @@ class LoopbackTests(TestCase):
         """Real sockets at the loopback interface, where several share one UDP port."""
         found: Deferred[None] = Deferred()
         nodes: list[LocalNetwork] = []
-        port = _free_port()
+        (port,) = free_ports(1)
 
         def changed() -> None:
             if not found.called and all(len(each.addresses()) == 1 for each in nodes):
@@ -294,12 +295,3 @@ class LoopbackTests(TestCase):
             self.assertEqual([each.faults() for each in nodes], [{}, {}])
 
         return found.addCallback(check)  # type: ignore[return-value]
-
-
-def _free_port() -> int:
-    from socket import AF_INET, SOCK_DGRAM, socket
-
-    with socket(AF_INET, SOCK_DGRAM) as probing:
-        probing.bind(("", 0))
-        port: int = probing.getsockname()[1]
-        return port

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.interop.egregore_peer import Peer, Replica, id_of, write
+from tests.ports import free_ports
 from tests.process.mesh import environment, wait_for
 
 VARIABLE: Final = "MESHKIT_EGREGORE"
@@ -27,18 +28,6 @@ READ_TIMEOUT: Final = 15.0
 def program() -> str | None:
     """@return: the path of Egregore's program, if there is one to test with."""
     return os.environ.get(VARIABLE) or None
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on.  Held together, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 class StandIn:

@@ -10,7 +10,6 @@ nowhere else, is at all of them.
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -23,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from meshkit.operations import Operation
 from meshkit.web.sse import EventReader
 from tests.examples.support import CUSTOM_PART
+from tests.ports import free_ports
 from tests.process.mesh import PATIENCE, Mesh, Node, Shared, wait_for
 from tests.process.relays import RelayNode
 from tests.process.web_server import WebServer
@@ -68,13 +68,6 @@ KEEPER = """
 [keeper]
 max_storage = 1000000000
 """
-
-
-def _free_port() -> int:
-    """One that it is told before it listens there."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as opened:
-        port: int = opened.getsockname()[1]
-        return port
 
 
 class RealNode:
@@ -130,7 +123,7 @@ class World:
             bob.ask("POST", "/v1/publish", message)
         relay = mesh.node("relay", network=bob, kind=RelayNode)
         relay.start()
-        port = str(_free_port())
+        (port,) = free_ports(1)
         dialled = ("--peer", bob.address, "--relays-use", relay.address)
         listening = ("--listen", f"tcp:{port}:interface=127.0.0.1")
         ada = mesh.node("ada", *dialled, *listening, network=bob)

@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from typing import Any, Final
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ports import free_row
 from tests.process.mesh import MESHKIT, TWISTD, alive, environment, wait_for
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -59,16 +59,6 @@ def sections() -> list[Section]:
         if blocks:
             found.append(Section(title, blocks))
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 class Shell:
@@ -178,26 +168,11 @@ class ClusterTests(SynchronousTestCase):
         Free ports in the place of those of the page.  1767 stands for the six of a loop, whose
         last digit follows.
         """
-        low = self._six_in_a_row()
+        low = free_row(30, step=10)
         names = {found for each in page for block in each.blocks for found in _PORT.findall(block)}
-        others = {
-            name: str(port) for name, port in zip(sorted(names), free_ports(20), strict=False)
-        }
+        rest = range(low + 10, low + 30)
+        others = {name: str(port) for name, port in zip(sorted(names), rest, strict=False)}
         return others | {"1767": str(low // 10), "17671": str(low + 1)}
-
-    def _six_in_a_row(self) -> int:
-        """@return: a multiple of ten, of which the six ports behind it are free."""
-
-        def look() -> int | None:
-            low = free_ports(1)[0] // 10 * 10
-            try:
-                for port in range(low + 1, low + 7):
-                    socket.create_server(("127.0.0.1", port)).close()
-            except OSError:
-                return None
-            return low
-
-        return wait_for("six free ports", look)
 
     # --- what there is -----------------------------------------------------------------
 
