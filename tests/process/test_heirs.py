@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.process.audits import OWN_BLOCK
-from tests.process.mesh import PATIENCE, Mesh, wait_for
+from tests.process.mesh import Mesh, wait_for
 from tests.process.test_storage import StorageNode
 
 
@@ -29,8 +29,7 @@ class HeirTests(SynchronousTestCase):
             found = owner.get("/v1/storage/peers?refresh=true")
             return len([each for each in found if each["member"]]) == 2
 
-        # With seven others on two processors it has taken more than a minute.
-        wait_for("both storage peers", members, 3 * PATIENCE, step=1.0)
+        wait_for("both storage peers", members)
         path = owner.home / "file"
         path.write_bytes(Random(0).randbytes(300_000))
         put = owner.good("put", path, "--json").json["object"]

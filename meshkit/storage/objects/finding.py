@@ -49,6 +49,9 @@ from meshkit.storage.statements import StorageRecord, peers_content
 ASKED_AT_ONCE: Final = 32
 #: Seconds for which what the hash table has said about storage peers is good.
 LOOKUP_SECONDS: Final = 300.0
+#: And if it has named nobody: a node that has just started may have asked before it knew whom
+#: to ask, and others announce themselves a moment later.
+NOBODY_SECONDS: Final = 10.0
 #: Seconds after which a peer that said that it leaves, and stays after all, is given what was lost
 #: elsewhere or is moved.
 RETURN_SECONDS: Final = 86_400
@@ -256,7 +259,8 @@ class StoragePeers:
         self._peers: OrderedDict[MeshAddress, Any] = OrderedDict()
         self._asking = DeferredSemaphore(ASKED_AT_ONCE)
         self._refreshing: Deferred[None] | None = None
-        self._looked: float | None = None
+        #: When the hash table may be asked again.
+        self._look_at = 0.0
         self._stopped = False
         self._lookup_problem: str | None = None
         self._judge: Judge = lambda _key: _UNJUDGED
@@ -461,9 +465,9 @@ class StoragePeers:
         if self._table is None:
             return
         now = self._reactor.seconds()
-        if self._looked is not None and now - self._looked < LOOKUP_SECONDS and not again:
+        if now < self._look_at and not again:
             return
-        self._looked = now
+        self._look_at = now + LOOKUP_SECONDS
         looking: Deferred[Any] = maybeDeferred(self._table.providers, peers_content(self._network))
         try:
             found = await looking.addTimeout(self._deadline, self._reactor)
@@ -471,13 +475,15 @@ class StoragePeers:
             raise
         except Exception as e:
             # Whatever it is, those of the configuration are there without it.
-            self._looked = None
+            self._look_at = now
             self._lookup_problem = _text_of(e)
             self._log.info(
                 "the hash table names no storage peers: {problem}", problem=self._lookup_problem
             )
             return
         self._lookup_problem = None
+        if all(each.key == self._own for each in found):
+            self._look_at = now + NOBODY_SECONDS
         new = [each.key for each in found if each.key not in self._known]
         for provider in found:
             self._learn(provider.key, "dht", provider.places)

@@ -543,7 +543,7 @@ class StoragePart(Part):
 
     async def _answer_peers(self, request: offered.ListPeers) -> list[offered.PeerShown]:
         if request.refresh:
-            await self.peers.refresh(everybody=True)
+            await self.peers.refresh(everybody=True, again=True)
         known = self.peers.peers()
         domains = domains_of(self.peers.describe(each.key) for each in known)
         return [_peer_shown(each, domains[each.key.raw]) for each in known]

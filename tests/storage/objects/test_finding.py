@@ -20,6 +20,7 @@ from meshkit.storage.custody import Judgement
 from meshkit.storage.objects.finding import (
     LOOKUP_SECONDS,
     MAX_PLACES,
+    NOBODY_SECONDS,
     RETURN_SECONDS,
     StoragePeers,
     block_of,
@@ -278,7 +279,25 @@ class LookupTests(FindingCase):
         self.refresh(self.peers())
         self.assertEqual(asked, [peers_content(NETWORK)])
 
+    def test_where_it_knows_of_nobody_yet_it_is_soon_asked_again(self) -> None:
+        """Whoever has just started asks before he is connected with anybody."""
+        own = Answered(key=OWN, places=())
+        for provided in ([], [own]):
+            peers = self.peers()
+            self.table.provided = provided
+            self.refresh(peers)
+            self.provide(5)
+            self.answer(5)
+            self.clock.advance(NOBODY_SECONDS - 0.1)
+            self.refresh(peers)
+            self.assertEqual(self.members(peers), set())
+            self.clock.advance(0.1)
+            self.refresh(peers)
+            self.assertEqual(self.members(peers), {identity(5).public})
+
     def test_it_is_asked_now_and_then(self) -> None:
+        self.provide(5)
+        self.answer(5)
         peers = self.peers()
         self.refresh(peers, look=False)
         self.assertEqual(self.table.asked, 0)

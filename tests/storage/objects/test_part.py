@@ -261,6 +261,17 @@ class KnownTests(ObjectsCase):
         self.assertEqual((up.domain, up.source), ("declared:rack-1", "config"))
         self.assertEqual(up.addresses, [self.address(1).text])
 
+    def test_whoever_wants_them_refreshed_sees_who_has_come_a_moment_ago(self) -> None:
+        part = self.start(peers=())
+        self.assertEqual(self.ask("storage_peers", part), [])
+        for count in (1, 2):
+            self.table.provided = [
+                Answered(key=front.key, places=(self.address(number).place,))
+                for number, front in enumerate(self.fronts[:count])
+            ]
+            self.assertEqual(len(self.ask("storage_peers", part, refresh=False)), count - 1)
+            self.assertEqual([p.member for p in self.ask("storage_peers", part)], [True] * count)
+
     def test_a_peer_whose_key_changed_is_no_member(self) -> None:
         other = make_identity("somebody else").public
         self.fronts[2].key = other
